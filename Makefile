@@ -1,0 +1,54 @@
+# Every target may be run on its own; each does first what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+CARGO_FLAGS ?=
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+RELEASE := $(TARGET_DIR)/release
+PYTHON := $(CURDIR)/.deps/venv/bin/python
+# Extensions go to Postgres's own directories; as root there is nothing to ask for.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+STARTED := $(shell date +%s)
+
+.PHONY: help
+help: ## this text
+	@echo 'Lakemirror: Postgres tables, live in Apache Iceberg. Targets:'
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: setup
+setup: ## install what is missing: Postgres, libclang, libduckdb, the Python readers
+	@tests/setup.sh
+
+.PHONY: build
+build: setup ## build everything (10 minutes the first time, seconds after that)
+	@echo 'build: cargo build --release (about 10 minutes the first time on 2 cores)'
+	cargo build --release --workspace $(CARGO_FLAGS)
+
+.PHONY: install
+install: build ## copy the extensions lake and lake_query into the Postgres of PG_CONFIG
+	@echo "install: lake and lake_query into $$($(PG_CONFIG) --pkglibdir)"
+	@$(SUDO) pg-bgworker/install.sh $(PG_CONFIG) $(RELEASE)
+	@$(SUDO) query-ext/install.sh $(PG_CONFIG) $(RELEASE)
+
+.PHONY: test
+test: install ## the whole test suite, on private Postgres servers
+	@echo 'test: cargo test --release --workspace'
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS)
+
+.PHONY: lint
+lint: setup ## formatting and clippy, as CI checks them
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+
+.PHONY: demo
+demo: install ## the main job on 336,776 real flights; KEEP=1 leaves it running
+	@DEMO_STARTED=$(STARTED) KEEP=$(KEEP) $(RELEASE)/demo run
+
+.PHONY: demo-stop
+demo-stop: ## stop a demo that KEEP=1 left running, and remove it
+	@$(RELEASE)/demo stop
+
+.PHONY: k8s-validate
+k8s-validate: setup ## check the Kubernetes manifests against their schemas, offline
+	@$(PYTHON) tests/k8s/validate.py k8s

@@ -1,0 +1,92 @@
+//! `cdc-worker check`, `mirror` and `teardown`: what keeps the mirror from running, what it has, and how to be rid of it.
+
+use iceberg_writer::Warehouse;
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::config::{EngineConfig, TableSelection};
+use crate::engine::published;
+use crate::error::{Error, ErrorKind};
+use crate::source::{connect, preflight, relation, slot};
+
+/// Prints every finding with its remedy.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnfit`] when there is any.
+pub(super) async fn check(config: &EngineConfig) -> Result<()> {
+    connect::check(&config.source)?;
+    let client = connect::sql(&config.source, "lake check").await?;
+    let mut findings: Vec<(String, String)> = preflight::findings(&client, config)
+        .await?
+        .into_iter()
+        .map(|finding| (finding.message, finding.hint))
+        .collect();
+    let mut find = |error: &Error| {
+        findings.push((error.report(), error.hint().unwrap_or("").to_owned()));
+    };
+    if let TableSelection::Listed(names) = &config.tables {
+        for name in names {
+            match listed(config, &client, name).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::SourceUnreachable => return Err(error),
+                Err(error) => find(&error),
+            }
+        }
+    }
+    let warehouse = Warehouse::open(&config.lake.warehouse).map_err(Error::from);
+    if let Err(error) = &warehouse {
+        find(error);
+    }
+    if findings.is_empty() {
+        println!("ready: the mirror can run");
+        return Ok(());
+    }
+    for (message, hint) in &findings {
+        println!("- {message}");
+        if !hint.is_empty() {
+            println!("  hint: {hint}");
+        }
+    }
+    // The exit code is the warehouse's when nothing else is wrong.
+    let kind = if warehouse.is_err() && findings.len() == 1 { ErrorKind::Lake } else { ErrorKind::SourceUnfit };
+    Err(Error::new(kind, format!("{} finding(s) keep the mirror from running", findings.len())))
+}
+
+/// Whether a listed table is there, fit, and published.
+async fn listed(config: &EngineConfig, client: &Client, name: &str) -> Result<()> {
+    let relation = relation::resolve(client, name).await?;
+    relation::describe(client, relation, None).await?;
+    published(client, relation, &config.source.publication).await
+}
+
+/// Enters the configured tables into the registry, where a running worker looks every half second.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnfit`] when a table cannot be mirrored, or the mirror was never started.
+pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
+    connect::check(&config.source)?;
+    let client = connect::sql(&config.source, "lake mirror").await?;
+    let TableSelection::Listed(names) = &config.tables else { return Ok(()) };
+    if !config.registry(&client).exists().await? {
+        return Err(Error::new(ErrorKind::SourceUnfit, format!("mirror \"{}\" has never run", config.mirror))
+            .with_hint("cdc-worker run enters the tables itself"));
+    }
+    crate::engine::list(config, &client, names).await?;
+    println!("mirror \"{}\" follows {} table(s)", config.mirror, names.len());
+    Ok(())
+}
+
+/// Drops the slot and the mirror's row.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyRunning`] when the worker runs.
+pub(super) async fn teardown(config: &EngineConfig) -> Result<()> {
+    connect::check(&config.source)?;
+    let client = connect::sql(&config.source, "lake teardown").await?;
+    let registry = config.registry(&client);
+    registry.lock().await?;
+    slot::drop(&client, &config.source).await?;
+    registry.forget().await?;
+    println!("mirror \"{}\" is forgotten; its Iceberg tables stay as they are", config.mirror);
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The configuration file: TOML, every key documented here; secrets from the environment or a file of their own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::config::{CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection};
+use crate::error::{Error, ErrorKind};
+
+/// The password of the source's role; beats `password_file`.
+const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
+
+/// Form of the log on standard error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "default_mirror")]
+    mirror: String,
+    tables: Vec<String>,
+    source: Source,
+    lake: Lake,
+    #[serde(default)]
+    commit: Commit,
+    state: State,
+    #[serde(default)]
+    admin: Admin,
+    #[serde(default)]
+    read: Read,
+    #[serde(default)]
+    log: Log,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    host: String,
+    #[serde(default = "default_port")]
+    port: u16,
+    database: String,
+    user: String,
+    password_file: Option<PathBuf>,
+    #[serde(default = "default_name")]
+    publication: String,
+    #[serde(default = "default_name")]
+    slot: String,
+    #[serde(default)]
+    insecure: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lake {
+    warehouse: String,
+    #[serde(default = "default_schema")]
+    catalog_schema: String,
+    #[serde(default = "default_mirror")]
+    catalog_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Commit {
+    #[serde(default, with = "humantime_serde::option")]
+    interval: Option<Duration>,
+    max_bytes: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    dir: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Admin {
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    #[serde(default)]
+    format: LogFormat,
+}
+
+fn default_mirror() -> String {
+    "lake".to_owned()
+}
+
+fn default_name() -> String {
+    "lakemirror".to_owned()
+}
+
+fn default_schema() -> String {
+    "lake_catalog".to_owned()
+}
+
+fn default_port() -> u16 {
+    5432
+}
+
+fn config_error(message: String) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// [`ErrorKind::Config`], naming the key.
+pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        config_error(format!("read the configuration {}", path.display()))
+            .with_hint("give its path with --config or LAKEMIRROR_CONFIG")
+            .with_source(error)
+    })?;
+    let file: File = toml::from_str(&text).map_err(|error| {
+        // The parser's text names line and key; its quotation of the file stays out, lest it quote a secret.
+        config_error(format!("the configuration {}: {}", path.display(), error.message()))
+            .with_hint("the README lists all keys")
+    })?;
+    let password = password(file.source.password_file.as_deref())?;
+    if file.tables.is_empty() {
+        return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
+    }
+    let slot = file.source.slot;
+    if slot.is_empty()
+        || slot.len() > 63
+        || !slot.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    {
+        return Err(config_error(format!("\"{slot}\" is not a name for a replication slot"))
+            .with_hint("up to 63 lower case letters, digits and underscores"));
+    }
+    let default = CommitConfig::default();
+    let max_bytes = match &file.commit.max_bytes {
+        Some(text) => bytes(text).ok_or_else(|| {
+            config_error(format!("commit.max_bytes = \"{text}\" is not a size")).with_hint("like \"64MiB\"")
+        })?,
+        None => default.max_bytes,
+    };
+    let config = EngineConfig {
+        mirror: file.mirror,
+        source: SourceConfig {
+            host: file.source.host,
+            port: file.source.port,
+            database: file.source.database,
+            user: file.source.user,
+            password,
+            publication: file.source.publication,
+            slot,
+            insecure: file.source.insecure,
+        },
+        lake: LakeConfig {
+            warehouse: file.lake.warehouse,
+            catalog_schema: file.lake.catalog_schema,
+            catalog_name: file.lake.catalog_name,
+        },
+        commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
+        state_dir: file.state.dir,
+        read_socket: file.read.socket,
+        admin_listen: file.admin.listen,
+        tables: TableSelection::Listed(file.tables),
+    };
+    Ok((config, file.log.format))
+}
+
+fn password(file: Option<&Path>) -> Result<Option<Secret>, Error> {
+    if let Ok(password) = std::env::var(PASSWORD_VARIABLE) {
+        return Ok(Some(Secret::new(password)));
+    }
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| config_error(format!("read source.password_file {}", file.display())).with_source(error))?;
+    Ok(Some(Secret::new(text.trim_end_matches(['\n', '\r']))))
+}
+
+/// A size such as `64MiB`, `512 KiB` or `1000000`.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let shift = match text[digits..].trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<(EngineConfig, LogFormat), Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        load(file.path())
+    }
+
+    const LEAST: &str = "tables = ['public.t']\n[source]\nhost = '/tmp'\ndatabase = 'd'\nuser = 'u'\n\
+                         [lake]\nwarehouse = 'file:///w'\n[state]\ndir = '/s'\n";
+
+    #[test]
+    fn the_least_configuration_has_defaults() {
+        let (config, format) = load_text(LEAST).unwrap();
+        assert_eq!(config.mirror, "lake");
+        assert_eq!(config.commit.interval, Duration::from_secs(10));
+        assert_eq!(format, LogFormat::Text);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = load_text(&format!("{LEAST}\n[commit]\nintervall = '1s'\n")).unwrap_err();
+        assert!(error.report().contains("intervall"), "{}", error.report());
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn sizes_and_bad_slots() {
+        assert_eq!(bytes("64MiB"), Some(64 << 20));
+        assert_eq!(bytes("5 KiB"), Some(5120));
+        assert_eq!(bytes("x"), None);
+        assert_eq!(bytes("99999999999GiB"), None);
+        let bad = LEAST.replace("user = 'u'", "user = 'u'\nslot = 'A-b'");
+        assert!(load_text(&bad).unwrap_err().report().contains("A-b"));
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let (mut config, _) = load_text(LEAST).unwrap();
+        config.source.password = Some(Secret::new("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,119 @@
+//! The `cdc-worker` command: arguments, configuration file, exit codes.
+
+mod check;
+mod exit;
+mod file;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio::sync::watch;
+
+use crate::config::EngineConfig;
+use crate::error::{Error, ErrorKind};
+
+pub use exit::ExitCode;
+pub use file::{LogFormat, load};
+
+/// Mirrors Postgres tables into Apache Iceberg, live.
+///
+/// Exit codes: 0 done or asked to stop; 1 failed; 2 configuration or usage; 3 the source is not fit (the message says
+/// what to change); 4 another worker runs or has taken over the mirror; 5 source unreachable; 6 catalog or warehouse
+/// unreachable.
+#[derive(Debug, Parser)]
+#[command(name = "cdc-worker", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy the configured tables and follow them until stopped (SIGTERM, SIGINT).
+    Run {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+    },
+    /// Make the mirror follow the configured list of tables, also while the worker runs (it copies new ones and lets go
+    /// of those that are no longer listed).
+    Mirror {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+    },
+    /// Look at source, tables and warehouse, and say everything that keeps the mirror from running.
+    Check {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+    },
+    /// Show positions and tables of the running worker (asks its read socket).
+    Status {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Drop the replication slot and forget the mirror. The Iceberg tables stay as they are.
+    Teardown {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+    },
+}
+
+impl Command {
+    /// The configuration file.
+    pub fn config(&self) -> &std::path::Path {
+        match self {
+            Self::Run { config }
+            | Self::Mirror { config }
+            | Self::Check { config }
+            | Self::Status { config, .. }
+            | Self::Teardown { config } => config,
+        }
+    }
+}
+
+/// Runs a command with its configuration.
+///
+/// # Errors
+/// Whatever kept it from being done; [`ExitCode::of`] gives the exit code.
+pub async fn execute(command: &Command, config: EngineConfig) -> Result<(), Error> {
+    match command {
+        Command::Run { .. } => run(config).await,
+        Command::Mirror { .. } => check::mirror(&config).await,
+        Command::Check { .. } => check::check(&config).await,
+        Command::Status { json, .. } => status::status(&config, *json).await,
+        Command::Teardown { .. } => check::teardown(&config).await,
+    }
+}
+
+async fn run(config: EngineConfig) -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let io = |error: std::io::Error| Error::new(ErrorKind::Io, "wait for signals").with_source(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    let (stop, stopped) = watch::channel(false);
+    let engine = crate::run(config, stopped);
+    tokio::pin!(engine);
+    tokio::select! {
+        ended = &mut engine => return ended,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    // Nothing needs saving: what is not committed is in the slot.
+    let _ = stop.send(true);
+    tokio::time::timeout(STOP_DEADLINE, engine).await.unwrap_or(Ok(()))
+}
+
+/// A batch that is being committed may finish; after this the process ends regardless, and the next start asks the
+/// catalog what became of it.
+const STOP_DEADLINE: std::time::Duration = std::time::Duration::from_millis(1200);

@@ -1,0 +1,65 @@
+//! `cdc-worker status`: asks the running worker.
+
+use iceberg_writer::Lsn;
+use lake_protocol::{Client, ClientError, MirrorStatus, RequestBody, Response};
+
+use crate::Result;
+use crate::config::EngineConfig;
+use crate::error::{Error, ErrorKind};
+
+/// Prints the status of the running worker.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when it does not run.
+pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
+    let path = config.read_socket.clone().ok_or_else(|| {
+        Error::new(ErrorKind::Config, "the configuration has no [read] socket to ask")
+            .with_hint("set [read] socket, or look at the admin endpoint's /metrics")
+    })?;
+    let asked =
+        tokio::task::spawn_blocking(move || Client::connect(&path)?.ask(RequestBody::Status, &mut || false)).await;
+    let status = match asked {
+        Ok(Ok(Response::Status(status))) => status,
+        Ok(Ok(_)) => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
+        Ok(Err(ClientError::Unreachable(error))) => {
+            return Err(Error::new(ErrorKind::Io, "the worker is not running").with_source(error));
+        }
+        Ok(Err(ClientError::Refused(refusal))) => return Err(Error::new(ErrorKind::Io, refusal.message)),
+        Ok(Err(error)) => return Err(Error::new(ErrorKind::Io, format!("ask the worker: {error:?}"))),
+        Err(error) => return Err(Error::new(ErrorKind::Io, "ask the worker").with_source(error)),
+    };
+    if json {
+        let text = serde_json::to_string_pretty(&status)
+            .map_err(|error| Error::new(ErrorKind::Io, "print the status").with_source(error))?;
+        println!("{text}");
+    } else {
+        print(&status);
+    }
+    Ok(())
+}
+
+fn print(status: &MirrorStatus) {
+    println!(
+        "mirror {} (pid {}, epoch {}): received {}, applied {}, committed {}, lag {} ms",
+        status.mirror,
+        status.pid,
+        status.epoch,
+        Lsn::from_u64(status.received_lsn),
+        Lsn::from_u64(status.applied_lsn),
+        Lsn::from_u64(status.committed_lsn),
+        status.lag_ms
+    );
+    if let Some(error) = &status.last_error {
+        println!("last error: {error}");
+    }
+    println!("{:>10}  {:<10} {:>12} {:>12} {:>14}", "table", "state", "copied", "fresh rows", "fresh bytes");
+    for table in &status.tables {
+        println!(
+            "{:>10}  {:<10} {:>12} {:>12} {:>14}",
+            table.relation, table.state, table.copied_rows, table.pending_rows, table.pending_bytes
+        );
+        if let Some(error) = &table.error {
+            println!("            {error}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What an engine is told: values only, already checked by whoever read them (the TOML file or the extension's settings).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A password. `Debug` never shows it.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a password.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The password itself, for the connection that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Everything one engine needs. One engine runs one mirror of one database.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Name of the mirror: the key of its row in `lake_catalog.mirrors`.
+    pub mirror: String,
+    /// Where the tables are.
+    pub source: SourceConfig,
+    /// Where the lake is.
+    pub lake: LakeConfig,
+    /// When to commit.
+    pub commit: CommitConfig,
+    /// Directory of the position index: a cache, rebuilt when it is lost.
+    pub state_dir: PathBuf,
+    /// Unix socket of the read service; no service without it.
+    pub read_socket: Option<PathBuf>,
+    /// Address of `/livez`, `/readyz` and `/metrics`; no endpoint without it.
+    pub admin_listen: Option<SocketAddr>,
+    /// Which tables to mirror.
+    pub tables: TableSelection,
+}
+
+/// How to reach the source database.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// Host name, address, or the directory of a unix socket.
+    pub host: String,
+    /// Port; also names the socket file.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// Role: REPLICATION, SELECT on the tables, and one schema of its own.
+    pub user: String,
+    /// Its password, where the server asks for one.
+    pub password: Option<Secret>,
+    /// Publication that names the tables.
+    pub publication: String,
+    /// Logical replication slot; created when it does not exist.
+    pub slot: String,
+    /// Allow TCP without TLS.
+    pub insecure: bool,
+}
+
+impl SourceConfig {
+    /// Whether the connection stays on this machine, over a unix socket.
+    pub fn is_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
+}
+
+/// Where the Iceberg tables go.
+#[derive(Debug, Clone)]
+pub struct LakeConfig {
+    /// Root of the tables: `file:///…`.
+    pub warehouse: String,
+    /// Schema of the catalog and the registry, in the source database.
+    pub catalog_schema: String,
+    /// `catalog_name` in the JDBC layout.
+    pub catalog_name: String,
+}
+
+/// When a batch is committed to Iceberg: whichever comes first.
+#[derive(Debug, Clone, Copy)]
+pub struct CommitConfig {
+    /// Age of the oldest change that is not yet committed.
+    pub interval: Duration,
+    /// Memory held by changes that are not yet committed.
+    pub max_bytes: u64,
+}
+
+impl Default for CommitConfig {
+    /// Ten seconds and 64 MiB: small enough to keep Iceberg readers near, large enough to keep files few.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), max_bytes: 64 << 20 }
+    }
+}
+
+/// Which tables a mirror has.
+#[derive(Debug, Clone)]
+pub enum TableSelection {
+    /// The rows of `lake_catalog.mirrored_tables`, as `lake.mirror` and `lake.unmirror` leave them; watched.
+    Registry,
+    /// These tables (`schema.table`), from a configuration file: entered into the registry at start.
+    Listed(Vec<String>),
+}

@@ -1,0 +1,94 @@
+//! Rows of `COPY … TO STDOUT (FORMAT binary)` (PostgreSQL documentation, "COPY", Binary Format).
+
+use crate::Result;
+use crate::error::{Error, ErrorKind};
+
+use super::message::Cell;
+
+/// Signature, flags and header extension length: 11 + 4 + 4 bytes; the extension has been empty in every version.
+const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+
+/// Cuts a chunk of the COPY stream into rows. The server sends one row a message, the header glued to the first.
+#[derive(Debug, Default)]
+pub(crate) struct CopyRows {
+    header_seen: bool,
+}
+
+impl CopyRows {
+    /// Calls `row` with the cells of each row in `chunk`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] on malformed bytes, and whatever `row` returns.
+    pub(crate) fn each<'a>(
+        &mut self,
+        mut chunk: &'a [u8],
+        cells: &mut Vec<Cell<'a>>,
+        row: &mut dyn FnMut(&[Cell<'a>]) -> Result<()>,
+    ) -> Result<()> {
+        if !self.header_seen {
+            let Some((header, rest)) = chunk.split_at_checked(19) else { return Err(malformed()) };
+            if !header.starts_with(SIGNATURE) || header[11..] != [0; 8] {
+                return Err(malformed());
+            }
+            self.header_seen = true;
+            chunk = rest;
+        }
+        while !chunk.is_empty() {
+            let columns = i16::from_be_bytes(take(&mut chunk)?);
+            if columns == -1 {
+                return if chunk.is_empty() { Ok(()) } else { Err(malformed()) };
+            }
+            cells.clear();
+            for _ in 0..columns {
+                let length = i32::from_be_bytes(take(&mut chunk)?);
+                cells.push(match usize::try_from(length) {
+                    Ok(length) => {
+                        let (value, rest) = chunk.split_at_checked(length).ok_or_else(malformed)?;
+                        chunk = rest;
+                        Cell::Binary(value)
+                    }
+                    Err(_) if length == -1 => Cell::Null,
+                    Err(_) => return Err(malformed()),
+                });
+            }
+            row(cells)?;
+        }
+        Ok(())
+    }
+}
+
+fn take<const N: usize>(chunk: &mut &[u8]) -> Result<[u8; N]> {
+    let (head, rest) = chunk.split_first_chunk::<N>().ok_or_else(malformed)?;
+    *chunk = rest;
+    Ok(*head)
+}
+
+fn malformed() -> Error {
+    Error::new(ErrorKind::Protocol, "COPY sent malformed binary data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_rows_and_trailer() {
+        let mut raw = SIGNATURE.to_vec();
+        raw.extend_from_slice(&[0; 8]);
+        raw.extend_from_slice(&[0, 2, 0, 0, 0, 1, 42, 0xff, 0xff, 0xff, 0xff]);
+        raw.extend_from_slice(&[0, 0]);
+        raw.extend_from_slice(&[0xff, 0xff]);
+        let mut seen = Vec::new();
+        let mut cells = Vec::new();
+        CopyRows::default()
+            .each(&raw, &mut cells, &mut |row| {
+                seen.push(row.len());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(seen, [2, 0]);
+        assert!(CopyRows::default().each(&raw[1..], &mut Vec::new(), &mut |_| Ok(())).is_err());
+        raw.truncate(raw.len() - 8);
+        assert!(CopyRows::default().each(&raw, &mut Vec::new(), &mut |_| Ok(())).is_err());
+    }
+}

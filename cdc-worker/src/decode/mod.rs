@@ -1,0 +1,9 @@
+//! From bytes to values: pgoutput messages, binary tuples, and Arrow columns.
+//!
+//! Everything here is a function of its input: no clock, no IO. Values are borrowed from the message and go straight
+//! into column builders.
+
+pub(crate) mod copy;
+pub(crate) mod message;
+pub(crate) mod row;
+pub(crate) mod value;

@@ -1,0 +1,258 @@
+//! Rows into Arrow columns, and key bytes out of either.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float32Builder,
+    Float64Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Time64MicrosecondType,
+    TimestampMicrosecondType,
+};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
+use iceberg_writer::{PgType, TableSpec};
+
+use crate::Result;
+use crate::error::{Error, ErrorKind};
+
+use super::message::Cell;
+use super::value::{self, Value};
+
+/// One column under construction.
+#[derive(Debug)]
+enum Column {
+    Bool(BooleanBuilder),
+    Int(Int32Builder),
+    Date(Date32Builder),
+    Long(Int64Builder),
+    Time(Time64MicrosecondBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Float(Float32Builder),
+    Double(Float64Builder),
+    Decimal(Decimal128Builder),
+    Text(StringBuilder),
+    Bytes(BinaryBuilder),
+    Uuid(FixedSizeBinaryBuilder),
+}
+
+impl Column {
+    fn new(data_type: &DataType) -> Result<Self> {
+        Ok(match data_type {
+            DataType::Boolean => Self::Bool(BooleanBuilder::new()),
+            DataType::Int32 => Self::Int(Int32Builder::new()),
+            DataType::Date32 => Self::Date(Date32Builder::new()),
+            DataType::Int64 => Self::Long(Int64Builder::new()),
+            DataType::Time64(_) => Self::Time(Time64MicrosecondBuilder::new()),
+            DataType::Timestamp(_, _) => {
+                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()))
+            }
+            DataType::Float32 => Self::Float(Float32Builder::new()),
+            DataType::Float64 => Self::Double(Float64Builder::new()),
+            DataType::Decimal128(_, _) => Self::Decimal(Decimal128Builder::new().with_data_type(data_type.clone())),
+            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Binary => Self::Bytes(BinaryBuilder::new()),
+            DataType::FixedSizeBinary(16) => Self::Uuid(FixedSizeBinaryBuilder::new(16)),
+            other => return Err(Error::new(ErrorKind::Table, format!("no column builder for {other}"))),
+        })
+    }
+
+    fn append(&mut self, value: Option<Value<'_>>) -> Result<()> {
+        match (self, value) {
+            (Self::Bool(to), None) => to.append_null(),
+            (Self::Int(to), None) => to.append_null(),
+            (Self::Date(to), None) => to.append_null(),
+            (Self::Long(to), None) => to.append_null(),
+            (Self::Time(to), None) => to.append_null(),
+            (Self::Timestamp(to), None) => to.append_null(),
+            (Self::Float(to), None) => to.append_null(),
+            (Self::Double(to), None) => to.append_null(),
+            (Self::Decimal(to), None) => to.append_null(),
+            (Self::Text(to), None) => to.append_null(),
+            (Self::Bytes(to), None) => to.append_null(),
+            (Self::Uuid(to), None) => to.append_null(),
+            (Self::Bool(to), Some(Value::Bool(value))) => to.append_value(value),
+            (Self::Int(to), Some(Value::Int(value))) => to.append_value(value),
+            (Self::Date(to), Some(Value::Int(value))) => to.append_value(value),
+            (Self::Long(to), Some(Value::Long(value))) => to.append_value(value),
+            (Self::Time(to), Some(Value::Long(value))) => to.append_value(value),
+            (Self::Timestamp(to), Some(Value::Long(value))) => to.append_value(value),
+            (Self::Float(to), Some(Value::Float(value))) => to.append_value(value),
+            (Self::Double(to), Some(Value::Double(value))) => to.append_value(value),
+            (Self::Decimal(to), Some(Value::Decimal(value))) => to.append_value(value),
+            (Self::Text(to), Some(Value::Text(value))) => to.append_value(value),
+            (Self::Bytes(to), Some(Value::Bytes(value))) => to.append_value(value),
+            (Self::Uuid(to), Some(Value::Uuid(value))) => {
+                to.append_value(value)
+                    .map_err(|error| Error::new(ErrorKind::Table, "append a uuid").with_source(error))?;
+            }
+            (_, Some(_)) => {
+                return Err(Error::new(ErrorKind::Table, "a value's type does not fit its column's builder"));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Bool(from) => Arc::new(from.finish()),
+            Self::Int(from) => Arc::new(from.finish()),
+            Self::Date(from) => Arc::new(from.finish()),
+            Self::Long(from) => Arc::new(from.finish()),
+            Self::Time(from) => Arc::new(from.finish()),
+            Self::Timestamp(from) => Arc::new(from.finish()),
+            Self::Float(from) => Arc::new(from.finish()),
+            Self::Double(from) => Arc::new(from.finish()),
+            Self::Decimal(from) => Arc::new(from.finish()),
+            Self::Text(from) => Arc::new(from.finish()),
+            Self::Bytes(from) => Arc::new(from.finish()),
+            Self::Uuid(from) => Arc::new(from.finish()),
+        }
+    }
+}
+
+/// The value of `array` at `row`, `None` for NULL.
+pub(crate) fn value_at(array: &dyn Array, row: usize) -> Result<Option<Value<'_>>> {
+    if array.is_null(row) {
+        return Ok(None);
+    }
+    Ok(Some(match array.data_type() {
+        DataType::Boolean => Value::Bool(array.as_boolean().value(row)),
+        DataType::Int32 => Value::Int(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Date32 => Value::Int(array.as_primitive::<Date32Type>().value(row)),
+        DataType::Int64 => Value::Long(array.as_primitive::<Int64Type>().value(row)),
+        DataType::Time64(_) => Value::Long(array.as_primitive::<Time64MicrosecondType>().value(row)),
+        DataType::Timestamp(_, _) => Value::Long(array.as_primitive::<TimestampMicrosecondType>().value(row)),
+        DataType::Float32 => Value::Float(array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => Value::Double(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal128(_, _) => Value::Decimal(array.as_primitive::<Decimal128Type>().value(row)),
+        DataType::Utf8 => Value::Text(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Value::Text(array.as_string::<i64>().value(row)),
+        DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => Value::Bytes(array.as_binary::<i64>().value(row)),
+        DataType::FixedSizeBinary(16) => {
+            let mut uuid = [0; 16];
+            uuid.copy_from_slice(array.as_fixed_size_binary().value(row));
+            Value::Uuid(uuid)
+        }
+        other => return Err(Error::new(ErrorKind::Table, format!("no value of type {other}"))),
+    }))
+}
+
+/// Where the value of an unchanged TOASTed column comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OldRow<'a> {
+    /// Columns in the table's order.
+    pub(crate) batch: &'a RecordBatch,
+    pub(crate) row: usize,
+}
+
+/// Rows of one table, growing column by column.
+#[derive(Debug)]
+pub(crate) struct RowBuilder {
+    schema: SchemaRef,
+    types: Vec<PgType>,
+    columns: Vec<Column>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl RowBuilder {
+    pub(crate) fn new(spec: &TableSpec) -> Result<Self> {
+        let schema = spec.arrow_schema();
+        let columns = schema.fields().iter().map(|field| Column::new(field.data_type())).collect::<Result<_>>()?;
+        let types = spec.columns.iter().map(|column| column.pg_type).collect();
+        Ok(Self { schema, types, columns, rows: 0, bytes: 0 })
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of the values appended since the last [`Self::finish`], roughly what they take in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends a row. On an error the builder is left uneven and must be thrown away with its table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Table`], naming the column.
+    pub(crate) fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<()> {
+        if cells.len() != self.columns.len() {
+            let message = format!("a row has {} columns instead of {}", cells.len(), self.columns.len());
+            return Err(Error::new(ErrorKind::Table, message));
+        }
+        for (index, cell) in cells.iter().enumerate() {
+            let value = match cell {
+                Cell::Null => None,
+                Cell::Binary(raw) => {
+                    self.bytes += raw.len();
+                    Some(value::read(self.types[index], raw).map_err(|error| column_error(spec, index, error))?)
+                }
+                Cell::Unchanged => {
+                    let old = old.ok_or_else(|| {
+                        Error::new(ErrorKind::Table, "an unchanged TOASTed value has no old row to come from")
+                    })?;
+                    let value = value_at(old.batch.column(index).as_ref(), old.row)?;
+                    if let Some(Value::Text(text)) = value {
+                        self.bytes += text.len();
+                    }
+                    value
+                }
+            };
+            self.columns[index].append(value)?;
+        }
+        self.rows += 1;
+        self.bytes += self.columns.len() * 8;
+        Ok(())
+    }
+
+    /// The rows so far; the builder starts again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Table`] when a key column holds NULL, which Postgres forbids.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
+        let columns = self.columns.iter_mut().map(Column::finish).collect();
+        self.rows = 0;
+        self.bytes = 0;
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .map_err(|error| Error::new(ErrorKind::Table, "assemble a batch of rows").with_source(error))
+    }
+}
+
+fn column_error(spec: &TableSpec, index: usize, error: value::ValueError) -> Error {
+    let name = spec.columns.get(index).map_or("?", |column| column.name.as_str());
+    Error::new(ErrorKind::Table, format!("column \"{name}\" {error}"))
+        .with_hint(
+            "change the value in the source, then mirror the table again: SELECT lake.unmirror(…), lake.mirror(…)",
+        )
+        .with_source(error)
+}
+
+/// Key bytes of a row on the wire. `cells` are all columns of the table, or as many as the old tuple has.
+pub(crate) fn key_of_cells(spec: &TableSpec, cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<()> {
+    key.clear();
+    for &index in &spec.key {
+        let Some(Cell::Binary(raw)) = cells.get(index) else {
+            return Err(Error::new(ErrorKind::Table, "a row arrived without its key")
+                .with_hint("was the replica identity of the table changed? mirror it again"));
+        };
+        let value = value::read(spec.columns[index].pg_type, raw).map_err(|error| column_error(spec, index, error))?;
+        value::write_key_part(value, key);
+    }
+    Ok(())
+}
+
+/// Key bytes of a row in a batch whose columns are exactly the key columns, in key order.
+pub(crate) fn key_of_batch(keys: &RecordBatch, row: usize, key: &mut Vec<u8>) -> Result<()> {
+    key.clear();
+    for column in keys.columns() {
+        let value = value_at(column.as_ref(), row)?
+            .ok_or_else(|| Error::new(ErrorKind::Table, "a data file holds a row without its key"))?;
+        value::write_key_part(value, key);
+    }
+    Ok(())
+}

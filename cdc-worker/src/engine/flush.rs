@@ -1,0 +1,224 @@
+//! One batch: what all tables have pending, into files, into one commit at one LSN, and only then the slot.
+
+use std::time::Duration;
+
+use iceberg_writer::{
+    Batch, Catalog, CommitReceipt, DataFileWriter, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::Result;
+use crate::error::{Error, ErrorKind};
+use crate::source::copy::FILE_BYTES;
+use crate::table::Pending;
+
+use super::answer::Need;
+use super::session::{Entry, Session, Streaming};
+use super::start::own_failure;
+
+/// WAL of unmirrored tables after which an idle mirror moves its slot all the same, so that it holds no WAL back.
+/// Far above the few hundred bytes of WAL that the move itself writes, lest it feed itself.
+const IDLE_ADVANCE_BYTES: u64 = 1 << 20;
+/// An idle mirror commits at most this often.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A position that may be told to the slot. Made of a receipt only: that is I3.
+struct Acknowledgement(Lsn);
+
+impl From<&CommitReceipt> for Acknowledgement {
+    fn from(receipt: &CommitReceipt) -> Self {
+        Self(receipt.lsn())
+    }
+}
+
+impl Session {
+    fn acknowledge(&self, acknowledgement: &Acknowledgement) {
+        self.stream.update_applied_lsn(pgwire_replication::Lsn::from_u64(acknowledgement.0.as_u64()));
+    }
+
+    pub(super) fn commit_is_due(&self) -> bool {
+        let aged = self.oldest_pending.is_some_and(|(since, _)| since.elapsed() >= self.config.commit.interval);
+        let copy_joined = self.streaming().any(|streaming| streaming.unregistered_copy.is_some());
+        let wanted = self.waiters.iter().any(|waiter| match waiter.need {
+            Need::Committed { lsn, .. } => lsn <= self.applied && lsn > self.committed,
+            Need::Applied { .. } => false,
+        });
+        let idle_wal = self.applied.as_u64().saturating_sub(self.committed.as_u64());
+        let idle = idle_wal >= IDLE_ADVANCE_BYTES && self.last_commit.elapsed() >= IDLE_INTERVAL;
+        aged || copy_joined || wanted || idle && self.oldest_pending.is_none() || !self.failures.is_empty()
+    }
+
+    /// Commits what is applied. Called between transactions only.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        self.register_failures().await?;
+        let begun = Instant::now();
+        let attempt = Uuid::now_v7();
+        let mut changes = Vec::new();
+        let mut parts = Vec::new();
+        for (relation, table) in &mut self.tables {
+            let Entry::Streaming(streaming) = &mut table.entry else { continue };
+            if !streaming.table.has_changes() && streaming.unregistered_copy.is_none() {
+                continue;
+            }
+            let pending = streaming.table.pending()?;
+            let lake = streaming.table.lake.clone();
+            let truncate = pending.truncate;
+            let mut data = pending.copied.clone();
+            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, &pending).await?;
+            data.extend(written.iter().cloned());
+            let deletes = write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
+            parts.push((*relation, lake.uuid(), written));
+            changes.push(TableChange { table: lake, truncate, data, deletes });
+        }
+        let tables = changes.len();
+        let batch = Batch {
+            mirror: self.config.mirror.clone(),
+            epoch: self.epoch,
+            attempt,
+            expected: Some(self.committed),
+            lsn: self.applied,
+            tables: changes,
+        };
+        let outcome = match self.catalog.commit(&batch).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Of a batch whose fate is unknown nothing is deleted: the next session's claim finds out what became
+                // of it, for its UPDATE waits for a commit that is still under way.
+                self.catalog.discard(&batch).await;
+                let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
+                let Some(relation) = own else { return Err(error.into()) };
+                // One table's own failure (I6): without it, the next batch brings the others.
+                self.fail_table(relation, own_failure(&error));
+                return Ok(());
+            }
+        };
+        let receipt = match outcome {
+            Outcome::Committed(receipt) => receipt,
+            Outcome::Refused { found } => {
+                let found = found.map_or_else(|| "nowhere".to_owned(), |lsn| lsn.to_string());
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("the lake stands at {found}, not at {} where this worker left it", self.committed),
+                ));
+            }
+            Outcome::Fenced { epoch } => {
+                return Err(Error::new(
+                    ErrorKind::Fenced,
+                    format!("a newer worker (epoch {epoch}) has taken the mirror over"),
+                )
+                .with_hint("this one stops; nothing is lost"));
+            }
+        };
+        self.took(&receipt, parts).await?;
+        self.acknowledge(&Acknowledgement::from(&receipt));
+        self.pulse.committed();
+        if tables > 0 {
+            tracing::debug!(lsn = %self.committed, attempt = %attempt, elapsed = ?begun.elapsed(), tables, "committed");
+        }
+        crate::serve::metrics::committed(begun.elapsed());
+        self.sweep(receipt);
+        Ok(())
+    }
+
+    fn relation_of(&self, namespace: &str, name: &str) -> Option<u32> {
+        self.streaming()
+            .find(|streaming| streaming.table.spec.namespace == namespace && streaming.table.spec.name == name)
+            .map(|streaming| streaming.table.relation)
+    }
+
+    /// Brings memory in line with what was committed.
+    async fn took(&mut self, receipt: &CommitReceipt, parts: Vec<(u32, Uuid, Vec<WrittenFile>)>) -> Result<()> {
+        self.committed = receipt.lsn();
+        self.last_commit = Instant::now();
+        self.oldest_pending = None;
+        let mut joined = Vec::new();
+        for (relation, uuid, written) in parts {
+            let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
+                continue;
+            };
+            let committed = receipt
+                .tables()
+                .iter()
+                .find(|committed| committed.table.uuid() == uuid)
+                .ok_or_else(|| Error::new(ErrorKind::Protocol, "a commit's receipt leaves a table out"))?;
+            if !committed.foreign_files.is_empty() {
+                // The session that follows reads the foreign rows into the index.
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    "another engine appended to a mirrored table; reading it anew",
+                ));
+            }
+            streaming.table.committed(committed.table.clone(), &written)?;
+            streaming.last_commit_us = Some(self.source_now_us);
+            if let Some(copied) = streaming.unregistered_copy.take() {
+                joined.push((relation, copied));
+            }
+        }
+        for (relation, copied) in joined {
+            self.config.registry(&self.control).streaming(relation, Some(copied)).await?;
+            tracing::info!(table = relation, lsn = %self.committed, "streaming");
+        }
+        Ok(())
+    }
+
+    /// Deletes in the background what expired snapshots alone referred to, one commit after the other.
+    fn sweep(&mut self, receipt: CommitReceipt) {
+        let catalog = std::sync::Arc::clone(&self.catalog);
+        let leases = self.leases.clone();
+        let before = self.sweeping.take();
+        self.sweeping = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // A sweep that panicked has left files behind; that is no reason to leave more.
+                let _ = before.await;
+            }
+            catalog.sweep(&receipt, &|path: &str| leases.holds(path)).await;
+        }));
+    }
+
+    async fn register_failures(&mut self) -> Result<()> {
+        let registry = self.config.registry(&self.control);
+        for (relation, error) in &self.failures {
+            registry.errored(*relation, error, self.applied).await?;
+        }
+        self.failures.clear();
+        Ok(())
+    }
+}
+
+/// The fresh rows into files of bounded size.
+async fn write_rows(
+    warehouse: &iceberg_writer::Warehouse,
+    lake: &iceberg_writer::LakeTable,
+    epoch: i64,
+    attempt: Uuid,
+    pending: &Pending,
+) -> Result<Vec<WrittenFile>> {
+    let mut written: Vec<WrittenFile> = Vec::new();
+    let mut writer: Option<DataFileWriter> = None;
+    for batch in &pending.batches {
+        if writer.is_none() {
+            let ordinal = u32::try_from(written.len()).unwrap_or(u32::MAX);
+            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal).await?);
+        }
+        if let Some(open) = writer.as_mut() {
+            open.write(batch).await?;
+            if open.bytes_written() >= FILE_BYTES
+                && let Some(full) = writer.take()
+            {
+                written.extend(full.close().await?);
+            }
+        }
+    }
+    if let Some(last) = writer {
+        written.extend(last.close().await?);
+    }
+    Ok(written)
+}
+
+impl Streaming {
+    /// Whether Iceberg has the table at all.
+    pub(super) fn is_committed(&self) -> bool {
+        self.unregistered_copy.is_none()
+    }
+}

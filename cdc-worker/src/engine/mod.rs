@@ -1,0 +1,99 @@
+//! The loop that owns a mirror's state, and its life from start to shutdown.
+//!
+//! A *session* is one run from claiming the mirror to the first error: everything it holds in memory is built from the
+//! registry, the Iceberg tables and the WAL after `mirrors.lsn`. So recovery has one path only. Whatever breaks (a
+//! connection, the catalog, the disk), the session is thrown away and the next one starts from what is durable; an
+//! error that no retry can heal ends the engine instead.
+
+mod answer;
+mod apply;
+mod copying;
+mod flush;
+mod session;
+mod start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+pub(crate) use start::{list, published};
+
+use crate::Result;
+use crate::config::EngineConfig;
+use crate::error::{Error, ErrorKind, Retry};
+use crate::serve::{self, Pulse};
+use session::Session;
+
+/// Questions that may wait for the engine's attention; more are refused at the door.
+const ASK_QUEUE: usize = 256;
+/// Longest pause between two sessions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A session that lived this long was a good one: the next pause starts small again.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+
+/// Runs the engine until `shutdown` turns true.
+///
+/// Starting fails fast: an error before the first session streams is returned at once. After that, errors that may heal
+/// are retried for ever, with growing pauses.
+///
+/// # Errors
+/// What kept the first session from starting, or any later error whose [`Error::retry`] is [`Retry::Never`].
+pub async fn run(config: EngineConfig, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+    let config = Arc::new(config);
+    let pulse = Arc::new(Pulse::default());
+    let (asks, mut inbox) = mpsc::channel(ASK_QUEUE);
+    let mut doors: Option<serve::Doors> = None;
+    let mut pause = Duration::from_millis(250);
+    loop {
+        let begun = tokio::time::Instant::now();
+        let started = tokio::select! {
+            started = Session::start(&config, &pulse) => started,
+            () = asked_to_stop(&mut shutdown) => return Ok(()),
+        };
+        let ended = match started {
+            Ok(session) => {
+                if doors.is_none() {
+                    doors = Some(serve::open(&config, &asks, &pulse)?);
+                }
+                pulse.streaming(true);
+                let ended = session.run(&mut inbox, &mut shutdown).await;
+                pulse.streaming(false);
+                ended
+            }
+            Err(error) if doors.is_none() => return Err(error),
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { return Ok(()) };
+        report(&error);
+        pulse.failed(&error);
+        if error.retry() == Retry::Never && error.kind() != ErrorKind::AlreadyRunning {
+            return Err(error);
+        }
+        if begun.elapsed() > GOOD_SESSION {
+            pause = Duration::from_millis(250);
+        }
+        let wake = tokio::time::Instant::now() + pause;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(wake) => break,
+                () = asked_to_stop(&mut shutdown) => return Ok(()),
+                ask = inbox.recv() => if let Some(ask) = ask { ask.refuse_down(&error) },
+            }
+        }
+    }
+}
+
+fn report(error: &Error) {
+    tracing::warn!(error = %error.report(), hint = error.hint().unwrap_or(""), "the mirror's session ended");
+}
+
+/// Resolves when a stop was asked for, or can no longer be asked for.
+pub(crate) async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
+    while !*shutdown.borrow() {
+        if shutdown.changed().await.is_err() {
+            return;
+        }
+    }
+}

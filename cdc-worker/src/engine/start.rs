@@ -1,0 +1,293 @@
+//! From nothing to streaming: claim the mirror, make sure that nothing was skipped, rebuild the tables.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, Warehouse};
+use pgwire_replication::ReplicationClient;
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::config::{EngineConfig, TableSelection};
+use crate::decode::row::key_of_batch;
+use crate::error::{Error, ErrorKind};
+use crate::registry::{self, RegisteredTable, TableState};
+use crate::serve::Pulse;
+use crate::source::{connect, preflight, relation, slot};
+use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex};
+
+use super::session::{Entry, Session, Streaming, Table};
+
+/// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+const SLOT_POLL: Duration = Duration::from_millis(100);
+/// Messages of copies to the loop: one a table when it is done.
+const COPY_QUEUE: usize = 16;
+
+impl Session {
+    /// Starts a session.
+    ///
+    /// # Errors
+    /// Anything that keeps the mirror from streaming, with its remedy.
+    pub(super) async fn start(config: &Arc<EngineConfig>, pulse: &Arc<Pulse>) -> Result<Self> {
+        let source = &config.source;
+        connect::check(source)?;
+        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
+        let (control, connection) = connect::watched(source, "lake engine").await?;
+        preflight::refuse(preflight::findings(&control, config).await?)?;
+        registry::ensure_schema(&control, &config.lake.catalog_schema).await?;
+        let mut stream = connect::replication(source, 0, "lake engine").await?;
+        let system =
+            stream.identify_system().await.map_err(|error| connect::transport(&error, "identify the source"))?;
+        let registry = config.registry(&control);
+        let claim = registry.claim(source, &system.system_id).await?;
+        if let TableSelection::Listed(names) = &config.tables {
+            list(config, &control, names).await?;
+        }
+        let begin = resume_at(config, &control, claim.lsn).await?;
+        tracing::info!(mirror = config.mirror, epoch = claim.epoch, lsn = %begin, "claimed the mirror");
+        let catalog = Arc::new(SqlCatalog::new(
+            connect::sql_config(source, "lake catalog"),
+            &config.lake.catalog_schema,
+            &config.lake.catalog_name,
+            (*warehouse).clone(),
+        ));
+        let store = IndexStore::create(&config.state_dir.join("index"), claim.epoch)?;
+        let mut tables = HashMap::new();
+        for registered in registry.tables().await? {
+            let relation = registered.relation;
+            if let Some(table) = reload(config, &control, &catalog, &warehouse, &store, registered, begin).await? {
+                tables.insert(relation, table);
+            }
+        }
+        // A second, fresh session: the first one answered IDENTIFY_SYSTEM before the slot was known to exist.
+        drop(stream);
+        let stream = follow_from(config, begin).await?;
+        let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
+        Ok(Self::new(
+            Arc::clone(config),
+            Arc::clone(pulse),
+            control,
+            catalog,
+            warehouse,
+            store,
+            stream,
+            claim.epoch,
+            begin,
+        )
+        .with_tables(tables, copies_in, copies)
+        .with_connection(connection))
+    }
+}
+
+/// Starts the replication stream. The walsender of a worker that has just ended holds the slot until it notices.
+async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<ReplicationClient> {
+    let step = "start replication";
+    let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
+    loop {
+        let mut stream = connect::replication(&config.source, begin.as_u64(), "lake engine").await?;
+        let started = match stream.start().await {
+            Ok(()) => stream.wait_started().await,
+            Err(error) => Err(error),
+        };
+        match started.map_err(|error| connect::transport(&error, step)) {
+            Ok(()) => return Ok(stream),
+            Err(error) if error.kind() == ErrorKind::AlreadyRunning && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(SLOT_POLL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Enters the configured tables into the registry; one that cannot be mirrored stops the start, for the person who
+/// wrote the list is there to read why.
+pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[String]) -> Result<()> {
+    let mut relations = Vec::with_capacity(names.len());
+    for name in names {
+        let relation = relation::resolve(control, name).await?;
+        let unfit = |error: Error| match error.kind() {
+            ErrorKind::Table => {
+                let fixed = Error::new(ErrorKind::SourceUnfit, error.to_string());
+                match error.hint() {
+                    Some(hint) => fixed.with_hint(hint),
+                    None => fixed,
+                }
+            }
+            _ => error,
+        };
+        relation::describe(control, relation, None).await.map_err(unfit)?;
+        published(control, relation, &config.source.publication).await.map_err(unfit)?;
+        relations.push(relation);
+    }
+    config.registry(control).list(&relations).await
+}
+
+/// Refuses a table that is not in the publication: its changes would never arrive.
+pub(crate) async fn published(control: &Client, relation: u32, publication: &str) -> Result<()> {
+    let row = control
+        .query_one(
+            "SELECT n.nspname || '.' || c.relname, \
+                    EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $2 \
+                            AND p.schemaname = n.nspname AND p.tablename = c.relname) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            &[&relation, &publication],
+        )
+        .await?;
+    if row.get(1) {
+        return Ok(());
+    }
+    let name: &str = row.get(0);
+    Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
+        .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
+}
+
+/// Where streaming goes on, and the proof that nothing before it was skipped.
+///
+/// `START_REPLICATION` below the slot's `confirmed_flush_lsn` silently skips what lies between (I2, I3), so a slot that
+/// stands past the recorded position is refused.
+async fn resume_at(config: &EngineConfig, control: &Client, recorded: Option<Lsn>) -> Result<Lsn> {
+    let (source, registry) = (&config.source, config.registry(control));
+    let found = slot::find(control, source).await?;
+    let name = &source.slot;
+    match (recorded, found) {
+        (Some(recorded), Some(state)) => match state.confirmed_flush {
+            Some(confirmed) if confirmed > recorded => Err(Error::new(
+                ErrorKind::Slot,
+                format!("slot \"{name}\" stands at {confirmed}, past {recorded} where the lake is: changes were skipped"),
+            )
+            .with_hint(
+                "somebody advanced or read the slot; `cdc-worker teardown` (or lake.unmirror on every table), then mirror \
+                 again: the tables are copied anew",
+            )),
+            _ => Ok(recorded),
+        },
+        (Some(recorded), None) => {
+            let copied = registry.tables().await?.iter().any(|table| table.state == TableState::Streaming);
+            if copied {
+                return Err(Error::new(
+                    ErrorKind::Slot,
+                    format!("slot \"{name}\" is gone, and with it the changes after {recorded}"),
+                )
+                .with_hint(
+                    "`cdc-worker teardown` (or lake.unmirror on every table), then mirror again: the tables are copied anew",
+                ));
+            }
+            begin(config, control).await
+        }
+        (None, Some(_)) => {
+            // Made by a worker that died before it could record it: nothing was ever built on it.
+            slot::drop(control, source).await?;
+            begin(config, control).await
+        }
+        (None, None) => begin(config, control).await,
+    }
+}
+
+async fn begin(config: &EngineConfig, control: &Client) -> Result<Lsn> {
+    let registry = config.registry(control);
+    registry.begin_at(None).await?;
+    let point = slot::create(&config.source).await?;
+    registry.begin_at(Some(point)).await?;
+    Ok(point)
+}
+
+/// A table as the registry left it. `None`: it was dropped while it was still only wanted.
+async fn reload(
+    config: &EngineConfig,
+    control: &Client,
+    catalog: &SqlCatalog,
+    warehouse: &Warehouse,
+    store: &IndexStore,
+    registered: RegisteredTable,
+    begin: Lsn,
+) -> Result<Option<Table>> {
+    let relation = registered.relation;
+    if registered.state == TableState::Errored {
+        let reason = registered.error.unwrap_or_default();
+        return Ok(Some(Table::errored(reason, registered.error_hint)));
+    }
+    let described = match relation::describe(control, relation, Some(&registered.lake_table)).await {
+        Ok(described) => described,
+        Err(error) if error.kind() == ErrorKind::Table => {
+            return stopped(config, control, relation, error, begin).await.map(Some);
+        }
+        Err(error) => return Err(error),
+    };
+    let spec = Arc::new(described.spec.clone());
+    let lake = match registered.state {
+        TableState::Requested | TableState::Errored => None,
+        TableState::Copying | TableState::Streaming => match catalog.load(described.spec.clone()).await {
+            Ok(lake) => lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid)),
+            // An earlier mirror of the table left another one under its name; the copy will replace it.
+            Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
+            // Something is wrong with this table (its columns changed, say), not with the catalog.
+            Err(error) if error.table().is_some() => {
+                return stopped(config, control, relation, own_failure(&error), begin).await.map(Some);
+            }
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let Some(lake) = lake else {
+        if registered.state == TableState::Streaming {
+            let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
+                .with_hint("SELECT lake.unmirror(…), then lake.mirror(…) copies it anew");
+            return stopped(config, control, relation, error, begin).await.map(Some);
+        }
+        // Not begun, or not committed: the loop starts the copy (again).
+        return Ok(None);
+    };
+    if registered.state == TableState::Copying {
+        config.registry(control).streaming(relation, None).await?;
+    }
+    let index = store.table(relation, 0)?;
+    let files = lake.live_files(warehouse).await?;
+    build_index(warehouse, &lake, &index, &files).await?;
+    let files = files.into_iter().map(FileState::new).collect();
+    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, lake, files, index)?, begin);
+    streaming.copied_rows = registered.copied_rows;
+    Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
+}
+
+/// A table that cannot go on, and the registry knows it.
+async fn stopped(config: &EngineConfig, control: &Client, relation: u32, error: Error, at: Lsn) -> Result<Table> {
+    tracing::error!(table = relation, lsn = %at, error = %error.report(), "the table stops; the others stream on");
+    config.registry(control).errored(relation, &error, at).await?;
+    Ok(Table::errored(error.report(), error.hint().map(str::to_owned)))
+}
+
+/// A failure of the lake that is one table's own (I6).
+pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
+    let hint = error.hint().unwrap_or("SELECT lake.unmirror(…), then lake.mirror(…) copies it anew");
+    Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
+}
+
+/// Reads the key columns of all files into the index. Deleted rows are left out.
+async fn build_index(
+    warehouse: &Warehouse,
+    lake: &LakeTable,
+    index: &PositionIndex,
+    files: &[iceberg_writer::LiveFile],
+) -> Result<()> {
+    let keys = lake.spec().key.clone();
+    let mut key = Vec::new();
+    for (file, live) in files.iter().enumerate() {
+        let file =
+            u32::try_from(file).map_err(|error| Error::new(ErrorKind::Index, "too many files").with_source(error))?;
+        let mut row = 0u32;
+        let mut batches = iceberg_writer::scan_columns(warehouse, lake, &live.path, &keys).await?;
+        while let Some(batch) = batches.try_next().await? {
+            for at in 0..batch.num_rows() {
+                if !live.deleted.contains(u64::from(row)) {
+                    key_of_batch(&batch, at, &mut key)?;
+                    index.put(&key, Position { file, row })?;
+                }
+                row += 1;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! The mirror's durable state in the source database: who writes, how far the lake is, and which tables are wanted.
+//!
+//! Fence: [`claim`] raises `mirrors.epoch`, and every commit of a batch demands the epoch it was claimed with, in the
+//! same SQL transaction that moves the tables. The `UPDATE` of the claim waits for a commit of an older worker that is
+//! still under way, so what it returns is final: nothing can be committed behind a new worker's back.
+
+use std::time::Duration;
+
+use iceberg_writer::Lsn;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::Result;
+use crate::config::{EngineConfig, SourceConfig};
+use crate::error::{Error, ErrorKind};
+use crate::source::identifier::quote;
+
+/// The tables' definitions; `lake_catalog` stands for the configured schema.
+const SCHEMA_SQL: &str = include_str!("schema.sql");
+const SCHEMA_NAME: &str = "lake_catalog";
+
+/// How long to wait for the lock of a worker that was just killed: its backend notices the closed socket at once, or
+/// when it is done with its statement.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// The registry of one mirror.
+pub(crate) struct Registry<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) schema: &'a str,
+    pub(crate) mirror: &'a str,
+}
+
+/// What a worker holds after it has claimed the mirror.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) epoch: i64,
+    /// Where the lake is; `None` before the slot was created.
+    pub(crate) lsn: Option<Lsn>,
+}
+
+/// State of a table, as the registry knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TableState {
+    Requested,
+    Copying,
+    Streaming,
+    Errored,
+}
+
+/// One row of `mirrored_tables`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RegisteredTable {
+    pub(crate) relation: u32,
+    pub(crate) lake_table: String,
+    pub(crate) state: TableState,
+    pub(crate) table_uuid: Option<Uuid>,
+    pub(crate) error: Option<String>,
+    pub(crate) error_hint: Option<String>,
+    /// The source table is gone from `pg_class`.
+    pub(crate) dropped: bool,
+    /// Rows of the initial copy.
+    pub(crate) copied_rows: u64,
+    /// The publication has the table, so its changes arrive.
+    pub(crate) published: bool,
+}
+
+/// Creates schema and tables where they are missing.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnfit`] when the role may not.
+pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
+    let complete: bool = client
+        .query_one("SELECT to_regclass(quote_ident($1) || '.mirrored_tables') IS NOT NULL", &[&schema])
+        .await?
+        .get(0);
+    if complete {
+        return Ok(());
+    }
+    let hint = |error: Error| {
+        error.with_hint(format!(
+            "let a superuser or the database's owner run: CREATE SCHEMA {} AUTHORIZATION <the worker's role>",
+            quote(schema)
+        ))
+    };
+    let exists: bool =
+        client.query_one("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", &[&schema]).await?.get(0);
+    if !exists {
+        let create = format!("CREATE SCHEMA {}", quote(schema));
+        client.batch_execute(&create).await.map_err(|error| hint(error.into()))?;
+    }
+    let definitions = SCHEMA_SQL.replace(&format!("{SCHEMA_NAME}."), &format!("{}.", quote(schema)));
+    client.batch_execute(&definitions).await.map_err(|error| hint(error.into()))
+}
+
+impl Registry<'_> {
+    fn table(&self, name: &str) -> String {
+        format!("{}.{name}", quote(self.schema))
+    }
+
+    /// Takes the mirror over: one worker at a time, and every earlier one fenced.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyRunning`] when another worker holds the lock; [`ErrorKind::SourceUnfit`] when the mirror's
+    /// row belongs to another cluster.
+    pub(crate) async fn claim(&self, source: &SourceConfig, system_id: &str) -> Result<Claim> {
+        self.lock().await?;
+        let mirrors = self.table("mirrors");
+        self.client
+            .execute(
+                &format!(
+                    "INSERT INTO {mirrors} (mirror, publication, slot) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+                ),
+                &[&self.mirror, &source.publication, &source.slot],
+            )
+            .await?;
+        let row = self
+            .client
+            .query_one(
+                &format!(
+                    "UPDATE {mirrors} SET epoch = epoch + 1, publication = $2, slot = $3, \
+                     system_id = coalesce(system_id, $4) WHERE mirror = $1 RETURNING epoch, lsn, system_id"
+                ),
+                &[&self.mirror, &source.publication, &source.slot, &system_id],
+            )
+            .await?;
+        let recorded: String = row.get(2);
+        if recorded != system_id {
+            return Err(Error::new(
+                ErrorKind::SourceUnfit,
+                format!("mirror \"{}\" belongs to the cluster with system identifier {recorded}, not {system_id}", self.mirror),
+            )
+            .with_hint("this database was restored or copied from another cluster: `cdc-worker teardown` here, then mirror again"));
+        }
+        Ok(Claim { epoch: row.get(0), lsn: row.get(1) })
+    }
+
+    pub(crate) async fn lock(&self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+        let name = format!("lakemirror:{}:{}", self.schema, self.mirror);
+        loop {
+            let locked: bool =
+                self.client.query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name]).await?.get(0);
+            if locked {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let message = format!("another worker runs mirror \"{}\"", self.mirror);
+                return Err(Error::new(ErrorKind::AlreadyRunning, message)
+                    .with_hint("stop it first, or give this one another mirror name, slot and catalog schema"));
+            }
+            tokio::time::sleep(LOCK_POLL).await;
+        }
+    }
+
+    /// Whether the mirror has been claimed before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn exists(&self) -> Result<bool> {
+        let schema = quote(self.schema);
+        let there = self.client.query_one("SELECT to_regclass($1 || '.mirrors') IS NOT NULL", &[&schema]).await?;
+        if !there.get::<_, bool>(0) {
+            return Ok(false);
+        }
+        let statement = format!("SELECT EXISTS (SELECT FROM {} WHERE mirror = $1)", self.table("mirrors"));
+        Ok(self.client.query_one(&statement, &[&self.mirror]).await?.get(0))
+    }
+
+    /// Records where a new slot begins.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn begin_at(&self, lsn: Option<Lsn>) -> Result<()> {
+        let statement = format!("UPDATE {} SET lsn = $2, attempt = NULL WHERE mirror = $1", self.table("mirrors"));
+        self.client.execute(&statement, &[&self.mirror, &lsn]).await?;
+        Ok(())
+    }
+
+    /// The tables of the mirror.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn tables(&self) -> Result<Vec<RegisteredTable>> {
+        let statement = format!(
+            "SELECT t.relation, t.lake_table, t.state, t.table_uuid, t.error, t.error_hint, c.oid IS NULL, t.copied_rows, \
+                    EXISTS (SELECT FROM pg_publication p JOIN {} m ON m.publication = p.pubname \
+                            WHERE m.mirror = t.mirror AND (p.puballtables \
+                            OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) \
+                            OR EXISTS (SELECT FROM pg_publication_namespace n \
+                                       WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))) \
+             FROM {} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
+            self.table("mirrors"),
+            self.table("mirrored_tables")
+        );
+        let rows = self.client.query(&statement, &[&self.mirror]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| RegisteredTable {
+                relation: row.get(0),
+                lake_table: row.get(1),
+                state: match row.get::<_, &str>(2) {
+                    "copying" => TableState::Copying,
+                    "streaming" => TableState::Streaming,
+                    "errored" => TableState::Errored,
+                    _ => TableState::Requested,
+                },
+                table_uuid: row.get(3),
+                error: row.get(4),
+                error_hint: row.get(5),
+                dropped: row.get(6),
+                copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
+                published: row.get(8),
+            })
+            .collect())
+    }
+
+    /// Makes the registry list exactly these tables: new ones are requested, others are forgotten.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn list(&self, relations: &[u32]) -> Result<()> {
+        let table = self.table("mirrored_tables");
+        self.client
+            .execute(
+                &format!("DELETE FROM {table} WHERE mirror = $1 AND relation <> ALL ($2)"),
+                &[&self.mirror, &relations],
+            )
+            .await?;
+        self.client
+            .execute(
+                &format!(
+                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table) \
+                     SELECT $1, c.oid, n.nspname, c.relname, c.relname FROM pg_catalog.pg_class c \
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($2) ON CONFLICT DO NOTHING"
+                ),
+                &[&self.mirror, &relations],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// A copy begins, into the Iceberg table `table_uuid`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn copying(&self, relation: u32, table_uuid: Uuid) -> Result<()> {
+        self.client
+            .execute(
+                &format!(
+                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, error = NULL, \
+                     error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                    self.table("mirrored_tables")
+                ),
+                &[&self.mirror, &relation, &table_uuid],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// A copy is committed and its table streams.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn streaming(&self, relation: u32, copied: Option<(Lsn, u64)>) -> Result<()> {
+        let (lsn, rows) = match copied {
+            Some((lsn, rows)) => (Some(lsn), i64::try_from(rows).ok()),
+            None => (None, None),
+        };
+        self.client
+            .execute(
+                &format!(
+                    "UPDATE {} SET state = 'streaming', copy_lsn = coalesce($3, copy_lsn), \
+                     copied_rows = coalesce($4, copied_rows) WHERE mirror = $1 AND relation = $2",
+                    self.table("mirrored_tables")
+                ),
+                &[&self.mirror, &relation, &lsn, &rows],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// A table stopped, and why.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn errored(&self, relation: u32, error: &Error, at: Lsn) -> Result<()> {
+        self.client
+            .execute(
+                &format!(
+                    "UPDATE {} SET state = 'errored', error = $3, error_hint = $4, error_lsn = $5 \
+                     WHERE mirror = $1 AND relation = $2",
+                    self.table("mirrored_tables")
+                ),
+                &[&self.mirror, &relation, &error.report(), &error.hint(), &at],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets the mirror. Its Iceberg tables stay.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn forget(&self) -> Result<()> {
+        self.client
+            .execute(&format!("DELETE FROM {} WHERE mirror = $1", self.table("mirrors")), &[&self.mirror])
+            .await?;
+        Ok(())
+    }
+}
+
+impl EngineConfig {
+    pub(crate) fn registry<'a>(&'a self, client: &'a Client) -> Registry<'a> {
+        Registry { client, schema: &self.lake.catalog_schema, mirror: &self.mirror }
+    }
+}

@@ -1,0 +1,59 @@
+-- The mirror's own tables, in the source database. Run by the worker at start, and part of the extension's script; both
+-- may run it again. `lake_catalog` is replaced when the configuration names another schema.
+--
+-- The two iceberg_* tables are the layout of Iceberg's JDBC catalog (PyIceberg, Spark and Trino connect to them).
+
+CREATE TABLE IF NOT EXISTS lake_catalog.iceberg_tables (
+    catalog_name varchar(255) NOT NULL,
+    table_namespace varchar(255) NOT NULL,
+    table_name varchar(255) NOT NULL,
+    metadata_location varchar(1000),
+    previous_metadata_location varchar(1000),
+    iceberg_type varchar(5),
+    PRIMARY KEY (catalog_name, table_namespace, table_name)
+);
+
+CREATE TABLE IF NOT EXISTS lake_catalog.iceberg_namespace_properties (
+    catalog_name varchar(255) NOT NULL,
+    namespace varchar(255) NOT NULL,
+    property_key varchar(255) NOT NULL,
+    property_value varchar(1000),
+    PRIMARY KEY (catalog_name, namespace, property_key)
+);
+
+-- One row a mirror: who may write (epoch), and how far the lake is (lsn). The commit of every batch moves `lsn` in the
+-- same SQL transaction as the tables' metadata, and only when epoch and the expected lsn match: that is the fence.
+CREATE TABLE IF NOT EXISTS lake_catalog.mirrors (
+    mirror text PRIMARY KEY,
+    publication text NOT NULL,
+    slot text NOT NULL,
+    system_id text,
+    epoch bigint NOT NULL DEFAULT 0,
+    -- The lake holds exactly the transactions whose commit record begins before this position. The slot is never
+    -- acknowledged past it.
+    lsn pg_lsn,
+    -- The attempt that moved `lsn` there: how a lost reply to a commit is recognised.
+    attempt uuid,
+    committed_at timestamptz
+);
+
+-- One row a mirrored table: what is wanted, and what became of it. Live positions come from the worker's read service.
+CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
+    mirror text NOT NULL REFERENCES lake_catalog.mirrors ON DELETE CASCADE,
+    relation oid NOT NULL,
+    source_schema text NOT NULL,
+    source_table text NOT NULL,
+    -- The table's name in the Iceberg catalog; its namespace is the source's schema.
+    lake_table text NOT NULL,
+    state text NOT NULL DEFAULT 'requested' CHECK (state IN ('requested', 'copying', 'streaming', 'errored')),
+    -- The consistent point of the slot whose exported snapshot was copied.
+    copy_lsn pg_lsn,
+    copied_rows bigint,
+    -- The Iceberg table that the copy fills: found in the catalog again, the copy was committed.
+    table_uuid uuid,
+    error text,
+    error_hint text,
+    error_lsn pg_lsn,
+    PRIMARY KEY (mirror, relation),
+    UNIQUE (mirror, source_schema, lake_table)
+);

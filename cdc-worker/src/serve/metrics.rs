@@ -1,0 +1,56 @@
+//! Names of the metrics, in one place. Prometheus conventions: base units, `_total` for counters.
+
+use std::time::Duration;
+
+use lake_protocol::MirrorStatus;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+const COMMITS: &str = "lake_commits_total";
+const COMMIT_SECONDS: &str = "lake_commit_seconds";
+const RECEIVED: &str = "lake_received_lsn";
+const APPLIED: &str = "lake_applied_lsn";
+const COMMITTED: &str = "lake_committed_lsn";
+const LAG_SECONDS: &str = "lake_lag_seconds";
+const LAG_BYTES: &str = "lake_lag_bytes";
+const PENDING_ROWS: &str = "lake_pending_rows";
+const PENDING_BYTES: &str = "lake_pending_bytes";
+const TABLES: &str = "lake_tables";
+
+/// Says what each metric means, once a process.
+pub(super) fn describe() {
+    describe_counter!(COMMITS, "batches committed to Iceberg");
+    describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "time to write and commit one batch");
+    describe_gauge!(RECEIVED, "end of the WAL received from the source");
+    describe_gauge!(APPLIED, "position to which changes are readable through the read service");
+    describe_gauge!(COMMITTED, "position to which Iceberg holds the source, and to which the slot is acknowledged");
+    describe_gauge!(LAG_SECONDS, Unit::Seconds, "age of the oldest change that Iceberg has not got");
+    describe_gauge!(LAG_BYTES, Unit::Bytes, "WAL received and not yet committed");
+    describe_gauge!(PENDING_ROWS, "fresh rows not yet in Iceberg");
+    describe_gauge!(PENDING_BYTES, Unit::Bytes, "memory of changes not yet in Iceberg");
+    describe_gauge!(TABLES, "mirrored tables by state");
+}
+
+/// Counts a commit.
+pub(crate) fn committed(elapsed: Duration) {
+    counter!(COMMITS).increment(1);
+    histogram!(COMMIT_SECONDS).record(elapsed.as_secs_f64());
+}
+
+/// Takes the gauges from a status.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are doubles; an LSN is exact up to 2^53, eight petabytes of WAL"
+)]
+pub(super) fn observe(status: &MirrorStatus) {
+    gauge!(RECEIVED).set(status.received_lsn as f64);
+    gauge!(APPLIED).set(status.applied_lsn as f64);
+    gauge!(COMMITTED).set(status.committed_lsn as f64);
+    gauge!(LAG_SECONDS).set(status.lag_ms as f64 / 1000.0);
+    gauge!(LAG_BYTES).set(status.received_lsn.saturating_sub(status.committed_lsn) as f64);
+    gauge!(PENDING_ROWS).set(status.tables.iter().map(|table| table.pending_rows).sum::<u64>() as f64);
+    gauge!(PENDING_BYTES).set(status.tables.iter().map(|table| table.pending_bytes).sum::<u64>() as f64);
+    for state in ["requested", "copying", "streaming", "errored"] {
+        let tables = status.tables.iter().filter(|table| table.state == state).count();
+        gauge!(TABLES, "state" => state).set(tables as f64);
+    }
+}

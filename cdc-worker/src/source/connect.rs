@@ -1,0 +1,158 @@
+//! Connections to the source: SQL ones, and replication sessions.
+
+use std::time::Duration;
+
+use pgwire_replication::{ReplicationClient, ReplicationConfig};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+use crate::Result;
+use crate::config::SourceConfig;
+use crate::error::{Error, ErrorKind};
+
+/// Longest wait for a connection to be accepted and authenticated.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often the slot hears from us. Well below the smallest sensible `wal_sender_timeout` (the default is 60 s).
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Messages between the transport's task and the engine: enough to overlap the two, little enough to bound memory.
+const STREAM_BUFFER: usize = 4096;
+
+/// Settings pinned on every connection: nobody's `search_path` decides what a name means, and a row-level security
+/// policy makes the copy fail instead of making it incomplete.
+const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c row_security=off -c statement_timeout=0 -c lock_timeout=0 \
+     -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c extra_float_digits=1";
+
+/// Refuses a configuration that would send rows and a password over an open network unasked.
+pub(crate) fn check(source: &SourceConfig) -> Result<()> {
+    if source.is_socket() || source.insecure {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Config, "a TCP connection to the source would not be encrypted").with_hint(
+        "use a unix socket (host = \"/var/run/postgresql\"), or set insecure = true in [source] where the network is \
+         trusted or a tunnel encrypts it; TLS is not there yet",
+    ))
+}
+
+/// `tokio_postgres` settings for the source.
+pub(crate) fn sql_config(source: &SourceConfig, application: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&source.host)
+        .port(source.port)
+        .dbname(&source.database)
+        .user(&source.user)
+        .application_name(application)
+        .options(SESSION_OPTIONS)
+        .connect_timeout(CONNECT_DEADLINE);
+    if let Some(password) = &source.password {
+        config.password(password.reveal());
+    }
+    config
+}
+
+/// An SQL connection. Its driver task ends with the client.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`], or [`ErrorKind::SourceUnfit`] when the server refuses the role.
+pub(crate) async fn sql(source: &SourceConfig, application: &str) -> Result<Client> {
+    Ok(watched(source, application).await?.0)
+}
+
+/// An SQL connection, and the task that ends when the connection does.
+///
+/// # Errors
+/// As [`sql`].
+pub(crate) async fn watched(source: &SourceConfig, application: &str) -> Result<(Client, JoinHandle<()>)> {
+    let config = sql_config(source, application);
+    let (client, connection) = match tokio::time::timeout(CONNECT_DEADLINE, config.connect(NoTls)).await {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(error)) => return Err(unreachable_source(source, error)),
+        Err(elapsed) => {
+            return Err(Error::new(ErrorKind::SourceUnreachable, place(source)).with_source(elapsed));
+        }
+    };
+    let driver = tokio::spawn(async move {
+        // Every statement on the client reports the break; here it would only be said twice.
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %error, "an SQL connection ended");
+        }
+    });
+    Ok((client, driver))
+}
+
+fn place(source: &SourceConfig) -> String {
+    format!("connect to {}:{} database {} as {}", source.host, source.port, source.database, source.user)
+}
+
+fn unreachable_source(source: &SourceConfig, error: tokio_postgres::Error) -> Error {
+    let refused = error.code().is_some_and(|code| code.code().starts_with("28") || code.code() == "3D000");
+    let (kind, hint) = if refused {
+        (ErrorKind::SourceUnfit, "check role, password, database and pg_hba.conf")
+    } else {
+        (ErrorKind::SourceUnreachable, "is the server running, and are host and port right?")
+    };
+    let message = match error.as_db_error() {
+        Some(db) => format!("{}: {}", place(source), db.message()),
+        None => place(source),
+    };
+    Error::new(kind, message).with_hint(hint).with_source(error)
+}
+
+/// A replication session that is authenticated and waits for commands.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`] or [`ErrorKind::SourceUnfit`].
+pub(crate) async fn replication(source: &SourceConfig, start_lsn: u64, application: &str) -> Result<ReplicationClient> {
+    let password = source.password.as_ref().map_or("", |password| password.reveal());
+    let mut config = ReplicationConfig::new(
+        &source.host,
+        &source.user,
+        password,
+        &source.database,
+        source.slot.as_str(),
+        source.publication.as_str(),
+    )
+    .with_port(source.port)
+    .with_start_lsn(pgwire_replication::Lsn::from_u64(start_lsn))
+    .with_status_interval(STATUS_INTERVAL)
+    .with_wakeup_interval(STATUS_INTERVAL)
+    .with_buffer_size(STREAM_BUFFER)
+    .with_binary(true)
+    .with_application_name(application);
+    // Binary values do not depend on DateStyle and the like; only the messages' encoding does.
+    config.options = Some("-c search_path=pg_catalog -c statement_timeout=0".to_owned());
+    ReplicationClient::connect_gated(config).await.map_err(|error| transport(&error, "open a replication session"))
+}
+
+/// Sorts the transport's errors into ours.
+pub(crate) fn transport(error: &pgwire_replication::PgWireError, step: &str) -> Error {
+    use pgwire_replication::PgWireError as Wire;
+    let text = error.to_string();
+    let (kind, hint) = match error {
+        Wire::Auth(_) => (ErrorKind::SourceUnfit, Some("check role, password and pg_hba.conf")),
+        Wire::Server(_)
+            if text.contains("42501")
+                || text.contains("permission denied")
+                || text.contains("must be superuser or replication role") =>
+        {
+            (ErrorKind::SourceUnfit, Some("the role needs REPLICATION: ALTER ROLE … REPLICATION"))
+        }
+        Wire::Server(_) if text.contains("53400") || text.contains("all replication slots are in use") => (
+            ErrorKind::SourceUnfit,
+            Some("drop a replication slot that is not in use, or raise max_replication_slots (needs a restart)"),
+        ),
+        Wire::Server(_) if text.contains("53300") => (
+            ErrorKind::SourceUnfit,
+            Some("raise max_wal_senders (needs a restart) or stop an unused replication client"),
+        ),
+        Wire::Server(_) if text.contains("is active for PID") => (ErrorKind::AlreadyRunning, None),
+        _ => (ErrorKind::SourceUnreachable, None),
+    };
+    let error = Error::new(kind, format!("{step}: {text}"));
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}

@@ -1,0 +1,8 @@
+//! The source database: connections, what must be true of it, its tables, slots, and the copy of a table.
+
+pub(crate) mod connect;
+pub(crate) mod copy;
+pub(crate) mod identifier;
+pub(crate) mod preflight;
+pub(crate) mod relation;
+pub(crate) mod slot;

@@ -1,0 +1,165 @@
+//! What the source's catalog says of a table, as far as the mirror must know it.
+
+use iceberg_writer::{ColumnSpec, PgType, TableSpec};
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::decode::message::Relation;
+use crate::error::{Error, ErrorKind};
+
+/// A table that can be mirrored.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceTable {
+    pub(crate) relation: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) spec: TableSpec,
+    /// `pg_class.reltuples`; an estimate, 0 when unknown.
+    pub(crate) estimate: u64,
+}
+
+fn unfit(message: String, hint: &str) -> Error {
+    Error::new(ErrorKind::Table, message).with_hint(hint)
+}
+
+/// The oid of `schema.table`, written as in SQL (`public.flights`, `"My".t`).
+///
+/// # Errors
+/// [`ErrorKind::SourceUnfit`] when there is no such relation.
+pub(crate) async fn resolve(client: &Client, name: &str) -> Result<u32> {
+    let found = client.query_one("SELECT to_regclass($1)::oid", &[&name]).await?;
+    found.get::<_, Option<u32>>(0).ok_or_else(|| {
+        Error::new(ErrorKind::SourceUnfit, format!("relation \"{name}\" does not exist"))
+            .with_hint("write it as schema.table; is the database right?")
+    })
+}
+
+/// Describes a table, or says why it cannot be mirrored.
+///
+/// # Errors
+/// [`ErrorKind::Table`] with the remedy; [`ErrorKind::SourceUnreachable`].
+pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&str>) -> Result<SourceTable> {
+    let found = client
+        .query_opt(
+            "SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
+                    greatest(c.reltuples, 0)::float8, has_table_privilege(c.oid, 'SELECT'), \
+                    (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND \
+                     CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            &[&relation],
+        )
+        .await?;
+    let Some(class) = found else {
+        return Err(unfit(format!("the source table with oid {relation} was dropped"), "SELECT lake.unmirror(…)"));
+    };
+    let (schema, name): (String, String) = (class.get(0), class.get(1));
+    let shown = format!("{schema}.{name}");
+    let (kind, persistence, identity): (&str, &str, &str) = (class.get(2), class.get(3), class.get(4));
+    if kind != "r" {
+        return Err(unfit(format!("{shown} is not an ordinary table"), "only ordinary tables can be mirrored so far"));
+    }
+    if persistence != "p" {
+        return Err(unfit(
+            format!("{shown} is unlogged or temporary, so its changes are not in the WAL"),
+            "ALTER TABLE … SET LOGGED",
+        ));
+    }
+    if identity == "n" {
+        return Err(unfit(
+            format!("{shown} has REPLICA IDENTITY NOTHING, so its updates and deletes cannot be followed"),
+            "ALTER TABLE … REPLICA IDENTITY DEFAULT",
+        ));
+    }
+    if !class.get::<_, bool>(6) {
+        return Err(unfit(format!("no permission to read {shown}"), "GRANT SELECT ON … TO the worker's role"));
+    }
+    let Some(key) = class.get::<_, Option<Vec<i16>>>(7) else {
+        return Err(unfit(format!("{shown} has no primary key"), "ALTER TABLE … ADD PRIMARY KEY (…)"));
+    };
+    let columns = columns(client, relation, &shown, &key).await?;
+    let key = key
+        .iter()
+        .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| {
+            unfit(format!("the key of {shown} has a column that is not mirrored"), "use a key of plain columns")
+        })?;
+    let spec = TableSpec { namespace: schema.clone(), name: lake_name.unwrap_or(&name).to_owned(), columns, key };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate, not negative by the query"
+    )]
+    let estimate = class.get::<_, f64>(5) as u64;
+    Ok(SourceTable { relation, schema, name, spec, estimate })
+}
+
+async fn columns(client: &Client, relation: u32, shown: &str, key: &[i16]) -> Result<Vec<ColumnSpec>> {
+    let rows = client
+        .query(
+            "SELECT attname, attnum, atttypid, atttypmod, format_type(atttypid, atttypmod), attgenerated::text \
+             FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            &[&relation],
+        )
+        .await?;
+    let mut columns = Vec::with_capacity(rows.len());
+    let mut refused = Vec::new();
+    for row in &rows {
+        let (name, attnum): (String, i16) = (row.get(0), row.get(1));
+        let (type_oid, typmod, type_name): (u32, i32, &str) = (row.get(2), row.get(3), row.get(4));
+        let generated: &str = row.get(5);
+        match PgType::from_oid(type_oid, typmod) {
+            _ if !generated.is_empty() => refused.push(format!("column \"{name}\" is generated")),
+            None => refused.push(format!("column \"{name}\" has type {type_name}")),
+            Some(pg_type) => columns.push(ColumnSpec {
+                name,
+                field_id: i32::from(attnum),
+                pg_type,
+                type_oid,
+                typmod,
+                required: key.contains(&attnum),
+            }),
+        }
+    }
+    if !refused.is_empty() {
+        return Err(unfit(
+            format!("{shown} has columns that cannot be mirrored yet: {}", refused.join(", ")),
+            "nothing is mirrored by a guess; change the columns, or wait for the type's support",
+        ));
+    }
+    Ok(columns)
+}
+
+/// Whether pgoutput describes the table just as the mirror knows it.
+///
+/// # Errors
+/// [`ErrorKind::Table`] naming the difference: changes cannot be taken after it.
+pub(crate) fn matches(spec: &TableSpec, relation: &Relation) -> Result<()> {
+    let changed = |what: String| {
+        Err(unfit(
+            format!("the source table changed: {what}"),
+            "schema changes are not followed yet: SELECT lake.unmirror(…), then lake.mirror(…) copies it anew",
+        ))
+    };
+    for (index, column) in relation.columns.iter().enumerate() {
+        let Some(known) = spec.columns.get(index) else {
+            return changed(format!("column \"{}\" was added", column.name));
+        };
+        if known.name != column.name {
+            return changed(format!("column \"{}\" is now \"{}\"", known.name, column.name));
+        }
+        if known.type_oid != column.type_oid || known.typmod != column.typmod {
+            return changed(format!("column \"{}\" has another type", column.name));
+        }
+        if spec.key.contains(&index) && !column.in_identity {
+            return changed(format!("column \"{}\" is no longer part of the replica identity", column.name));
+        }
+    }
+    if relation.columns.len() < spec.columns.len() {
+        return changed("a column was dropped".to_owned());
+    }
+    if relation.identity == b'n' {
+        return changed("its replica identity is now NOTHING".to_owned());
+    }
+    Ok(())
+}

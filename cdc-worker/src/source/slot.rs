@@ -1,0 +1,106 @@
+//! Replication slots: the mirror's own, and the short-lived one whose snapshot a copy reads.
+
+use iceberg_writer::Lsn;
+use pgwire_replication::ReplicationClient;
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::config::SourceConfig;
+use crate::error::{Error, ErrorKind};
+
+use super::connect;
+use super::identifier::quote;
+
+/// Where a slot stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotState {
+    pub(crate) confirmed_flush: Option<Lsn>,
+}
+
+/// The mirror's slot, if there is one.
+///
+/// # Errors
+/// [`ErrorKind::Slot`] when a slot of that name is of another kind, or its WAL is gone.
+pub(crate) async fn find(client: &Client, source: &SourceConfig) -> Result<Option<SlotState>> {
+    let found = client
+        .query_opt(
+            "SELECT coalesce(plugin, ''), coalesce(database, '') = current_database(), coalesce(wal_status, ''), \
+                    confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1",
+            &[&source.slot],
+        )
+        .await?;
+    let Some(row) = found else { return Ok(None) };
+    let slot = &source.slot;
+    if row.get::<_, &str>(0) != "pgoutput" || !row.get::<_, bool>(1) {
+        return Err(Error::new(
+            ErrorKind::Slot,
+            format!("slot \"{slot}\" exists but is not a pgoutput slot of this database"),
+        )
+        .with_hint("name another slot, or drop that one if nothing uses it"));
+    }
+    if row.get::<_, &str>(2) == "lost" {
+        return Err(Error::new(ErrorKind::Slot, format!("slot \"{slot}\" has lost WAL that the mirror needs")).with_hint(
+            "raise max_slot_wal_keep_size, then `cdc-worker teardown` (or lake.unmirror on every table) and mirror again",
+        ));
+    }
+    Ok(Some(SlotState { confirmed_flush: row.get(3) }))
+}
+
+/// Creates the mirror's slot. Nothing committed before the returned position will be streamed.
+///
+/// # Errors
+/// As [`connect::replication`].
+pub(crate) async fn create(source: &SourceConfig) -> Result<Lsn> {
+    let mut session = connect::replication(source, 0, "lake slot").await?;
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')", quote(&source.slot));
+    let (point, _) = create_slot(&mut session, &command).await?;
+    Ok(point)
+}
+
+/// A snapshot exported by a slot's creation: usable for as long as the session lives, or until it is imported.
+pub(crate) struct ExportedSnapshot {
+    /// The snapshot holds exactly the transactions whose commit record begins before this LSN.
+    pub(crate) consistent_point: Lsn,
+    pub(crate) name: String,
+    _session: ReplicationClient,
+}
+
+/// Exports a snapshot together with the WAL position that it stands for (I4). Waits for the transactions that are
+/// running now, as every logical slot's creation does.
+///
+/// # Errors
+/// As [`connect::replication`].
+pub(crate) async fn export_snapshot(source: &SourceConfig, relation: u32) -> Result<ExportedSnapshot> {
+    let mut session = connect::replication(source, 0, "lake copy").await?;
+    let name = format!("{}_copy_{relation}", source.slot.chars().take(40).collect::<String>());
+    let command = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')", quote(&name));
+    let (consistent_point, snapshot) = create_slot(&mut session, &command).await?;
+    let name = snapshot.ok_or_else(|| Error::new(ErrorKind::Protocol, "the slot's creation exported no snapshot"))?;
+    Ok(ExportedSnapshot { consistent_point, name, _session: session })
+}
+
+async fn create_slot(session: &mut ReplicationClient, command: &str) -> Result<(Lsn, Option<String>)> {
+    let step = "create a replication slot";
+    let rows = session.simple_query(command).await.map_err(|error| connect::transport(&error, step))?;
+    let malformed = || Error::new(ErrorKind::Protocol, "the slot's creation gave an unexpected answer");
+    let row = rows.into_iter().next().ok_or_else(malformed)?;
+    let text = |at: usize| -> Option<String> {
+        row.get(at).and_then(Option::as_ref).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    };
+    let point = text(1).and_then(|point| point.parse::<Lsn>().ok()).ok_or_else(malformed)?;
+    Ok((point, text(2)))
+}
+
+/// Drops the mirror's slot if it is there and idle.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`], also when the slot is in use.
+pub(crate) async fn drop(client: &Client, source: &SourceConfig) -> Result<()> {
+    client
+        .execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
+            &[&source.slot],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! Changes since the last commit of a table, folded by key.
+//!
+//! Invariant: a row of the delta is live (not in `dead`) exactly when `keys` maps its key to its ordinal. So at every
+//! transaction's end the table is: the rows of its files, less the deleted positions, plus the live rows here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_select::filter::filter_record_batch;
+use iceberg_writer::{TableSpec, WrittenFile};
+use roaring::RoaringTreemap;
+
+use crate::Result;
+use crate::decode::message::Cell;
+use crate::decode::row::{OldRow, RowBuilder};
+use crate::error::{Error, ErrorKind};
+
+/// Rows after which a batch is sealed: large enough for Parquet and Arrow, small enough to convert without a pause.
+const SEAL_ROWS: usize = 8192;
+/// The same in bytes, for wide rows.
+const SEAL_BYTES: usize = 4 << 20;
+/// What a key costs beside its bytes: the map's entry and the allocation.
+const KEY_OVERHEAD: usize = 64;
+
+/// What became of a key since the last commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The row is in the delta, under this ordinal.
+    Fresh(u64),
+    /// There is no such row any more.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    first: u64,
+    batch: RecordBatch,
+}
+
+#[derive(Debug)]
+pub(super) struct Delta {
+    builder: RowBuilder,
+    sealed: Vec<Sealed>,
+    sealed_rows: u64,
+    sealed_bytes: usize,
+    dead: RoaringTreemap,
+    keys: HashMap<Box<[u8]>, Fate>,
+    keys_bytes: usize,
+    /// Deleted rows of the table's files, by index of the file.
+    pub(super) deletes: BTreeMap<u32, RoaringTreemap>,
+    /// All files from before are gone.
+    pub(super) truncated: bool,
+    /// Files of the initial copy, until its first commit.
+    pub(super) copied: Vec<WrittenFile>,
+}
+
+impl Delta {
+    pub(super) fn new(spec: &TableSpec) -> Result<Self> {
+        Ok(Self {
+            builder: RowBuilder::new(spec)?,
+            sealed: Vec::new(),
+            sealed_rows: 0,
+            sealed_bytes: 0,
+            dead: RoaringTreemap::new(),
+            keys: HashMap::new(),
+            keys_bytes: 0,
+            deletes: BTreeMap::new(),
+            truncated: false,
+            copied: Vec::new(),
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.truncated && self.copied.is_empty() && self.deletes.is_empty()
+    }
+
+    pub(super) fn live_rows(&self) -> u64 {
+        self.sealed_rows + self.builder.rows() as u64 - self.dead.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.sealed_bytes + self.builder.bytes() + self.keys_bytes
+    }
+
+    pub(super) fn fate(&self, key: &[u8]) -> Option<Fate> {
+        self.keys.get(key).copied()
+    }
+
+    pub(super) fn fates(&self) -> impl Iterator<Item = (&[u8], Fate)> {
+        self.keys.iter().map(|(key, fate)| (&**key, *fate))
+    }
+
+    fn settle(&mut self, key: &[u8], fate: Fate) {
+        if let Some(known) = self.keys.get_mut(key) {
+            *known = fate;
+        } else {
+            self.keys_bytes += key.len() + KEY_OVERHEAD;
+            self.keys.insert(key.into(), fate);
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        spec: &TableSpec,
+        key: &[u8],
+        cells: &[Cell<'_>],
+        old: Option<OldRow<'_>>,
+    ) -> Result<()> {
+        if let Some(Fate::Fresh(_)) = self.fate(key) {
+            return Err(Error::new(ErrorKind::Table, "a key was inserted twice")
+                .with_hint("the mirror and the source disagree: mirror the table again"));
+        }
+        let ordinal = self.sealed_rows + self.builder.rows() as u64;
+        self.builder.append(spec, cells, old)?;
+        self.settle(key, Fate::Fresh(ordinal));
+        if self.builder.rows() >= SEAL_ROWS || self.builder.bytes() >= SEAL_BYTES {
+            self.seal()?;
+        }
+        Ok(())
+    }
+
+    /// Takes a live row of the delta out.
+    pub(super) fn kill(&mut self, key: &[u8], ordinal: u64) {
+        self.dead.insert(ordinal);
+        self.settle(key, Fate::Gone);
+    }
+
+    /// Records that a row in a file is gone.
+    pub(super) fn delete(&mut self, key: &[u8], file: u32, row: u32) {
+        self.deletes.entry(file).or_default().insert(u64::from(row));
+        self.settle(key, Fate::Gone);
+    }
+
+    pub(super) fn seal(&mut self) -> Result<()> {
+        if self.builder.rows() == 0 {
+            return Ok(());
+        }
+        let bytes = self.builder.bytes();
+        let batch = self.builder.finish()?;
+        let first = self.sealed_rows;
+        self.sealed_rows += batch.num_rows() as u64;
+        self.sealed_bytes += bytes;
+        self.sealed.push(Sealed { first, batch });
+        Ok(())
+    }
+
+    /// The batch that holds a row, and where in it.
+    pub(super) fn row(&mut self, ordinal: u64) -> Result<(RecordBatch, usize)> {
+        if ordinal >= self.sealed_rows {
+            self.seal()?;
+        }
+        let at = self.sealed.partition_point(|sealed| sealed.first <= ordinal).checked_sub(1);
+        let Some(sealed) = at.and_then(|at| self.sealed.get(at)) else {
+            return Err(Error::new(ErrorKind::Table, "a row of the delta is missing"));
+        };
+        let row = usize::try_from(ordinal - sealed.first).unwrap_or(usize::MAX);
+        Ok((sealed.batch.clone(), row))
+    }
+
+    /// The live rows in the order in which they came.
+    pub(super) fn live_batches(&mut self) -> Result<Vec<RecordBatch>> {
+        self.seal()?;
+        let mut live = Vec::with_capacity(self.sealed.len());
+        for sealed in &self.sealed {
+            let rows = sealed.batch.num_rows() as u64;
+            let end = sealed.first + rows;
+            let dead = self.dead.rank(end - 1) - sealed.first.checked_sub(1).map_or(0, |last| self.dead.rank(last));
+            if dead == rows {
+                continue;
+            }
+            if dead == 0 {
+                live.push(sealed.batch.clone());
+                continue;
+            }
+            let mask: BooleanArray = (sealed.first..end).map(|ordinal| Some(!self.dead.contains(ordinal))).collect();
+            let batch = filter_record_batch(&sealed.batch, &mask)
+                .map_err(|error| Error::new(ErrorKind::Table, "filter live rows").with_source(error))?;
+            live.push(batch);
+        }
+        Ok(live)
+    }
+
+    /// The place of a live row among the live rows.
+    pub(super) fn live_index(&self, ordinal: u64) -> u64 {
+        // `rank` counts up to and including; a live ordinal is not in `dead`.
+        ordinal - self.dead.rank(ordinal)
+    }
+
+    /// Starts again, empty, after a TRUNCATE.
+    pub(super) fn truncate(&mut self, spec: &TableSpec) -> Result<()> {
+        let mut empty = Self::new(spec)?;
+        empty.truncated = true;
+        *self = empty;
+        Ok(())
+    }
+}
+
+/// Shares a bitmap until somebody changes it.
+pub(super) fn insert_shared(bitmap: &mut Arc<RoaringTreemap>, row: u64) {
+    Arc::make_mut(bitmap).insert(row);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use iceberg_writer::{ColumnSpec, PgType};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::row::key_of_cells;
+
+    fn spec() -> TableSpec {
+        let column = |name: &str, field_id, pg_type, required| ColumnSpec {
+            name: name.to_owned(),
+            field_id,
+            pg_type,
+            type_oid: 0,
+            typmod: -1,
+            required,
+        };
+        TableSpec {
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: vec![column("id", 1, PgType::Int8, true), column("v", 2, PgType::Text, false)],
+            key: vec![0],
+        }
+    }
+
+    /// What may happen to a key, in the order in which it happens.
+    #[derive(Debug, Clone)]
+    enum Happening {
+        Put(i64, String),
+        Remove(i64),
+        Seal,
+        Truncate,
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            6 => (0i64..20, "[a-z]{0,3}").prop_map(|(key, value)| Happening::Put(key, value)),
+            3 => (0i64..20).prop_map(Happening::Remove),
+            1 => Just(Happening::Seal),
+            1 => Just(Happening::Truncate),
+        ]
+    }
+
+    fn put(delta: &mut Delta, spec: &TableSpec, id: i64, value: &str) -> Result<()> {
+        let id = id.to_be_bytes();
+        let cells = [Cell::Binary(&id), Cell::Binary(value.as_bytes())];
+        let mut key = Vec::new();
+        key_of_cells(spec, &cells, &mut key)?;
+        if let Some(Fate::Fresh(ordinal)) = delta.fate(&key) {
+            delta.kill(&key, ordinal);
+        }
+        delta.insert(spec, &key, &cells, None)
+    }
+
+    fn contents(delta: &mut Delta) -> Vec<(i64, String)> {
+        let mut rows = Vec::new();
+        for batch in delta.live_batches().unwrap() {
+            let (ids, values) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_string::<i32>());
+            rows.extend((0..batch.num_rows()).map(|row| (ids.value(row), values.value(row).to_owned())));
+        }
+        rows
+    }
+
+    proptest! {
+        #[test]
+        fn the_delta_is_the_fold_of_its_changes(happenings in proptest::collection::vec(happening(), 0..200)) {
+            let spec = spec();
+            let mut delta = Delta::new(&spec).unwrap();
+            let mut model: BTreeMap<i64, String> = BTreeMap::new();
+            for happening in happenings {
+                match happening {
+                    Happening::Put(id, value) => {
+                        put(&mut delta, &spec, id, &value).unwrap();
+                        model.insert(id, value);
+                    }
+                    Happening::Remove(id) => {
+                        let raw = id.to_be_bytes();
+                        let mut key = Vec::new();
+                        key_of_cells(&spec, &[Cell::Binary(&raw)], &mut key).unwrap();
+                        if let Some(Fate::Fresh(ordinal)) = delta.fate(&key) {
+                            delta.kill(&key, ordinal);
+                        }
+                        model.remove(&id);
+                    }
+                    Happening::Seal => delta.seal().unwrap(),
+                    Happening::Truncate => {
+                        delta.truncate(&spec).unwrap();
+                        model.clear();
+                    }
+                }
+            }
+            let rows = contents(&mut delta);
+            prop_assert_eq!(delta.live_rows(), rows.len() as u64);
+            // Every live key's place among the live rows is where the row really is: positions in files depend on it.
+            for (key, fate) in delta.fates() {
+                if let Fate::Fresh(ordinal) = fate {
+                    let at = usize::try_from(delta.live_index(ordinal)).unwrap();
+                    let raw = rows[at].0.to_be_bytes();
+                    let mut expected = Vec::new();
+                    key_of_cells(&spec, &[Cell::Binary(&raw)], &mut expected).unwrap();
+                    prop_assert_eq!(key, expected.as_slice());
+                }
+            }
+            prop_assert_eq!(rows.into_iter().collect::<BTreeMap<_, _>>(), model);
+        }
+    }
+
+    #[test]
+    fn a_key_inserted_twice_is_an_error() {
+        let spec = spec();
+        let mut delta = Delta::new(&spec).unwrap();
+        let id = 1i64.to_be_bytes();
+        let cells = [Cell::Binary(&id), Cell::Null];
+        delta.insert(&spec, b"k", &cells, None).unwrap();
+        assert_eq!(delta.insert(&spec, b"k", &cells, None).unwrap_err().kind(), ErrorKind::Table);
+    }
+
+    #[test]
+    fn a_value_that_iceberg_has_not_names_its_column() {
+        let mut spec = spec();
+        spec.columns[1].pg_type = PgType::Date;
+        let mut delta = Delta::new(&spec).unwrap();
+        let (id, infinity) = (1i64.to_be_bytes(), i32::MAX.to_be_bytes());
+        let cells = [Cell::Binary(&id), Cell::Binary(&infinity)];
+        let error = delta.insert(&spec, b"k", &cells, None).unwrap_err();
+        assert!(error.report().contains("\"v\"") && error.report().contains("infinite date"), "{}", error.report());
+        assert!(error.hint().is_some());
+    }
+}

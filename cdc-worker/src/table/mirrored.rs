@@ -1,0 +1,298 @@
+//! A table that streams: changes go in, pins and commits come out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use iceberg_writer::{LakeTable, LiveFile, TableSpec, WrittenFile};
+use roaring::RoaringTreemap;
+
+use crate::Result;
+use crate::decode::message::{Cell, Tuple};
+use crate::decode::row::{OldRow, key_of_cells};
+use crate::error::{Error, ErrorKind};
+
+use super::delta::{Delta, Fate, insert_shared};
+use super::index::{Position, PositionIndex};
+
+/// A live data file and its deleted rows, pending ones included.
+#[derive(Debug, Clone)]
+pub(crate) struct FileState {
+    pub(crate) path: Arc<str>,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) deleted: Arc<RoaringTreemap>,
+}
+
+impl FileState {
+    pub(crate) fn new(file: LiveFile) -> Self {
+        Self { path: file.path.into(), rows: file.rows, bytes: file.bytes, deleted: Arc::new(file.deleted) }
+    }
+
+    pub(crate) fn written(file: &WrittenFile) -> Self {
+        Self { path: file.path.as_str().into(), rows: file.rows, bytes: file.bytes, deleted: Arc::default() }
+    }
+}
+
+/// A table at one LSN, shared with readers.
+#[derive(Debug, Clone)]
+pub(crate) struct TablePin {
+    pub(crate) relation: u32,
+    pub(crate) spec: Arc<TableSpec>,
+    pub(crate) files: Vec<FileState>,
+    pub(crate) fresh: Vec<RecordBatch>,
+}
+
+/// What applying a change came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Done,
+    /// An unchanged TOASTed value lies in this row of a data file: read it, then apply the change again with it.
+    NeedsOldRow(Position),
+}
+
+/// What one table brings to a commit.
+pub(crate) struct Pending {
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) deletes: BTreeMap<String, RoaringTreemap>,
+    pub(crate) truncate: bool,
+    pub(crate) copied: Vec<WrittenFile>,
+}
+
+pub(crate) struct MirroredTable {
+    pub(crate) relation: u32,
+    pub(crate) spec: Arc<TableSpec>,
+    pub(crate) lake: LakeTable,
+    files: Vec<FileState>,
+    /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
+    before_truncate: Option<Vec<FileState>>,
+    index: PositionIndex,
+    delta: Delta,
+    key: Vec<u8>,
+    old_key: Vec<u8>,
+}
+
+impl MirroredTable {
+    /// A table whose `files` are indexed in `index`.
+    pub(crate) fn new(
+        relation: u32,
+        spec: Arc<TableSpec>,
+        lake: LakeTable,
+        files: Vec<FileState>,
+        index: PositionIndex,
+    ) -> Result<Self> {
+        let delta = Delta::new(&spec)?;
+        Ok(Self {
+            relation,
+            spec,
+            lake,
+            files,
+            before_truncate: None,
+            index,
+            delta,
+            key: Vec::new(),
+            old_key: Vec::new(),
+        })
+    }
+
+    /// Hands over the files of the initial copy, which the next commit puts into Iceberg.
+    pub(crate) fn take_copied(&mut self, copied: Vec<WrittenFile>) {
+        self.delta.copied = copied;
+    }
+
+    pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {
+        self.files.get(file as usize).map(|file| Arc::clone(&file.path))
+    }
+
+    pub(crate) fn into_index(self) -> PositionIndex {
+        self.index
+    }
+
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.delta.is_empty()
+    }
+
+    pub(crate) fn pending_rows(&self) -> u64 {
+        self.delta.live_rows()
+    }
+
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.delta.bytes()
+    }
+
+    pub(crate) fn insert(&mut self, new: &Tuple) -> Result<()> {
+        let mut cells = Vec::with_capacity(self.spec.columns.len());
+        new.cells(&mut cells)?;
+        key_of_cells(&self.spec, &cells, &mut self.key)?;
+        self.delta.insert(&self.spec, &self.key, &cells, None)
+    }
+
+    pub(crate) fn delete(&mut self, old: &Tuple) -> Result<()> {
+        let mut cells = Vec::with_capacity(self.spec.columns.len());
+        old.cells(&mut cells)?;
+        key_of_cells(&self.spec, &cells, &mut self.key)?;
+        let key = std::mem::take(&mut self.key);
+        let place = self.place(&key)?;
+        self.take_out(&key, place);
+        self.key = key;
+        Ok(())
+    }
+
+    /// Applies an update. `old_row` is the row asked for by an earlier [`Step::NeedsOldRow`]: one row, all columns.
+    pub(crate) fn update(&mut self, old: Option<&Tuple>, new: &Tuple, old_row: Option<&RecordBatch>) -> Result<Step> {
+        let mut cells = Vec::with_capacity(self.spec.columns.len());
+        new.cells(&mut cells)?;
+        let mut old_cells = Vec::new();
+        if let Some(old) = old {
+            old.cells(&mut old_cells)?;
+            // REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
+            for (cell, old_cell) in cells.iter_mut().zip(&old_cells) {
+                if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_)) {
+                    *cell = *old_cell;
+                }
+            }
+        }
+        key_of_cells(&self.spec, &cells, &mut self.key)?;
+        let (key, mut old_key) = (std::mem::take(&mut self.key), std::mem::take(&mut self.old_key));
+        if old.is_some() {
+            key_of_cells(&self.spec, &old_cells, &mut old_key)?;
+        } else {
+            old_key.clone_from(&key);
+        }
+        let place = self.place(&old_key)?;
+        let mut from_delta = None;
+        if cells.contains(&Cell::Unchanged) {
+            match place {
+                Place::Fresh(ordinal) => from_delta = Some(self.delta.row(ordinal)?),
+                Place::Stored(position) if old_row.is_none() => {
+                    (self.key, self.old_key) = (key, old_key);
+                    return Ok(Step::NeedsOldRow(position));
+                }
+                Place::Stored(_) => from_delta = old_row.map(|batch| (batch.clone(), 0)),
+            }
+        }
+        self.take_out(&old_key, place);
+        let source = from_delta.as_ref().map(|(batch, row)| OldRow { batch, row: *row });
+        self.delta.insert(&self.spec, &key, &cells, source)?;
+        (self.key, self.old_key) = (key, old_key);
+        Ok(Step::Done)
+    }
+
+    pub(crate) fn truncate(&mut self) -> Result<()> {
+        if self.before_truncate.is_none() {
+            self.before_truncate = Some(self.committed_files());
+        }
+        self.files.clear();
+        self.index.clear()?;
+        self.delta.truncate(&self.spec)
+    }
+
+    fn place(&self, key: &[u8]) -> Result<Place> {
+        let missing = || {
+            Err(Error::new(ErrorKind::Table, "a changed row is not in the mirror")
+                .with_hint("the mirror and the source disagree: mirror the table again"))
+        };
+        match self.delta.fate(key) {
+            Some(Fate::Fresh(ordinal)) => Ok(Place::Fresh(ordinal)),
+            Some(Fate::Gone) => missing(),
+            None => self.index.get(key)?.map_or_else(missing, |position| Ok(Place::Stored(position))),
+        }
+    }
+
+    fn take_out(&mut self, key: &[u8], place: Place) {
+        match place {
+            Place::Fresh(ordinal) => self.delta.kill(key, ordinal),
+            Place::Stored(position) => {
+                self.delta.delete(key, position.file, position.row);
+                if let Some(file) = self.files.get_mut(position.file as usize) {
+                    insert_shared(&mut file.deleted, u64::from(position.row));
+                }
+            }
+        }
+    }
+
+    /// The files as the current Iceberg snapshot has them.
+    fn committed_files(&self) -> Vec<FileState> {
+        let copied = self.delta.copied.len();
+        let committed = self.files.len() - copied.min(self.files.len());
+        let mut files = self.files.clone();
+        for (&file, pending) in &self.delta.deletes {
+            if let Some(file) = files.get_mut(file as usize) {
+                file.deleted = Arc::new(&*file.deleted - pending);
+            }
+        }
+        // Before its first commit the files of the copy are the only ones, and none of them is in Iceberg.
+        files.truncate(committed);
+        files
+    }
+
+    /// The table at the LSN to which changes have been applied.
+    pub(crate) fn pin(&mut self) -> Result<TablePin> {
+        let fresh = self.delta.live_batches()?;
+        Ok(TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files: self.files.clone(), fresh })
+    }
+
+    /// The table as Iceberg has it.
+    pub(crate) fn pin_committed(&self) -> TablePin {
+        let files = self.before_truncate.clone().unwrap_or_else(|| self.committed_files());
+        TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files, fresh: Vec::new() }
+    }
+
+    /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
+    pub(crate) fn pending(&mut self) -> Result<Pending> {
+        let deletes = self
+            .delta
+            .deletes
+            .iter()
+            .filter_map(|(&file, rows)| Some((self.files.get(file as usize)?.path.to_string(), rows.clone())))
+            .collect();
+        Ok(Pending {
+            batches: self.delta.live_batches()?,
+            deletes,
+            truncate: self.delta.truncated,
+            copied: self.delta.copied.clone(),
+        })
+    }
+
+    /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written` in order.
+    pub(crate) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
+        let base = self.files.len();
+        // First live row of each file, to find a row's file.
+        let mut starts = Vec::with_capacity(written.len());
+        let mut rows = 0u64;
+        for file in written {
+            starts.push(rows);
+            rows += file.rows;
+        }
+        for (key, fate) in self.delta.fates() {
+            match fate {
+                Fate::Gone => self.index.remove(key)?,
+                Fate::Fresh(ordinal) => {
+                    let live = self.delta.live_index(ordinal);
+                    let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
+                    let position = starts.get(file).and_then(|start| {
+                        Some(Position {
+                            file: u32::try_from(base + file).ok()?,
+                            row: u32::try_from(live - start).ok()?,
+                        })
+                    });
+                    let position = position
+                        .ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))?;
+                    self.index.put(key, position)?;
+                }
+            }
+        }
+        self.files.extend(written.iter().map(FileState::written));
+        self.before_truncate = None;
+        self.lake = lake;
+        self.delta = Delta::new(&self.spec)?;
+        Ok(())
+    }
+}
+
+/// Where a live row is.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Fresh(u64),
+    Stored(Position),
+}

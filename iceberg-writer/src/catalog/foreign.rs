@@ -1,0 +1,58 @@
+//! What to make of a table that someone else committed to.
+//!
+//! Files that were only added are taken over. Positions that the caller holds stay true then, because no file it knows
+//! went away or lost rows. Everything else is an error that names the table.
+
+use std::collections::BTreeSet;
+
+use iceberg::spec::{DataContentType, ManifestFile};
+
+use crate::error::Result;
+use crate::live_files::{LiveFile, load_live_entries};
+use crate::table::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// The files that `found` has and `base` has not, when that is all that happened between the two. Files in `ours` don't
+/// count as foreign.
+pub(super) async fn foreign_files(
+    warehouse: &Warehouse,
+    base: &LakeTable,
+    found: &LakeTable,
+    ours: &BTreeSet<&str>,
+) -> Result<Vec<LiveFile>> {
+    if base.uuid() != found.uuid() {
+        return Err(base.foreign_change("was dropped and made again by someone else"));
+    }
+    if base.location() != found.location() {
+        return Err(base.foreign_change("was moved to another location by someone else"));
+    }
+    // Manifests never change, so those that both have need no look.
+    let paths = |table: &LakeTable| table.manifests().iter().map(|m| m.manifest_path.clone()).collect::<BTreeSet<_>>();
+    let (before, after) = (paths(base), paths(found));
+    let missing_from = |table: &LakeTable, other: &BTreeSet<String>| {
+        let own = |manifest: &&ManifestFile| !other.contains(&manifest.manifest_path);
+        table.manifests().iter().filter(own).cloned().collect::<Vec<_>>()
+    };
+    let old = load_live_entries(warehouse, &missing_from(base, &after)).await?;
+    let new = load_live_entries(warehouse, &missing_from(found, &before)).await?;
+    let present: BTreeSet<&str> = new.iter().map(|entry| entry.file_path()).collect();
+    if let Some(gone) = old.iter().find(|entry| !present.contains(entry.file_path())) {
+        let what = format!("lost the file {} to someone else's commit", gone.file_path());
+        return Err(base.foreign_change(&what));
+    }
+    let known: BTreeSet<&str> = old.iter().map(|entry| entry.file_path()).chain(ours.iter().copied()).collect();
+    let mut added = Vec::new();
+    for entry in new.iter().filter(|entry| !known.contains(entry.file_path())) {
+        if entry.content_type() != DataContentType::Data {
+            let what = format!("had rows deleted by someone else, in {}", entry.file_path());
+            return Err(base.foreign_change(&what));
+        }
+        added.push(LiveFile {
+            path: entry.file_path().to_owned(),
+            rows: entry.record_count(),
+            bytes: entry.file_size_in_bytes(),
+            deleted: roaring::RoaringTreemap::new(),
+        });
+    }
+    Ok(added)
+}

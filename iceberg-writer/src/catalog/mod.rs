@@ -1,0 +1,83 @@
+//! Where the lake's tables are registered, and where a batch becomes visible: in one step, for all of its tables.
+
+mod connection;
+mod foreign;
+mod sql;
+mod sweep;
+mod transaction;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::commit::{Batch, CommitReceipt, Outcome};
+use crate::error::Result;
+use crate::schema::TableSpec;
+use crate::table::LakeTable;
+
+pub use sql::SqlCatalog;
+
+/// How long superseded snapshots stay readable. Expiry rides in each commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// A snapshot expires this long after it was superseded.
+    pub age: Duration,
+    /// No more than this many snapshots of a table are kept, the current one included.
+    pub snapshots: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(600), snapshots: 100 }
+    }
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files removed.
+    pub deleted: usize,
+    /// Files that are still read; the next sweep looks at them again.
+    pub pinned: usize,
+    /// Files that could not be removed; the next sweep tries again.
+    pub failed: usize,
+}
+
+/// Whether someone still reads the file of this path.
+pub type IsPinned<'a> = dyn Fn(&str) -> bool + Send + Sync + 'a;
+
+/// A catalog of Iceberg tables that also knows how far each mirror is.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// The table of this name, when the catalog has it. Its columns must be those of `spec`.
+    async fn load(&self, spec: TableSpec) -> Result<Option<LakeTable>>;
+
+    /// A new table. Nothing is written: it enters the catalog with its first [`Batch`], and replaces the table of the same
+    /// name that is there now.
+    async fn prepare(&self, spec: TableSpec) -> Result<LakeTable>;
+
+    /// Makes a batch visible in all its tables at once and moves the mirror to its position, or does nothing.
+    ///
+    /// A batch may be tried again as often as one likes: what is already committed is recognised by its attempt id. After
+    /// an error of kind [`Unknown`](crate::ErrorKind::Unknown) the same batch *must* be tried again, before any other of
+    /// its mirror. After any other error the batch is not committed, and the files of its tables are still there to be
+    /// tried again or discarded.
+    async fn commit(&self, batch: &Batch) -> Result<Outcome>;
+
+    /// Finds out what became of a batch after an error of kind [`Unknown`](crate::ErrorKind::Unknown), and commits it if it
+    /// has turned out not to be.
+    async fn resolve(&self, batch: &Batch) -> Result<Outcome> {
+        self.commit(batch).await
+    }
+
+    /// Takes a table out of the catalog. Its files stay.
+    async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()>;
+
+    /// Deletes the files that a commit made superfluous: of expired snapshots, of old metadata and of a replaced table.
+    /// Receipts are to be swept in the order of their commits. Files for which `is_pinned` holds are left for a later
+    /// sweep.
+    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept;
+
+    /// Deletes the files of a batch that will never be tried again. Does nothing to a batch whose fate is unknown.
+    async fn discard(&self, batch: &Batch);
+}

@@ -1,0 +1,131 @@
+//! Removing what no retained snapshot names any more.
+//!
+//! A file is deleted only when it lies in its table's folder, an expired snapshot named it, and no retained snapshot does.
+//! Everything that could not be looked at or removed is left for later: too much is better than too little.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use iceberg::spec::{ManifestFile, SnapshotRef, TableMetadata};
+use tracing::warn;
+
+use super::sql::{SqlCatalog, lock};
+use super::{IsPinned, Swept};
+use crate::commit::{CommitReceipt, Garbage};
+use crate::error::{Error, Result};
+use crate::live_files::{load_entries, load_live_entries};
+use crate::table::read_manifest_list;
+
+impl SqlCatalog {
+    pub(super) async fn sweep_garbage(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
+        let mut superfluous = std::mem::take(&mut *lock(&self.deferred));
+        for garbage in receipt.garbage() {
+            match self.superfluous_files(garbage).await {
+                Ok(files) => superfluous.extend(files),
+                Err(error) => {
+                    warn!(table = garbage.table.full_name(), %error, "could not tell which files are superfluous");
+                }
+            }
+        }
+        let mut swept = Swept::default();
+        let mut deferred = BTreeSet::new();
+        for file in superfluous {
+            if is_pinned(&file) {
+                swept.pinned += 1;
+                deferred.insert(file);
+                continue;
+            }
+            match self.warehouse.file_io().delete(&file).await {
+                Ok(()) => {
+                    lock(&self.lists).remove(&file);
+                    swept.deleted += 1;
+                }
+                Err(error) => {
+                    warn!(file, %error, "could not remove a superfluous file");
+                    swept.failed += 1;
+                    deferred.insert(file);
+                }
+            }
+        }
+        lock(&self.deferred).append(&mut deferred);
+        swept
+    }
+
+    /// The files that a commit made superfluous.
+    async fn superfluous_files(&self, garbage: &Garbage) -> Result<BTreeSet<String>> {
+        let table = &garbage.table;
+        let mut files = self.files_of_expired(garbage).await?;
+        files.extend(garbage.metadata_files.iter().cloned());
+        let folder = format!("{}/", table.location());
+        files.retain(|file| file.starts_with(&folder));
+        if let Some(location) = &garbage.replaced {
+            files.extend(self.files_of_replaced(location).await?);
+        }
+        Ok(files)
+    }
+
+    async fn files_of_expired(&self, garbage: &Garbage) -> Result<BTreeSet<String>> {
+        let mut files = BTreeSet::new();
+        if garbage.expired.is_empty() {
+            return Ok(files);
+        }
+        let retained: Vec<SnapshotRef> = garbage.table.metadata().snapshots().cloned().collect();
+        let mut retained_manifests = Vec::new();
+        let mut retained_paths = HashSet::new();
+        for snapshot in &retained {
+            for manifest in self.manifests_of(snapshot).await?.iter() {
+                if retained_paths.insert(manifest.manifest_path.clone()) {
+                    retained_manifests.push(manifest.clone());
+                }
+            }
+        }
+        let mut dropped = Vec::new();
+        for snapshot in &garbage.expired {
+            files.insert(snapshot.manifest_list().to_owned());
+            for manifest in self.manifests_of(snapshot).await?.iter() {
+                if !retained_paths.contains(&manifest.manifest_path) && files.insert(manifest.manifest_path.clone()) {
+                    dropped.push(manifest.clone());
+                }
+            }
+        }
+        if !dropped.is_empty() {
+            let candidates = load_entries(&self.warehouse, &dropped).await?;
+            let live = load_live_entries(&self.warehouse, &retained_manifests).await?;
+            let live: HashSet<&str> = live.iter().map(|entry| entry.file_path()).collect();
+            let dead = candidates.iter().map(|entry| entry.file_path()).filter(|path| !live.contains(path));
+            files.extend(dead.map(str::to_owned));
+        }
+        Ok(files)
+    }
+
+    /// All files of a table that another one took the name of.
+    async fn files_of_replaced(&self, location: &str) -> Result<BTreeSet<String>> {
+        let metadata = TableMetadata::read_from(self.warehouse.file_io(), location).await;
+        let metadata = metadata.map_err(|error| Error::iceberg(format!("read the metadata {location}"), error))?;
+        let mut files = BTreeSet::from([location.to_owned()]);
+        files.extend(metadata.metadata_log().iter().map(|log| log.metadata_file.clone()));
+        let mut manifests: Vec<ManifestFile> = Vec::new();
+        for snapshot in metadata.snapshots() {
+            files.insert(snapshot.manifest_list().to_owned());
+            for manifest in self.manifests_of(snapshot).await?.iter() {
+                if files.insert(manifest.manifest_path.clone()) {
+                    manifests.push(manifest.clone());
+                }
+            }
+        }
+        let entries = load_entries(&self.warehouse, &manifests).await?;
+        files.extend(entries.iter().map(|entry| entry.file_path().to_owned()));
+        let folder = format!("{}/", metadata.location());
+        files.retain(|file| file.starts_with(&folder));
+        Ok(files)
+    }
+
+    async fn manifests_of(&self, snapshot: &SnapshotRef) -> Result<Arc<[ManifestFile]>> {
+        if let Some(manifests) = lock(&self.lists).get(snapshot.manifest_list()) {
+            return Ok(Arc::clone(manifests));
+        }
+        let manifests: Arc<[ManifestFile]> = read_manifest_list(&self.warehouse, snapshot).await?.into();
+        lock(&self.lists).insert(snapshot.manifest_list().to_owned(), Arc::clone(&manifests));
+        Ok(manifests)
+    }
+}

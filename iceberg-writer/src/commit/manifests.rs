@@ -1,0 +1,177 @@
+//! The manifests of a new snapshot.
+//!
+//! A snapshot adds at most one data and one delete manifest. When the small ones of a kind have become too many they are
+//! merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
+//! numbers they came with.
+
+use std::sync::Arc;
+
+use iceberg::spec::{
+    DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestWriter,
+    ManifestWriterBuilder,
+};
+
+use super::TableChange;
+use crate::data_file::WrittenFile;
+use crate::error::{Error, Result};
+use crate::live_files::{load_entries, load_live_entries};
+use crate::table::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// Manifests of one kind that are merged once there are more.
+const MERGE_MANIFESTS: usize = 20;
+/// A manifest of this size is not merged again.
+const LARGE_MANIFEST_BYTES: i64 = 8 << 20;
+/// What a manifest and its list carry until the list is written.
+const UNASSIGNED: i64 = -1;
+
+/// Identity of the snapshot being made.
+#[derive(Clone, Copy)]
+pub(super) struct NewSnapshot {
+    pub(super) id: i64,
+    pub(super) sequence_number: i64,
+}
+
+/// A snapshot's manifests, and which files it removed.
+pub(super) struct NewManifests {
+    pub(super) all: Vec<ManifestFile>,
+    /// The paths of those this snapshot made.
+    pub(super) written: Vec<String>,
+    pub(super) removed: Vec<ManifestEntryRef>,
+}
+
+/// Writes the manifests that a change needs and lists all of the table's.
+pub(super) async fn next_manifests(
+    warehouse: &Warehouse,
+    change: &TableChange,
+    snapshot: NewSnapshot,
+) -> Result<NewManifests> {
+    let base = &change.table;
+    let (kept, removed) = if change.truncate {
+        (Vec::new(), load_live_entries(warehouse, base.manifests()).await?)
+    } else {
+        let live = |manifest: &&ManifestFile| manifest.has_added_files() || manifest.has_existing_files();
+        (base.manifests().iter().filter(live).cloned().collect(), Vec::new())
+    };
+    let of_kind = |kind: ManifestContentType| {
+        let manifests = kept.iter().filter(|manifest| manifest.content == kind).cloned().collect::<Vec<_>>();
+        let removed = removed.iter().filter(|entry| kind_of(entry) == kind).cloned().collect::<Vec<_>>();
+        (manifests, removed)
+    };
+    let (data, removed_data) = of_kind(ManifestContentType::Data);
+    let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
+    let new_deletes: Vec<WrittenFile> = change.deletes.iter().cloned().collect();
+    let writer = Writer { warehouse, base, snapshot };
+    let (mut data, deletes) = futures_util::future::try_join(
+        writer.write(ManifestContentType::Data, data, &change.data, &removed_data),
+        writer.write(ManifestContentType::Deletes, deletes, &new_deletes, &removed_deletes),
+    )
+    .await?;
+    data.extend(deletes);
+    let is_new = |manifest: &&ManifestFile| manifest.added_snapshot_id == snapshot.id;
+    let written = data.iter().filter(is_new).map(|manifest| manifest.manifest_path.clone()).collect();
+    Ok(NewManifests { all: data, written, removed })
+}
+
+fn kind_of(entry: &ManifestEntryRef) -> ManifestContentType {
+    match entry.content_type() {
+        DataContentType::Data => ManifestContentType::Data,
+        DataContentType::PositionDeletes | DataContentType::EqualityDeletes => ManifestContentType::Deletes,
+    }
+}
+
+struct Writer<'a> {
+    warehouse: &'a Warehouse,
+    base: &'a LakeTable,
+    snapshot: NewSnapshot,
+}
+
+impl Writer<'_> {
+    /// The manifests of one kind after the change: `kept`, merged when they are too many, and the new entries.
+    async fn write(
+        &self,
+        kind: ManifestContentType,
+        kept: Vec<ManifestFile>,
+        added: &[WrittenFile],
+        removed: &[ManifestEntryRef],
+    ) -> Result<Vec<ManifestFile>> {
+        let small = |manifest: &ManifestFile| manifest.manifest_length < LARGE_MANIFEST_BYTES;
+        let (mut small, mut result): (Vec<_>, Vec<_>) = kept.into_iter().partition(small);
+        if small.len() + usize::from(!added.is_empty()) <= MERGE_MANIFESTS {
+            result.append(&mut small);
+        }
+        if added.is_empty() && removed.is_empty() && small.is_empty() {
+            return Ok(result);
+        }
+        let merged = load_entries(self.warehouse, &small).await?;
+        let name = if kind == ManifestContentType::Data { "data" } else { "deletes" };
+        let path = format!("{}/metadata/{}-{name}.avro", self.base.location(), self.snapshot.id);
+        let fail = |error| Error::iceberg(format!("write manifest {path}"), error);
+        let mut manifest = self.open(kind, &path).map_err(fail)?;
+        for file in added {
+            manifest.add_file(file.entry.clone(), UNASSIGNED).map_err(fail)?;
+        }
+        for entry in merged.iter().filter(|entry| entry.is_alive()) {
+            let (added_in, sequence_number) = numbers(entry, &path)?;
+            manifest
+                .add_existing_file(entry.data_file().clone(), added_in, sequence_number, entry.file_sequence_number)
+                .map_err(fail)?;
+        }
+        for entry in removed {
+            let (_, sequence_number) = numbers(entry, &path)?;
+            manifest
+                .add_delete_file(entry.data_file().clone(), sequence_number, entry.file_sequence_number)
+                .map_err(fail)?;
+        }
+        result.push(manifest.write_manifest_file().await.map_err(fail)?);
+        Ok(result)
+    }
+
+    fn open(&self, kind: ManifestContentType, path: &str) -> iceberg::Result<ManifestWriter> {
+        let metadata = self.base.metadata();
+        let output = self.warehouse.file_io().new_output(path)?;
+        let schema = Arc::clone(metadata.current_schema());
+        let spec = metadata.default_partition_spec().as_ref().clone();
+        let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec);
+        Ok(match kind {
+            ManifestContentType::Data => builder.build_v2_data(),
+            ManifestContentType::Deletes => builder.build_v2_deletes(),
+        })
+    }
+}
+
+/// Snapshot and data sequence number of an entry that was committed before.
+fn numbers(entry: &ManifestEntryRef, path: &str) -> Result<(i64, i64)> {
+    entry
+        .snapshot_id()
+        .zip(entry.sequence_number())
+        .ok_or_else(|| Error::format(format!("entry {} for {path} has no sequence number", entry.file_path())))
+}
+
+/// Writes a snapshot's manifest list, and fills in the numbers that new manifests get by it.
+pub(super) async fn write_manifest_list(
+    warehouse: &Warehouse,
+    path: &str,
+    parent: Option<i64>,
+    snapshot: NewSnapshot,
+    manifests: &[ManifestFile],
+) -> Result<()> {
+    let write = async {
+        let output = warehouse.file_io().new_output(path)?.writer().await?;
+        let mut list = ManifestListWriter::v2(output, snapshot.id, parent, snapshot.sequence_number);
+        list.add_manifests(manifests.iter().cloned())?;
+        list.close().await
+    };
+    write.await.map_err(|error| Error::iceberg(format!("write the manifest list {path}"), error))
+}
+
+/// The numbers the manifest list gives to new manifests, for those who go on with the list in memory.
+pub(super) fn assign_numbers(manifests: &mut [ManifestFile], snapshot: NewSnapshot) {
+    for manifest in manifests.iter_mut().filter(|manifest| manifest.added_snapshot_id == snapshot.id) {
+        for number in [&mut manifest.sequence_number, &mut manifest.min_sequence_number] {
+            if *number == UNASSIGNED {
+                *number = snapshot.sequence_number;
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What is committed together, and what became of it.
+
+mod manifests;
+mod plan;
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::data_file::WrittenFile;
+use crate::live_files::LiveFile;
+use crate::lsn::Lsn;
+use crate::table::LakeTable;
+
+pub(crate) use plan::{Garbage, Planned, plan};
+
+/// One advance of a mirror: the changes of all its tables between two source positions.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The mirror that advances.
+    pub mirror: String,
+    /// The epoch its worker was given. A higher one in the catalog fences this worker off.
+    pub epoch: i64,
+    /// Names this batch. A batch is committed at most once, however often it is tried.
+    pub attempt: Uuid,
+    /// Where the mirror is believed to be.
+    pub expected: Option<Lsn>,
+    /// Where it will be.
+    pub lsn: Lsn,
+    /// The tables that change. Empty: nothing changed up to `lsn`.
+    pub tables: Vec<TableChange>,
+}
+
+/// The change of one table.
+#[derive(Debug, Clone)]
+pub struct TableChange {
+    /// The table, as the last receipt, [`Catalog::load`](crate::Catalog::load) or
+    /// [`Catalog::prepare`](crate::Catalog::prepare) gave it.
+    pub table: LakeTable,
+    /// Drop all files the table has before adding `data`.
+    pub truncate: bool,
+    /// Files to add.
+    pub data: Vec<WrittenFile>,
+    /// Positions to delete, in older files and in those of `data`.
+    pub deletes: Option<WrittenFile>,
+}
+
+impl TableChange {
+    /// Whether the table stays as it is: it exists, and nothing is added or removed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.metadata_location().is_some() && !self.truncate && self.data.is_empty() && self.deletes.is_none()
+    }
+
+    /// The files the caller wrote for it.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &WrittenFile> {
+        self.data.iter().chain(&self.deletes)
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+#[must_use]
+pub enum Outcome {
+    /// The lake is at the batch's position.
+    Committed(CommitReceipt),
+    /// The mirror is not where it was expected: someone else moved it, to `found`. The batch's files are removed.
+    Refused {
+        /// Where the mirror is.
+        found: Option<Lsn>,
+    },
+    /// A worker with a higher epoch has taken the mirror over. The batch's files are removed.
+    Fenced {
+        /// The epoch of that worker.
+        epoch: i64,
+    },
+}
+
+/// Proof that the lake durably holds everything up to a position. Only a commit makes one.
+pub struct CommitReceipt {
+    lsn: Lsn,
+    tables: Vec<CommittedTable>,
+    garbage: Vec<Garbage>,
+}
+
+/// A table after a commit.
+#[derive(Debug, Clone)]
+pub struct CommittedTable {
+    /// The table as it is now: what the next batch changes.
+    pub table: LakeTable,
+    /// Files that someone else added since the caller's last look at the table, and that are part of it now. The caller
+    /// has not indexed their rows yet.
+    pub foreign_files: Vec<LiveFile>,
+}
+
+impl CommitReceipt {
+    pub(crate) fn new(lsn: Lsn, tables: Vec<CommittedTable>, garbage: Vec<Garbage>) -> Self {
+        Self { lsn, tables, garbage }
+    }
+
+    /// The position the lake is at.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The batch's tables as they are now, in the batch's order.
+    pub fn tables(&self) -> &[CommittedTable] {
+        &self.tables
+    }
+
+    /// What this commit made superfluous.
+    pub(crate) fn garbage(&self) -> &[Garbage] {
+        &self.garbage
+    }
+}
+
+impl fmt::Debug for CommitReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommitReceipt").field("lsn", &self.lsn).field("tables", &self.tables).finish_non_exhaustive()
+    }
+}

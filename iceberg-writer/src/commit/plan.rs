@@ -1,0 +1,241 @@
+//! From a table and its change to the table's next metadata, all of it durable before the catalog hears of it.
+//!
+//! What is decided here depends on nothing but its arguments and the clock; names are unique to the snapshot, so a plan
+//! that is given up can be deleted without looking at anyone else's.
+
+use std::collections::HashMap;
+
+use iceberg::spec::{
+    MAIN_BRANCH, ManifestContentType, ManifestEntryRef, ManifestFile, Operation, Snapshot, SnapshotRef, Summary,
+    TableMetadata,
+};
+use uuid::Uuid;
+
+use super::manifests::{NewManifests, NewSnapshot, assign_numbers, next_manifests, write_manifest_list};
+use super::{Batch, TableChange};
+use crate::catalog::Retention;
+use crate::error::{Error, Result};
+use crate::table::{
+    CHECKPOINT_PROPERTY, Checkpoint, Entry, LakeTable, SUMMARY_ATTEMPT, SUMMARY_EPOCH, SUMMARY_LSN, SUMMARY_MIRROR,
+    now_millis,
+};
+use crate::warehouse::Warehouse;
+
+/// A table's next state: written, and unknown to the catalog.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) next: LakeTable,
+    pub(crate) metadata_location: String,
+    /// The files made for this plan alone.
+    pub(crate) files: Vec<String>,
+    pub(crate) garbage: Garbage,
+}
+
+/// What a commit made superfluous, to be removed once nobody reads it.
+#[derive(Debug)]
+pub(crate) struct Garbage {
+    pub(crate) table: LakeTable,
+    pub(crate) expired: Vec<SnapshotRef>,
+    pub(crate) metadata_files: Vec<String>,
+    /// The metadata of the table that this one took the name of.
+    pub(crate) replaced: Option<String>,
+}
+
+/// Writes manifests, manifest list and metadata of a table's next snapshot.
+pub(crate) async fn plan(
+    warehouse: &Warehouse,
+    batch: &Batch,
+    change: &TableChange,
+    retention: &Retention,
+) -> Result<Planned> {
+    let base = &change.table;
+    let metadata = base.metadata();
+    check_locations(change)?;
+    let snapshot = NewSnapshot { id: new_snapshot_id(metadata), sequence_number: metadata.next_sequence_number() };
+    let mut manifests = next_manifests(warehouse, change, snapshot).await?;
+    let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
+    let mut files = manifests.written.clone();
+    files.push(list.clone());
+    let parent = metadata.current_snapshot_id();
+
+    let checkpoint = checkpoint(batch);
+    let now = now_millis().max(metadata.last_updated_ms());
+    let added = Snapshot::builder()
+        .with_snapshot_id(snapshot.id)
+        .with_parent_snapshot_id(parent)
+        .with_sequence_number(snapshot.sequence_number)
+        .with_timestamp_ms(now)
+        .with_manifest_list(list.clone())
+        .with_summary(summary(&checkpoint, change, &manifests, metadata))
+        .with_schema_id(metadata.current_schema_id())
+        .build();
+    let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
+    let location = next_metadata_location(base);
+    files.push(location.clone());
+    let json = serde_json::to_vec(&next).map_err(|error| Error::format("write metadata").with_source(error))?;
+    let write_metadata = async {
+        let write = async { warehouse.file_io().new_output(&location)?.write(json.into()).await };
+        write.await.map_err(|error| Error::iceberg(format!("write the metadata {location}"), error))
+    };
+    futures_util::future::try_join(
+        write_manifest_list(warehouse, &list, parent, snapshot, &manifests.all),
+        write_metadata,
+    )
+    .await?;
+    assign_numbers(&mut manifests.all, snapshot);
+    let next = base.succeeded_by(next, location.clone(), manifests.all);
+    let replaced = match base.entry() {
+        Entry::Absent { replaces } => replaces.clone(),
+        Entry::Current(_) => None,
+    };
+    let garbage = Garbage { table: next.clone(), expired, metadata_files, replaced };
+    Ok(Planned { next, metadata_location: location, files, garbage })
+}
+
+/// Files of another table, or of the same name made anew, must not get into this one.
+fn check_locations(change: &TableChange) -> Result<()> {
+    let folder = format!("{}/", change.table.location());
+    match change.written().find(|file| !file.path.starts_with(&folder)) {
+        None => Ok(()),
+        Some(file) => Err(Error::invalid(format!("{} was not written for {}", file.path, change.table.full_name()))),
+    }
+}
+
+fn checkpoint(batch: &Batch) -> Checkpoint {
+    Checkpoint { mirror: batch.mirror.clone(), lsn: batch.lsn.to_string(), epoch: batch.epoch, attempt: batch.attempt }
+}
+
+/// A positive number that no snapshot of the table has.
+fn new_snapshot_id(metadata: &TableMetadata) -> i64 {
+    loop {
+        let (high, low) = Uuid::now_v7().as_u64_pair();
+        let id = (high ^ low).cast_signed() & i64::MAX;
+        if id != 0 && metadata.snapshot_by_id(id).is_none() {
+            return id;
+        }
+    }
+}
+
+fn next_metadata(
+    base: &LakeTable,
+    snapshot: Snapshot,
+    checkpoint: &Checkpoint,
+    retention: &Retention,
+    now: i64,
+) -> Result<(TableMetadata, Vec<SnapshotRef>, Vec<String>)> {
+    let metadata = base.metadata();
+    let expired = expired(base, retention, now);
+    let ids: Vec<i64> = expired.iter().map(|snapshot| snapshot.snapshot_id()).collect();
+    let checkpoint = serde_json::to_string(checkpoint)
+        .map_err(|error| Error::format("write the checkpoint of a table").with_source(error))?;
+    let properties = HashMap::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
+    let build = || {
+        metadata
+            .clone()
+            .into_builder(base.metadata_location().map(str::to_owned))
+            .set_branch_snapshot(snapshot, MAIN_BRANCH)?
+            .remove_snapshots(&ids)
+            .set_properties(properties)?
+            .build()
+    };
+    let built =
+        build().map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;
+    let metadata_files = built.expired_metadata_logs.into_iter().map(|log| log.metadata_file).collect();
+    Ok((built.metadata, expired, metadata_files))
+}
+
+/// Snapshots that have been superseded for longer than the retention, or are too many. The oldest go first.
+fn expired(base: &LakeTable, retention: &Retention, now: i64) -> Vec<SnapshotRef> {
+    let mut snapshots: Vec<SnapshotRef> = base.metadata().snapshots().cloned().collect();
+    snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence_number()));
+    let horizon = now.saturating_sub(i64::try_from(retention.age.as_millis()).unwrap_or(i64::MAX));
+    // A snapshot is readable until it is superseded, so its age counts from its successor's birth.
+    let superseded = std::iter::once(now).chain(snapshots.iter().map(|snapshot| snapshot.timestamp_ms()));
+    let old = superseded
+        .zip(&snapshots)
+        .enumerate()
+        // The snapshot being added is one of those that are kept.
+        .filter(|(rank, (since, _))| *since < horizon || rank + 1 >= retention.snapshots.max(1))
+        .map(|(_, (_, snapshot))| snapshot);
+    old.filter(|snapshot| !base.pinned_snapshots().contains(&snapshot.snapshot_id())).cloned().collect()
+}
+
+/// `…/metadata/00007-<uuid>.metadata.json`, one up from the present number.
+fn next_metadata_location(base: &LakeTable) -> String {
+    let version = base.metadata_location().map_or(0, |location| {
+        let name = location.rsplit('/').next().unwrap_or_default();
+        let digits: String = name.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u64>().map_or(base.metadata().last_sequence_number().unsigned_abs(), |version| version + 1)
+    });
+    format!("{}/metadata/{version:05}-{}.metadata.json", base.location(), Uuid::now_v7())
+}
+
+fn summary(
+    checkpoint: &Checkpoint,
+    change: &TableChange,
+    manifests: &NewManifests,
+    previous: &TableMetadata,
+) -> Summary {
+    let removes = change.deletes.is_some() || !manifests.removed.is_empty();
+    let operation = match (change.data.is_empty(), removes) {
+        (_, false) => Operation::Append,
+        (true, true) => Operation::Delete,
+        (false, true) => Operation::Overwrite,
+    };
+    let mut entries = HashMap::from([
+        (SUMMARY_MIRROR.to_owned(), checkpoint.mirror.clone()),
+        (SUMMARY_LSN.to_owned(), checkpoint.lsn.clone()),
+        (SUMMARY_EPOCH.to_owned(), checkpoint.epoch.to_string()),
+        (SUMMARY_ATTEMPT.to_owned(), checkpoint.attempt.to_string()),
+    ]);
+    let mut count = |name: &str, value: u64| {
+        if value > 0 || name.starts_with("total-") {
+            entries.insert(name.to_owned(), value.to_string());
+        }
+    };
+    let is_data = |entry: &&ManifestEntryRef| entry.content_type() == iceberg::spec::DataContentType::Data;
+    let (gone, undone): (Vec<_>, Vec<_>) = manifests.removed.iter().partition(is_data);
+    let rows = |entries: &[&ManifestEntryRef]| entries.iter().map(|entry| entry.record_count()).sum::<u64>();
+    let added_bytes = change.written().map(|file| file.bytes).sum::<u64>();
+    let removed_bytes = manifests.removed.iter().map(|entry| entry.file_size_in_bytes()).sum::<u64>();
+    count("added-data-files", change.data.len() as u64);
+    count("added-records", change.data.iter().map(|file| file.rows).sum());
+    count("added-files-size", added_bytes);
+    if let Some(deletes) = &change.deletes {
+        count("added-delete-files", 1);
+        count("added-position-delete-files", 1);
+        count("added-position-deletes", deletes.rows);
+    }
+    count("deleted-data-files", gone.len() as u64);
+    count("deleted-records", rows(&gone));
+    count("removed-delete-files", undone.len() as u64);
+    count("removed-position-delete-files", undone.len() as u64);
+    count("removed-position-deletes", rows(&undone));
+    count("removed-files-size", removed_bytes);
+    let (files, records) = totals(&manifests.all, ManifestContentType::Data);
+    count("total-data-files", files);
+    count("total-records", records);
+    let (files, records) = totals(&manifests.all, ManifestContentType::Deletes);
+    count("total-delete-files", files);
+    count("total-position-deletes", records);
+    count("total-equality-deletes", 0);
+    if let Some(before) = total_bytes(previous) {
+        count("total-files-size", (before + added_bytes).saturating_sub(removed_bytes));
+    }
+    Summary { operation, additional_properties: entries }
+}
+
+/// Live files and their rows, by the manifests' own counts.
+fn totals(manifests: &[ManifestFile], kind: ManifestContentType) -> (u64, u64) {
+    manifests.iter().filter(|manifest| manifest.content == kind).fold((0, 0), |(files, rows), manifest| {
+        let live = manifest.added_files_count.unwrap_or(0) + manifest.existing_files_count.unwrap_or(0);
+        let records = manifest.added_rows_count.unwrap_or(0) + manifest.existing_rows_count.unwrap_or(0);
+        (files + u64::from(live), rows + records)
+    })
+}
+
+/// The size of all files as the last snapshot has it; unknown after a writer that does not say.
+fn total_bytes(previous: &TableMetadata) -> Option<u64> {
+    let Some(snapshot) = previous.current_snapshot() else { return Some(0) };
+    snapshot.summary().additional_properties.get("total-files-size")?.parse().ok()
+}

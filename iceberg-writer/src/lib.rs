@@ -1,0 +1,41 @@
+//! Writes Postgres tables as Apache Iceberg tables.
+//!
+//! The crate knows what an Iceberg table is and how a batch of changes to several of them becomes visible at one source
+//! position; it knows nothing of WAL, of replication or of a Postgres server's insides. A caller
+//!
+//! 1. describes a table by a [`TableSpec`] and loads or prepares it in a [`Catalog`],
+//! 2. writes rows with a [`DataFileWriter`] and deleted positions with [`write_position_deletes`],
+//! 3. hands everything over as one [`Batch`] and gets an [`Outcome`].
+//!
+//! Only [`Catalog::commit`] and [`Catalog::resolve`] make a [`CommitReceipt`], so a type that takes one (the
+//! acknowledgement of a replication slot) can't be built from anything that is not durable in the lake.
+
+mod bounds;
+mod catalog;
+mod commit;
+mod data_file;
+mod deadline;
+mod error;
+mod live_files;
+mod lsn;
+mod parquet_schema;
+mod pg_type;
+mod position_deletes;
+mod row_reader;
+mod schema;
+mod storage;
+mod table;
+mod warehouse;
+
+pub use catalog::{Catalog, IsPinned, Retention, SqlCatalog, Swept};
+pub use commit::{Batch, CommitReceipt, CommittedTable, Outcome, TableChange};
+pub use data_file::{DataFileWriter, WrittenFile};
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use live_files::LiveFile;
+pub use lsn::{Lsn, ParseLsnError};
+pub use pg_type::PgType;
+pub use position_deletes::write_position_deletes;
+pub use row_reader::{RowStream, read_rows, scan_columns};
+pub use schema::{ColumnSpec, TableSpec};
+pub use table::LakeTable;
+pub use warehouse::Warehouse;

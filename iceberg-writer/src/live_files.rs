@@ -1,0 +1,76 @@
+//! Which data files a table consists of, and which of their rows are deleted.
+
+use std::collections::HashMap;
+
+use futures_util::future::try_join_all;
+use iceberg::spec::{DataContentType, ManifestEntryRef, ManifestFile};
+use roaring::RoaringTreemap;
+
+use crate::error::{Error, Result};
+use crate::position_deletes::read_position_deletes;
+use crate::table::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// A data file that is part of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveFile {
+    /// Where it is, as manifests name it.
+    pub path: String,
+    /// Its rows, deleted ones included.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// The positions that are deleted.
+    pub deleted: RoaringTreemap,
+}
+
+impl LakeTable {
+    /// Reads which data files the table consists of, oldest first, from its manifests and position delete files.
+    pub async fn live_files(&self, warehouse: &Warehouse) -> Result<Vec<LiveFile>> {
+        let mut deleted = HashMap::new();
+        let mut data = Vec::new();
+        for entry in load_live_entries(warehouse, self.manifests()).await? {
+            match entry.content_type() {
+                DataContentType::Data => data.push(entry),
+                DataContentType::PositionDeletes => {
+                    read_position_deletes(warehouse, entry.file_path(), &mut deleted).await?;
+                }
+                DataContentType::EqualityDeletes => {
+                    return Err(self.foreign_change("has equality deletes, which its mirror never writes"));
+                }
+            }
+        }
+        data.sort_by(|a, b| (a.sequence_number(), a.file_path()).cmp(&(b.sequence_number(), b.file_path())));
+        let live = data.iter().map(|entry| LiveFile {
+            path: entry.file_path().to_owned(),
+            rows: entry.record_count(),
+            bytes: entry.file_size_in_bytes(),
+            deleted: deleted.remove(entry.file_path()).unwrap_or_default(),
+        });
+        Ok(live.collect())
+    }
+}
+
+/// All entries of some manifests, with what they inherit filled in.
+pub(crate) async fn load_entries(warehouse: &Warehouse, manifests: &[ManifestFile]) -> Result<Vec<ManifestEntryRef>> {
+    let load = |manifest: &ManifestFile| {
+        let manifest = manifest.clone();
+        async move {
+            let loaded = manifest.load_manifest(warehouse.file_io()).await;
+            let loaded =
+                loaded.map_err(|error| Error::iceberg(format!("read manifest {}", manifest.manifest_path), error))?;
+            Ok::<_, Error>(loaded.into_parts().0)
+        }
+    };
+    Ok(try_join_all(manifests.iter().map(load)).await?.into_iter().flatten().collect())
+}
+
+/// The entries of some manifests that are part of the table.
+pub(crate) async fn load_live_entries(
+    warehouse: &Warehouse,
+    manifests: &[ManifestFile],
+) -> Result<Vec<ManifestEntryRef>> {
+    let mut entries = load_entries(warehouse, manifests).await?;
+    entries.retain(|entry| entry.is_alive());
+    Ok(entries)
+}

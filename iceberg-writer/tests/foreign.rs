@@ -1,0 +1,89 @@
+//! Tables that someone else commits to.
+
+use iceberg_writer::{Batch, Catalog, ErrorKind, LakeTable, TableChange};
+
+use crate::pairs::{append, data_file, deletes, ids, spec};
+use crate::readers;
+use crate::server::{Lake, batch, commit, committed};
+
+async fn lake_with_table() -> (Lake, LakeTable) {
+    let lake = Lake::new().await;
+    lake.add_mirror("other").await;
+    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let rows = data_file(&lake.warehouse, &table, 0..3).await;
+    let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
+    (lake, table)
+}
+
+/// A commit by another writer: through the same catalog, under another mirror.
+async fn foreign(lake: &Lake, change: TableChange) -> LakeTable {
+    let other = Batch { mirror: "other".to_owned(), ..batch(None, 99, vec![change]) };
+    commit(&lake.other_catalog(), &other).await.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_added_by_someone_else_are_taken_over() {
+    let (lake, table) = lake_with_table().await;
+    let added = data_file(&lake.warehouse, &table, 100..102).await;
+    foreign(&lake, append(&table, vec![added.clone()])).await;
+
+    let rows = data_file(&lake.warehouse, &table, 3..5).await;
+    let ours = batch(Some(10), 20, vec![append(&table, vec![rows])]);
+    let receipt = committed(lake.catalog.commit(&ours).await.unwrap());
+    let [after] = receipt.tables() else { panic!() };
+    assert_eq!(after.foreign_files.iter().map(|file| &file.path).collect::<Vec<_>>(), [&added.path]);
+    assert_eq!(ids(&lake.warehouse, &after.table).await, [0, 1, 2, 3, 4, 100, 101]);
+    // Adopted later, the answer is the same.
+    let again = committed(lake.other_catalog().commit(&ours).await.unwrap());
+    assert_eq!(again.tables()[0].foreign_files, after.foreign_files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_added_by_pyiceberg_are_taken_over() {
+    let (lake, table) = lake_with_table().await;
+    let host = lake.server.socket_folder().display().to_string();
+    // PyIceberg finds the catalog's tables by the role's search path.
+    lake.sql.batch_execute(&format!("ALTER DATABASE {} SET search_path = lake_catalog", lake.database)).await.unwrap();
+    let uri = format!("postgresql+psycopg2://postgres@/{}?host={host}", lake.database);
+    readers::append(uri, lake.warehouse.url().to_owned(), "public.events", 77).await;
+
+    let rows = data_file(&lake.warehouse, &table, 3..5).await;
+    let receipt = committed(lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![rows])])).await.unwrap());
+    let [after] = receipt.tables() else { panic!() };
+    assert_eq!(after.foreign_files.iter().map(|file| file.rows).collect::<Vec<_>>(), [1]);
+    assert_eq!(ids(&lake.warehouse, &after.table).await, [0, 1, 2, 3, 4, 77]);
+    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![0, 1, 2, 3, 4, 77], vec![0, 1, 2, 3, 4, 77]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anything_else_by_someone_else_stops_the_table() {
+    let (lake, table) = lake_with_table().await;
+    let live = table.live_files(&lake.warehouse).await.unwrap();
+    let refused = async |changed: &str| {
+        let rows = data_file(&lake.warehouse, &table, 3..5).await;
+        let written = rows.path.clone();
+        let before = lake.files();
+        let error = lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![rows])])).await.unwrap_err();
+        assert_eq!((error.kind(), error.table()), (ErrorKind::ForeignChange, Some(("public", "events"))), "{error}");
+        assert!(error.to_string().contains(changed), "{error}");
+        assert_eq!(lake.files(), before, "the plan is gone, the caller's file {written} is not");
+        assert_eq!(lake.mirror_lsn().await.unwrap().as_u64(), 10);
+    };
+    let gone = deletes(&lake.warehouse, &table, &[(&live[0].path, &[0])]).await;
+    let found = foreign(&lake, TableChange { deletes: gone, ..append(&table, vec![]) }).await;
+    refused("rows deleted").await;
+
+    lake.sql.execute("UPDATE lake_catalog.mirrors SET lsn = NULL WHERE mirror = 'other'", &[]).await.unwrap();
+    let rewritten = data_file(&lake.warehouse, &found, 0..3).await;
+    foreign(&lake, TableChange { truncate: true, ..append(&found, vec![rewritten]) }).await;
+    refused("lost the file").await;
+
+    lake.sql.execute("UPDATE lake_catalog.mirrors SET lsn = NULL WHERE mirror = 'other'", &[]).await.unwrap();
+    let anew = lake.catalog.prepare(spec("events")).await.unwrap();
+    foreign(&lake, append(&anew, vec![])).await;
+    refused("made again").await;
+
+    lake.catalog.drop_entry("public", "events").await.unwrap();
+    refused("dropped").await;
+}

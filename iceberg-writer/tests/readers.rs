@@ -1,0 +1,54 @@
+//! Readers that are not ours: DuckDB and PyIceberg, through `readers.py`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::server::output;
+
+/// `$LAKE_PYTHON`, or the project's own environment. The tests that need it fail without it.
+fn python() -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = || folder.join("../.deps/venv/bin/python");
+    let program = std::env::var_os("LAKE_PYTHON").map_or_else(own, PathBuf::from);
+    let mut command = Command::new(program);
+    command.arg(folder.join("tests/readers.py"));
+    command
+}
+
+/// What one reader sees.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) types: Vec<String>,
+    pub(crate) rows: Vec<Vec<Option<String>>>,
+}
+
+impl Seen {
+    fn new(value: &Value) -> Self {
+        let list = |value: &Value| value.as_array().unwrap().clone();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Self {
+            types: list(&value["types"]).iter().map(|ty| text(ty).unwrap()).collect(),
+            rows: list(&value["rows"]).iter().map(|row| list(row).iter().map(text).collect()).collect(),
+        }
+    }
+
+    /// The first column, as numbers.
+    pub(crate) fn ids(&self) -> Vec<i64> {
+        self.rows.iter().map(|row| row[0].as_ref().unwrap().parse().unwrap()).collect()
+    }
+}
+
+/// What DuckDB and PyIceberg see in a table, sorted by its column `id`.
+pub(crate) async fn scan(metadata: String) -> (Seen, Seen) {
+    let run = move || output(python().arg("scan").arg(metadata));
+    let seen: Value = serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap();
+    (Seen::new(&seen["duckdb"]), Seen::new(&seen["pyiceberg"]))
+}
+
+/// Lets PyIceberg add a row to a table through the SQL catalog.
+pub(crate) async fn append(uri: String, warehouse: String, table: &'static str, id: i64) {
+    let run = move || output(python().arg("append").arg(uri).arg(warehouse).arg(table).arg(id.to_string()));
+    tokio::task::spawn_blocking(run).await.unwrap();
+}

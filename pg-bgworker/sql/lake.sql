@@ -1,0 +1,128 @@
+-- The SQL surface of the extension lake; in the extension's script it follows head.sql and the engine's schema.sql.
+--
+-- No table here is given to pg_extension_config_dump: a dump restored elsewhere must not believe that it is a mirror.
+-- It would name a slot that does not exist there, and Iceberg tables that belong to the database it came from.
+
+-- The newest failure of the engine as a whole: at most one row, none once the engine has run well for half a minute.
+CREATE TABLE lake_catalog.engine_error (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    at timestamptz NOT NULL,
+    message text NOT NULL,
+    hint text,
+    failures bigint NOT NULL
+);
+
+CREATE FUNCTION lake_catalog.start_engine() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lake_start_engine_wrapper';
+REVOKE ALL ON FUNCTION lake_catalog.start_engine() FROM PUBLIC;
+
+-- Called by the view lake.lag, with its reader's rights: it leaves out what the reader may not see.
+CREATE FUNCTION lake_catalog.engine_status() RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lake_engine_status_wrapper';
+
+-- The functions below check ownership themselves, so anybody may call them.
+
+CREATE FUNCTION lake.mirror(rel regclass, "as" text DEFAULT NULL) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+    AS 'MODULE_PATHNAME', 'lake_mirror_wrapper';
+COMMENT ON FUNCTION lake.mirror(regclass, text) IS
+    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing.';
+
+CREATE FUNCTION lake.unmirror(rel regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+    AS 'MODULE_PATHNAME', 'lake_unmirror_wrapper';
+COMMENT ON FUNCTION lake.unmirror(regclass) IS
+    'End the mirror of a table. Its Iceberg table stays in the catalog as it is, and readable.';
+
+CREATE FUNCTION lake.wait(rel regclass, timeout interval DEFAULT '30 s') RETURNS pg_lsn
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lake_wait_wrapper';
+COMMENT ON FUNCTION lake.wait(regclass, interval) IS
+    'Wait until everything committed before the call is in Iceberg; returns the LSN that Iceberg has.';
+
+-- The views below may be read by anybody, and show a table to those who may read the table, and to pg_monitor. An
+-- error's text may hold values of a row, so nobody else sees it. Failures of the engine as a whole hold none.
+
+CREATE VIEW lake.mirrors WITH (security_barrier) AS
+SELECT t.relation::regclass AS "table",
+       t.relation::oid AS relation,
+       t.source_schema,
+       t.source_table,
+       t.lake_table,
+       t.state,
+       t.copy_lsn,
+       t.copied_rows,
+       m.lsn AS committed_lsn,
+       i.metadata_location,
+       m.publication,
+       m.slot
+FROM lake_catalog.mirrored_tables t
+JOIN lake_catalog.mirrors m USING (mirror)
+LEFT JOIN lake_catalog.iceberg_tables i
+    ON i.catalog_name = 'lake' AND i.table_namespace = t.source_schema AND i.table_name = t.lake_table
+WHERE pg_has_role('pg_monitor', 'MEMBER') OR has_table_privilege(t.relation, 'SELECT');
+COMMENT ON VIEW lake.mirrors IS 'The mirrored tables';
+
+CREATE VIEW lake.lag WITH (security_barrier) AS
+WITH engine AS MATERIALIZED (
+    SELECT lake_catalog.engine_status() AS status
+), position AS MATERIALIZED (
+    SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() END AS now
+)
+SELECT t.relation::regclass AS "table",
+       coalesce(live.state, t.state) AS state,
+       coalesce(live.copied_rows, t.copied_rows, 0) AS copied_rows,
+       CASE coalesce(live.state, t.state)
+           WHEN 'streaming' THEN 1
+           WHEN 'requested' THEN 0
+           -- The estimate is what ANALYZE last thought: a copy never counts as done before it is.
+           WHEN 'copying' THEN least(round(live.copied_rows::numeric / greatest(live.copy_estimate, 1), 4), 0.99)
+       END AS copy_progress,
+       '0/0'::pg_lsn + (e.status ->> 'received_lsn')::numeric AS received_lsn,
+       '0/0'::pg_lsn + (e.status ->> 'applied_lsn')::numeric AS applied_lsn,
+       c.committed_lsn,
+       greatest(position.now - c.committed_lsn, 0) AS lag_bytes,
+       -- With the engine down nobody knows the oldest pending commit: the age of the last batch is an upper bound.
+       CASE WHEN e.status ->> 'engine' = 'running' THEN round((e.status ->> 'lag_ms')::numeric / 1000, 3)
+            ELSE round(extract(epoch FROM clock_timestamp() - m.committed_at), 3)
+       END AS lag_seconds,
+       position.now - s.restart_lsn AS slot_retained_bytes,
+       live.pending_rows,
+       live.pending_bytes,
+       timestamptz 'epoch' + live.last_commit_us * interval '1 microsecond' AS last_commit,
+       coalesce(live.error, t.error, e.status ->> 'last_error', f.message) AS last_error,
+       e.status ->> 'engine' AS engine
+FROM lake_catalog.mirrored_tables t
+JOIN lake_catalog.mirrors m USING (mirror)
+CROSS JOIN engine e
+CROSS JOIN position
+LEFT JOIN LATERAL jsonb_to_recordset(e.status -> 'tables') AS live(
+    relation oid, state text, copied_rows bigint, copy_estimate bigint, pending_rows bigint, pending_bytes bigint,
+    last_commit_us bigint, error text) ON live.relation = t.relation
+CROSS JOIN LATERAL (
+    SELECT coalesce('0/0'::pg_lsn + (e.status ->> 'committed_lsn')::numeric, m.lsn) AS committed_lsn) c
+LEFT JOIN pg_replication_slots s ON s.slot_name = m.slot
+LEFT JOIN lake_catalog.engine_error f ON true
+WHERE pg_has_role('pg_monitor', 'MEMBER') OR has_table_privilege(t.relation, 'SELECT');
+COMMENT ON VIEW lake.lag IS 'How far each mirrored table is, and what holds it up';
+
+CREATE VIEW lake.errors WITH (security_barrier) AS
+SELECT t.relation::regclass AS "table",
+       NULL::timestamptz AS at,
+       t.error_lsn AS lsn,
+       t.error AS message,
+       t.error_hint AS hint
+FROM lake_catalog.mirrored_tables t
+WHERE t.error IS NOT NULL
+  AND (pg_has_role('pg_monitor', 'MEMBER') OR has_table_privilege(t.relation, 'SELECT'))
+UNION ALL
+SELECT NULL, f.at, NULL, f.message, f.hint
+FROM lake_catalog.engine_error f;
+COMMENT ON VIEW lake.errors IS 'What has stopped: a table alone, or (table is null) the engine as a whole';
+
+GRANT SELECT ON lake.mirrors, lake.lag, lake.errors TO PUBLIC;
+
+-- The engine's worker, which waits for this transaction to commit.
+SELECT lake_catalog.start_engine();

@@ -1,0 +1,122 @@
+//! `lake.mirror` and `lake.unmirror`: what a user wants mirrored. They write the wish down (registry, publication, and
+//! the relation `lake.<table>` where `lake_query` is installed) in the caller's transaction; the engine acts on it when
+//! that has committed.
+//!
+//! The function's definition sets `lock_timeout`: the one lock on the table that is needed (SHARE UPDATE EXCLUSIVE, by
+//! ALTER PUBLICATION) never stops a reader or writer, but queues behind maintenance commands.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::PgTryBuilder;
+use pgrx::prelude::*;
+
+use crate::error::{Error, or_raise};
+use crate::lock::Lock;
+use crate::preflight;
+use crate::registry;
+
+/// `lake.mirror(rel, as)`; returns the name of the table in the lake.
+#[pg_extern]
+fn lake_mirror(relation: Option<pg_sys::Oid>, lake_table: Option<String>) -> String {
+    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table)))
+}
+
+/// `lake.unmirror(rel)`.
+#[pg_extern]
+fn lake_unmirror(relation: Option<pg_sys::Oid>) {
+    or_raise(required(relation).and_then(unmirror));
+}
+
+/// A null is an error here, not "do nothing": a typo must not look like a success.
+pub(crate) fn required<T>(argument: Option<T>) -> Result<T, Error> {
+    argument.ok_or_else(|| {
+        Error::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "the table must not be null")
+            .with_hint("name the table, as in lake.mirror('schema.table')")
+    })
+}
+
+fn mirror(relation: pg_sys::Oid, lake_table: Option<String>) -> Result<String, Error> {
+    preflight::check_owner(relation)?;
+    preflight::check_server()?;
+    with_patience(|| {
+        registry::as_owner(|| {
+            Lock::Registry.for_transaction();
+            preflight::check_mirror()
+        })?;
+        if let Some(existing) = registry::as_owner(|| registry::mirrored_table(relation))? {
+            return already_mirrored(existing.lake_table, lake_table);
+        }
+        let source = preflight::check_table(relation)?;
+        let lake_table = lake_table.unwrap_or_else(|| source.table.clone());
+        registry::as_owner(|| {
+            preflight::check_name(&source.schema, &lake_table)?;
+            registry::insert_table(relation, &source.schema, &source.table, &lake_table)?;
+            if registry::extension("lake_query").is_some() {
+                Spi::run_with_args(
+                    "SELECT lake.create_relation($1::pg_catalog.regclass, $2)",
+                    &[relation.into(), lake_table.as_str().into()],
+                )?;
+            }
+            Ok(lake_table)
+        })
+    })
+}
+
+/// A second call is fine, unless it asks for something else.
+fn already_mirrored(is: String, wanted: Option<String>) -> Result<String, Error> {
+    match wanted {
+        Some(wanted) if wanted != is => Err(Error::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("the table is already mirrored, under the name \"{is}\""),
+        )
+        .with_hint("lake.unmirror it first, then mirror it under the new name")),
+        _ => {
+            notice!("the table is already mirrored, under the name \"{is}\"");
+            Ok(is)
+        }
+    }
+}
+
+fn unmirror(relation: pg_sys::Oid) -> Result<(), Error> {
+    let exists = registry::holds("SELECT true FROM pg_catalog.pg_class WHERE oid = $1", &[relation.into()])?;
+    if exists {
+        preflight::check_owner(relation)?;
+    } else {
+        // Nobody owns a dropped table any more.
+        // SAFETY: a catalog lookup for the current user.
+        if !unsafe { pg_sys::superuser() } {
+            return Err(Error::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "only a superuser can end the mirror of a table that was dropped",
+            )
+            .with_hint("ask a superuser to call lake.unmirror with the table's oid, which lake.mirrors shows"));
+        }
+    }
+    with_patience(|| {
+        registry::as_owner(|| {
+            Lock::Registry.for_transaction();
+            let Some(lake_table) = registry::delete_table(relation)? else {
+                notice!("the table is not mirrored");
+                return Ok(());
+            };
+            if registry::extension("lake_query").is_some() {
+                Spi::run_with_args("SELECT lake.drop_relation($1)", &[lake_table.into()])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Runs `body`; says what a lock's time-out means here.
+fn with_patience<R>(body: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    PgTryBuilder::new(AssertUnwindSafe(body))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_cause| {
+            Err(Error::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "the table is locked by another transaction")
+                .with_detail(
+                    "lake.mirror waits five seconds for its lock, so as not to hold up others. The lock conflicts with \
+                     DDL and VACUUM on the table, and with an uncommitted lake.mirror or lake.unmirror; not with reads or writes.",
+                )
+                .with_hint("try again when the other transaction has ended; pg_locks shows who holds the lock"))
+        })
+        .execute()
+}

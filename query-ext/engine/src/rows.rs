@@ -1,0 +1,153 @@
+//! A running query and its rows.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libduckdb_sys as ffi;
+
+use crate::chunk::{Chunk, ColumnKind};
+use crate::error::{Error, ErrorKind};
+use crate::instance::Connection;
+use crate::scan::PinnedScan;
+use crate::watchdog::Watchdog;
+
+/// How long the main thread sleeps when DuckDB's other threads have all the work.
+const IDLE: Duration = Duration::from_micros(200);
+
+/// When rows are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As soon as they are there; an error may still come after them.
+    Streaming,
+    /// After the last one is known: an error comes before the first row or not at all.
+    Complete,
+}
+
+/// The rows of a query, a chunk at a time.
+pub struct Rows {
+    result: ffi::duckdb_result,
+    kinds: Vec<ColumnKind>,
+    // Fields drop in order: what follows must outlive the result.
+    prepared: Prepared,
+    connection: Connection,
+    watchdog: Arc<Watchdog>,
+    _scans: Vec<Arc<PinnedScan>>,
+}
+
+/// A prepared statement that destroys itself.
+struct Prepared(ffi::duckdb_prepared_statement);
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_prepare, destroyed only here; destroying null is allowed.
+        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.0) };
+    }
+}
+
+/// A pending result that destroys itself.
+struct Pending(ffi::duckdb_pending_result);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_pending_prepared*, destroyed only here.
+        unsafe { ffi::duckdb_destroy_pending(&raw mut self.0) };
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+impl Rows {
+    pub(crate) fn begin(
+        connection: Connection,
+        watchdog: Arc<Watchdog>,
+        cancelled: fn() -> bool,
+        sql: &str,
+        delivery: Delivery,
+        scans: Vec<Arc<PinnedScan>>,
+    ) -> Result<Self, Error> {
+        let text = CString::new(sql).map_err(|_| Error::new(ErrorKind::Query, "NUL in the SQL text"))?;
+        let call = watchdog.enter(connection.raw);
+        let mut prepared = Prepared(std::ptr::null_mut());
+        // SAFETY: the connection is open for the whole block; each handle is destroyed by its owner; error texts are
+        // copied while their object lives.
+        let result = unsafe {
+            let state = ffi::duckdb_prepare(connection.raw, text.as_ptr(), &raw mut prepared.0);
+            if state != ffi::duckdb_state_DuckDBSuccess {
+                return Err(Error::of_duckdb(ErrorKind::Query, ffi::duckdb_prepare_error(prepared.0)));
+            }
+            let mut pending = Pending(std::ptr::null_mut());
+            let state = match delivery {
+                Delivery::Streaming => ffi::duckdb_pending_prepared_streaming(prepared.0, &raw mut pending.0),
+                Delivery::Complete => ffi::duckdb_pending_prepared(prepared.0, &raw mut pending.0),
+            };
+            if state != ffi::duckdb_state_DuckDBSuccess {
+                return Err(Error::of_duckdb(ErrorKind::Query, ffi::duckdb_pending_error(pending.0)));
+            }
+            loop {
+                let state = ffi::duckdb_pending_execute_task(pending.0);
+                if state == ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_READY {
+                    break;
+                }
+                if state == ffi::duckdb_pending_state_DUCKDB_PENDING_ERROR {
+                    return Err(Error::of_duckdb(ErrorKind::Query, ffi::duckdb_pending_error(pending.0)));
+                }
+                if cancelled() {
+                    ffi::duckdb_interrupt(connection.raw);
+                    return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+                }
+                if state == ffi::duckdb_pending_state_DUCKDB_PENDING_NO_TASKS_AVAILABLE {
+                    std::thread::sleep(IDLE);
+                }
+            }
+            let mut result: ffi::duckdb_result = std::mem::zeroed();
+            if ffi::duckdb_execute_pending(pending.0, &raw mut result) != ffi::duckdb_state_DuckDBSuccess {
+                let error = Error::of_duckdb(ErrorKind::Query, ffi::duckdb_result_error(&raw mut result));
+                ffi::duckdb_destroy_result(&raw mut result);
+                return Err(error);
+            }
+            result
+        };
+        drop(call);
+        let mut rows = Self { result, kinds: Vec::new(), prepared, connection, watchdog, _scans: scans };
+        rows.kinds = ColumnKind::of_result(&mut rows.result)?;
+        Ok(rows)
+    }
+
+    /// The columns' kinds.
+    pub fn kinds(&self) -> &[ColumnKind] {
+        &self.kinds
+    }
+
+    /// The next rows; `None` after the last.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Query`], [`ErrorKind::OutOfMemory`] or [`ErrorKind::Cancelled`].
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk>, Error> {
+        debug_assert!(!self.prepared.0.is_null(), "prepared before the result was made");
+        let call = self.watchdog.enter(self.connection.raw);
+        // SAFETY: the result is live. A null chunk means end or error, which the result's error text tells apart.
+        let outcome = unsafe {
+            let chunk = ffi::duckdb_fetch_chunk(self.result);
+            if chunk.is_null() {
+                let error = ffi::duckdb_result_error(&raw mut self.result);
+                if error.is_null() || *error == 0 { Ok(None) } else { Err(Error::of_duckdb(ErrorKind::Query, error)) }
+            } else {
+                Ok(Some(Chunk::new(chunk)))
+            }
+        };
+        drop(call);
+        outcome
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // SAFETY: made in `begin`, destroyed only here.
+        unsafe { ffi::duckdb_destroy_result(&raw mut self.result) };
+    }
+}

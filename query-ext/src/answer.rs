@@ -1,0 +1,278 @@
+//! Who answers a LakeScan at execution: DuckDB, or the plan against the source.
+//!
+//! Invariant: rows come from one of the two, never both. Until the first row is out, a failure of DuckDB turns the
+//! node to the plan against the source, if it has one; after it, a failure is an error. A query whose expressions can
+//! fail on a value has its rows held back until DuckDB is done, so such a failure always comes before the first row.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lake_engine::{Delivery, ErrorKind, Rows};
+use pgrx::prelude::*;
+
+use crate::error::Error;
+use crate::fallback::{self, Reason};
+use crate::lake_plan::LakePlan;
+use crate::literal::literal;
+use crate::pin::{PinFailure, Pinned};
+use crate::{convert, planner, tree};
+
+/// What a run was, for EXPLAIN ANALYZE.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Report {
+    /// Why the heap answered, if it did.
+    pub(crate) heap: Option<String>,
+    /// LSN of the answer.
+    pub(crate) lsn: Option<u64>,
+    /// Data files of the pin.
+    pub(crate) files: u64,
+    /// Deleted rows of them.
+    pub(crate) deleted: u64,
+    /// Rows that no file has.
+    pub(crate) fresh: u64,
+    /// How long the worker took.
+    pub(crate) wait_ms: u64,
+}
+
+/// Who answers.
+pub(crate) enum Answer {
+    /// Not begun.
+    None,
+    /// DuckDB.
+    Lake(Rows),
+    /// The plan against the source.
+    Heap,
+}
+
+/// Converted rows of a chunk.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// Values, a column after the other.
+    pub(crate) values: Vec<pg_sys::Datum>,
+    /// Which of them are NULL.
+    pub(crate) nulls: Vec<bool>,
+    /// Rows in it.
+    pub(crate) rows: usize,
+    /// The next one.
+    pub(crate) next: usize,
+    /// The last chunk was fetched.
+    pub(crate) done: bool,
+}
+
+/// A LakeScan at execution.
+pub(crate) struct Scan {
+    /// What it does.
+    pub(crate) plan: LakePlan,
+    /// Expressions whose values go into the SQL.
+    pub(crate) values: Vec<*mut pg_sys::ExprState>,
+    /// The plan against the source, or null.
+    pub(crate) heap: *mut pg_sys::PlanState,
+    /// Where the rows of a chunk live.
+    pub(crate) memory: pg_sys::MemoryContext,
+    /// The executor state, as the name of the execution.
+    pub(crate) execution: usize,
+    /// Who answers. Declared, and so dropped, before the pin: it leases the files of the rows.
+    pub(crate) answer: Answer,
+    /// Converted rows.
+    pub(crate) batch: Batch,
+    /// The pin, once taken.
+    pub(crate) pinned: Option<Rc<Pinned>>,
+    /// For EXPLAIN.
+    pub(crate) report: Report,
+}
+
+/// Fetches and converts the next chunk; no rows at the end.
+///
+/// # Errors
+/// DuckDB's.
+///
+/// # Safety
+/// Nobody refers to the rows of the chunk before.
+pub(crate) unsafe fn fetch(scan: &mut Scan) -> Result<(), lake_engine::Error> {
+    pgrx::check_for_interrupts!();
+    let Answer::Lake(rows) = &mut scan.answer else { return Ok(()) };
+    scan.batch.rows = 0;
+    scan.batch.next = 0;
+    if scan.batch.done {
+        return Ok(());
+    }
+    let Some(chunk) = rows.next_chunk()? else {
+        scan.batch.done = true;
+        return Ok(());
+    };
+    let count = chunk.rows();
+    let outputs = scan.plan.outputs.len();
+    scan.batch.values.clear();
+    scan.batch.values.resize(outputs * count, pg_sys::Datum::from(0));
+    scan.batch.nulls.clear();
+    scan.batch.nulls.resize(outputs * count, false);
+    // SAFETY: the context is the scan's own; nobody refers to the rows of the chunk before.
+    let before = unsafe {
+        pg_sys::MemoryContextReset(scan.memory);
+        pg_sys::MemoryContextSwitchTo(scan.memory)
+    };
+    for (index, output) in scan.plan.outputs.iter().enumerate() {
+        let range = index * count..(index + 1) * count;
+        let (values, nulls) = (&mut scan.batch.values[range.clone()], &mut scan.batch.nulls[range]);
+        let oid = pg_sys::Oid::from(output.type_oid);
+        // SAFETY: a column of a live chunk with `count` rows.
+        let outcome = unsafe { convert::column(rows.kinds()[index], chunk.column(index), oid, values, nulls) };
+        if let Err(mistake) = outcome {
+            Error::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, mistake).raise();
+        }
+    }
+    // SAFETY: back to where we were.
+    unsafe { pg_sys::MemoryContextSwitchTo(before) };
+    scan.batch.rows = count;
+    Ok(())
+}
+
+/// Decides who answers, and gets the first rows.
+///
+/// # Safety
+/// `node` is the scan's own.
+pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) {
+    // SAFETY: the caller passes the scan's own node.
+    unsafe {
+        if let Some(reason) = transaction_reason(&scan.plan.sources) {
+            if scan.heap.is_null() {
+                Error::state(format!("this plan reads the lake, and {reason}"))
+                    .with_hint("run DISCARD PLANS, or query the source table")
+                    .raise();
+            }
+            return to_heap(scan, reason);
+        }
+        match lake(scan, node) {
+            Ok(()) => {}
+            Err(Failure::Raise(error)) => error.raise(),
+            Err(Failure::Plan(reason)) => {
+                if scan.heap.is_null() {
+                    Error::state("the lake cannot answer this query")
+                        .with_detail(reason)
+                        .with_hint("query the source table; lake.unmirror and lake.mirror make the mirror anew")
+                        .raise();
+                }
+                fallback::count(Reason::Pin);
+                to_heap(scan, &reason);
+            }
+            Err(Failure::Engine(error)) => {
+                if error.kind() == ErrorKind::Cancelled || scan.heap.is_null() {
+                    failed(&error);
+                }
+                pgrx::debug1!("lake: the heap answers: {error}");
+                fallback::count(match error.kind() {
+                    ErrorKind::OutOfMemory => Reason::Memory,
+                    ErrorKind::Open => Reason::Open,
+                    ErrorKind::Pin => Reason::Pin,
+                    ErrorKind::Query | ErrorKind::Cancelled => Reason::Query,
+                });
+                to_heap(scan, error.to_string().lines().next().unwrap_or("DuckDB failed"));
+            }
+        }
+        if let (Answer::Heap, heap) = (&scan.answer, scan.heap) {
+            // Visible to EXPLAIN and to the executor's walkers from here on.
+            (*node).custom_ps = tree::list_of(&[heap]);
+        }
+    }
+}
+
+fn to_heap(scan: &mut Scan, reason: &str) {
+    scan.answer = Answer::Heap;
+    scan.pinned = None;
+    scan.report = Report { heap: Some(reason.to_owned()), ..Report::default() };
+}
+
+/// Why DuckDB gave no rows.
+enum Failure {
+    Raise(Error),
+    Plan(String),
+    Engine(lake_engine::Error),
+}
+
+unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<(), Failure> {
+    // SAFETY: the caller passes the scan's own node.
+    unsafe {
+        let mut literals = Vec::new();
+        for value in &scan.values {
+            let context = (*node).ss.ps.ps_ExprContext;
+            let mut is_null = false;
+            let Some(evaluate) = (**value).evalfunc else { continue };
+            let datum = evaluate(*value, context, &raw mut is_null);
+            let oid = pg_sys::exprType((**value).expr.cast::<pg_sys::Node>());
+            let text = literal(datum, is_null, oid);
+            literals.push(text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))?.0);
+        }
+        let pinned = match &scan.pinned {
+            Some(pinned) => Rc::clone(pinned),
+            None => Pinned::of_execution(scan.execution, &scan.plan.sources).map_err(|failure| match failure {
+                PinFailure::Refused(error) => Failure::Raise(error),
+                PinFailure::Unusable(error) => Failure::Engine(error),
+            })?,
+        };
+        let mut tables = Vec::new();
+        let mut scans = Vec::new();
+        for table in &scan.plan.tables {
+            let (sql, pinned_scan) = pinned.scan(table).map_err(Failure::Plan)?;
+            tables.push(sql);
+            scans.push(Arc::clone(&pinned_scan));
+        }
+        let sql = scan.plan.sql.render(&mut |index| tables[index].clone(), &mut |index| literals[index].clone());
+        let delivery = if scan.plan.throws { Delivery::Complete } else { Delivery::Streaming };
+        let rows = pinned.engine.query(&sql, delivery, scans).map_err(Failure::Engine)?;
+        if rows.kinds().len() != scan.plan.outputs.len().max(1) {
+            return Err(Failure::Plan("DuckDB delivered another number of columns".into()));
+        }
+        scan.report = Report {
+            heap: None,
+            lsn: Some(pinned.lsn()),
+            files: pinned.files,
+            deleted: pinned.deleted,
+            fresh: pinned.fresh,
+            wait_ms: u64::try_from(pinned.waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        scan.pinned = Some(pinned);
+        scan.answer = Answer::Lake(rows);
+        scan.batch = Batch::default();
+        fetch(scan).map_err(Failure::Engine)
+    }
+}
+
+/// Why this transaction may not read the lake, if so. The plan may be older than the transaction.
+fn transaction_reason(sources: &[u32]) -> Option<&'static str> {
+    if planner::uses_xact_snapshot() {
+        return Some("the transaction has a snapshot of its own");
+    }
+    if planner::has_xid() && sources.iter().any(|source| written(pg_sys::Oid::from(*source))) {
+        return Some("the transaction has written to the table");
+    }
+    None
+}
+
+/// Whether this transaction has written to a table. A statement gets a transaction id for other reasons too (CREATE
+/// TABLE AS does), so the statistics of the transaction tell; without them, any writing transaction counts.
+fn written(table: pg_sys::Oid) -> bool {
+    // SAFETY: the entry, if there is one, is this backend's own.
+    unsafe {
+        if !pg_sys::pgstat_track_counts {
+            return true;
+        }
+        let entry = pg_sys::find_tabstat_entry(table);
+        !entry.is_null() && !(*entry).trans.is_null()
+    }
+}
+
+/// Raises what DuckDB failed with.
+pub(crate) fn failed(error: &lake_engine::Error) -> ! {
+    pgrx::check_for_interrupts!();
+    let (kind, message) = match error.kind() {
+        ErrorKind::Cancelled => (PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "canceling statement due to user request"),
+        ErrorKind::OutOfMemory => (PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "the lake's DuckDB is out of memory"),
+        _ => (PgSqlErrorCode::ERRCODE_FDW_ERROR, "the lake's DuckDB failed"),
+    };
+    let raised = Error::new(kind, message).with_detail(error.to_string());
+    match error.hint() {
+        Some(hint) => raised.with_hint(hint),
+        None => raised.with_hint("query the source table"),
+    }
+    .raise()
+}

@@ -1,0 +1,126 @@
+//! This backend's DuckDB: opened at the first query that needs it, never before the fork.
+//!
+//! The directories it may read are fixed when it opens. A table in another one makes a new instance; the old one lives
+//! on under the rows that are still read from it.
+
+use std::cell::{OnceCell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use lake_engine::{Engine, Settings};
+use pgrx::prelude::*;
+
+use crate::settings;
+
+thread_local! {
+    static ENGINE: RefCell<Option<Rc<Engine>>> = const { RefCell::new(None) };
+    /// This backend's own directory to spill to.
+    static SPILL: OnceCell<String> = const { OnceCell::new() };
+}
+
+/// A directory in the system's temporary one that only this process's user can enter. It must be new: a name that
+/// somebody could guess might have been made by somebody.
+fn own_directory() -> std::io::Result<String> {
+    use std::os::unix::fs::DirBuilderExt;
+    SPILL.with(|spill| {
+        if let Some(directory) = spill.get() {
+            return Ok(directory.clone());
+        }
+        let mut attempt = 0;
+        loop {
+            let path = std::env::temp_dir().join(format!("lake_query.{}.{attempt}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => attempt += 1,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(spill.get_or_init(|| path.to_string_lossy().into_owned()).clone()),
+            }
+        }
+    })
+}
+
+/// Whether this backend was asked to stop what it does. Called from the engine's watchdog too: it reads three flags that
+/// signal handlers set, and nothing else.
+pub(crate) fn cancelled() -> bool {
+    // SAFETY: volatile reads of plain integers, as Postgres's own macros do.
+    unsafe {
+        (&raw const pg_sys::InterruptPending).read_volatile() != 0
+            && ((&raw const pg_sys::QueryCancelPending).read_volatile() != 0
+                || (&raw const pg_sys::ProcDiePending).read_volatile() != 0)
+    }
+}
+
+/// The engine that may read these files.
+///
+/// # Errors
+/// When DuckDB does not open.
+pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engine>, lake_engine::Error> {
+    let warehouse = warehouse();
+    let mut directories: Vec<String> = Vec::new();
+    for file in files {
+        let within = warehouse.as_deref().filter(|warehouse| Path::new(file).starts_with(warehouse));
+        let parent = || Path::new(file).parent().map(|parent| parent.to_string_lossy().into_owned());
+        if let Some(directory) = within.map(str::to_owned).or_else(parent)
+            && !directories.contains(&directory)
+        {
+            directories.push(directory);
+        }
+    }
+    let spill = match settings::temp_directory() {
+        Some(set) => set,
+        None => own_directory().map_err(|error| lake_engine::Error::spill(&error))?,
+    };
+    ENGINE.with_borrow_mut(|engine| {
+        if let Some(open) = engine {
+            let now = open.settings();
+            let same = now.memory_mb == settings::engine_memory()
+                && now.threads == settings::engine_threads()
+                && now.temp_directory == spill;
+            if same && directories.iter().all(|directory| now.allowed_directories.contains(directory)) {
+                return Ok(Rc::clone(open));
+            }
+            for directory in &now.allowed_directories {
+                if !directories.contains(directory) {
+                    directories.push(directory.clone());
+                }
+            }
+        } else {
+            // SAFETY: registers a callback of this process; it runs on the main thread.
+            unsafe { pg_sys::on_proc_exit(Some(close), pg_sys::Datum::from(0)) };
+        }
+        let opened = Rc::new(Engine::open(Settings {
+            memory_mb: settings::engine_memory(),
+            threads: settings::engine_threads(),
+            temp_directory: spill,
+            allowed_directories: directories,
+            cancelled,
+        })?);
+        *engine = Some(Rc::clone(&opened));
+        Ok(opened)
+    })
+}
+
+/// DuckDB's threads end before the library's destructors run.
+#[pg_guard]
+unsafe extern "C-unwind" fn close(_code: i32, _arg: pg_sys::Datum) {
+    // The thread-local may be gone already; then so is the engine.
+    let _ = ENGINE.try_with(|engine| engine.try_borrow_mut().map(|mut engine| engine.take()));
+    let _ = SPILL.try_with(|spill| {
+        if let Some(directory) = spill.get() {
+            // Nobody is left to tell; what stays is an empty directory.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    });
+}
+
+/// The local directory of the warehouse, when it is one.
+fn warehouse() -> Option<String> {
+    // SAFETY: GetConfigOption answers null for a setting that does not exist; the text is copied at once.
+    let option = |name: &std::ffi::CStr| unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| std::ffi::CStr::from_ptr(value).to_string_lossy().into_owned())
+    };
+    match option(c"lake.warehouse").filter(|set| !set.is_empty()) {
+        Some(set) => set.strip_prefix("file://").map(|path| path.trim_end_matches('/').to_owned()),
+        None => option(c"data_directory").map(|data| format!("{data}/lake/warehouse")),
+    }
+}

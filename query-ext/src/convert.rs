@@ -1,0 +1,137 @@
+//! DuckDB's columns as Postgres datums, a column of a chunk at a time.
+
+use lake_engine::{ColumnKind, Vector};
+use pgrx::prelude::*;
+
+use crate::literal::{EPOCH_DAYS, EPOCH_MICROS};
+
+/// Converts the rows of a column, into the current memory context.
+///
+/// # Errors
+/// When DuckDB's column does not hold what the Postgres type needs; that is a mistake of ours.
+///
+/// # Safety
+/// `vector` is a column of a live chunk with `values.len()` rows, of this kind.
+pub(crate) unsafe fn column(
+    kind: ColumnKind,
+    vector: Vector,
+    oid: pg_sys::Oid,
+    values: &mut [pg_sys::Datum],
+    nulls: &mut [bool],
+) -> Result<(), String> {
+    macro_rules! each {
+        ($native:ty, $convert:expr) => {{
+            let convert = $convert;
+            for row in 0..values.len() {
+                // SAFETY: the row is within the chunk, and read as its kind's type.
+                unsafe {
+                    nulls[row] = vector.is_null(row);
+                    if !nulls[row] {
+                        values[row] = convert(vector.value::<$native>(row));
+                    }
+                }
+            }
+        }};
+    }
+    macro_rules! each_text {
+        ($convert:expr) => {{
+            let convert = $convert;
+            for row in 0..values.len() {
+                // SAFETY: as above; the bytes live as long as the chunk.
+                unsafe {
+                    nulls[row] = vector.is_null(row);
+                    if !nulls[row] {
+                        values[row] = convert(vector.bytes(row));
+                    }
+                }
+            }
+        }};
+    }
+    match (kind, oid) {
+        (ColumnKind::Bool, pg_sys::BOOLOID) => each!(u8, |value: u8| pg_sys::Datum::from(value != 0)),
+        (ColumnKind::Int16, pg_sys::INT2OID) => each!(i16, pg_sys::Datum::from),
+        (ColumnKind::Int32, pg_sys::INT4OID) => each!(i32, pg_sys::Datum::from),
+        (ColumnKind::Int64, pg_sys::INT8OID) => each!(i64, pg_sys::Datum::from),
+        (ColumnKind::Float, pg_sys::FLOAT4OID) => {
+            each!(f32, |value: f32| pg_sys::Datum::from(value.to_bits() as usize));
+        }
+        (ColumnKind::Double, pg_sys::FLOAT8OID) => {
+            each!(f64, |value: f64| pg_sys::Datum::from(value.to_bits().cast_signed()));
+        }
+        (ColumnKind::Date, pg_sys::DATEOID) => each!(i32, |days: i32| pg_sys::Datum::from(days - EPOCH_DAYS)),
+        (ColumnKind::Time, pg_sys::TIMEOID) => each!(i64, pg_sys::Datum::from),
+        (ColumnKind::Timestamp, pg_sys::TIMESTAMPOID) | (ColumnKind::TimestampTz, pg_sys::TIMESTAMPTZOID) => {
+            each!(i64, |micros: i64| pg_sys::Datum::from(micros - EPOCH_MICROS));
+        }
+        (ColumnKind::Uuid, pg_sys::UUIDOID) => each!(i128, |value: i128| {
+            let bytes = (value ^ i128::MIN).to_be_bytes();
+            // SAFETY: 16 fresh bytes.
+            unsafe {
+                let uuid = pg_sys::palloc(16).cast::<u8>();
+                uuid.copy_from_nonoverlapping(bytes.as_ptr(), 16);
+                pg_sys::Datum::from(uuid)
+            }
+        }),
+        (ColumnKind::Decimal { scale, bytes: 2 }, pg_sys::NUMERICOID) => {
+            each!(i16, |value: i16| numeric(i128::from(value), scale));
+        }
+        (ColumnKind::Decimal { scale, bytes: 4 }, pg_sys::NUMERICOID) => {
+            each!(i32, |value: i32| numeric(i128::from(value), scale));
+        }
+        (ColumnKind::Decimal { scale, bytes: 8 }, pg_sys::NUMERICOID) => {
+            each!(i64, |value: i64| numeric(i128::from(value), scale));
+        }
+        (ColumnKind::Decimal { scale, .. }, pg_sys::NUMERICOID) => each!(i128, |value| numeric(value, scale)),
+        (ColumnKind::Huge, pg_sys::NUMERICOID) => each!(i128, |value| numeric(value, 0)),
+        (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID)
+        | (ColumnKind::Blob, pg_sys::BYTEAOID) => each_text!(varlena),
+        (ColumnKind::Text, pg_sys::JSONBOID) => each_text!(jsonb),
+        (kind, oid) => return Err(format!("DuckDB delivered {kind:?} for type {}", crate::deparse::type_name(oid))),
+    }
+    Ok(())
+}
+
+/// Text and bytea alike: a length and the bytes.
+unsafe fn varlena(bytes: &[u8]) -> pg_sys::Datum {
+    let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+    // SAFETY: copies `length` bytes; palloc raises when that is more than a datum can be.
+    pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), length) })
+}
+
+unsafe fn jsonb(bytes: &[u8]) -> pg_sys::Datum {
+    let mut text = bytes.to_vec();
+    text.push(0);
+    // SAFETY: jsonb_in reads a NUL-terminated string.
+    unsafe {
+        pg_sys::OidInputFunctionCall(
+            pg_sys::Oid::from(pg_sys::F_JSONB_IN),
+            text.as_mut_ptr().cast(),
+            pg_sys::Oid::INVALID,
+            -1,
+        )
+    }
+}
+
+/// `value / 10^scale`, shown with `scale` digits.
+fn numeric(value: i128, scale: u8) -> pg_sys::Datum {
+    if let Ok(value) = i64::try_from(value) {
+        // SAFETY: a plain computation.
+        return pg_sys::Datum::from(unsafe { pg_sys::int64_div_fast_to_numeric(value, i32::from(scale)) });
+    }
+    let digits = value.unsigned_abs().to_string();
+    let scale = usize::from(scale);
+    let digits = format!("{digits:0>width$}", width = scale + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - scale);
+    let sign = if value < 0 { "-" } else { "" };
+    let dot = if scale > 0 { "." } else { "" };
+    let mut text = format!("{sign}{whole}{dot}{fraction}\0");
+    // SAFETY: numeric_in reads a NUL-terminated string, an OID and a type modifier.
+    unsafe {
+        pg_sys::OidInputFunctionCall(
+            pg_sys::Oid::from(pg_sys::F_NUMERIC_IN),
+            text.as_mut_ptr().cast(),
+            pg_sys::Oid::INVALID,
+            -1,
+        )
+    }
+}

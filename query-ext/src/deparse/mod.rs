@@ -1,0 +1,225 @@
+//! The deparser: Postgres query trees to DuckDB SQL, by an allowlist.
+//!
+//! Invariant: what it writes means to DuckDB what the tree means to Postgres, for every row: same values, same types,
+//! same NULLs. It holds because each entry of the allowlist ([`operator`], [`function`], [`aggregate`]) was compared on
+//! both sides, and everything else is [`NotSent`]. Where the two differ in *errors*, the entry is marked as throwing
+//! and written so that DuckDB fails wherever Postgres might: a failure makes the heap answer.
+//! Names are generated (`t1`, `c3`): case folding and keywords of the two systems never meet.
+
+mod aggregate;
+mod comparison;
+mod expression;
+mod function;
+mod operator;
+pub(crate) mod query;
+mod sub_query;
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use crate::lake_plan::{PlanColumn, PlanTable, Sql};
+use crate::literal::{Decimal, duckdb_type};
+use crate::marker;
+
+/// Why something is not sent to DuckDB.
+#[derive(Debug, Clone)]
+pub(crate) struct NotSent(pub(crate) String);
+
+impl NotSent {
+    pub(crate) fn because<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self(reason.into()))
+    }
+}
+
+/// A deparsed expression.
+#[derive(Debug, Clone)]
+pub(crate) struct Typed {
+    /// DuckDB SQL, parenthesised where it matters.
+    pub(crate) sql: Sql,
+    /// Its Postgres type.
+    pub(crate) oid: pg_sys::Oid,
+    /// Precision and scale, known for every sendable numeric.
+    pub(crate) decimal: Decimal,
+}
+
+impl Typed {
+    fn new(sql: Sql, oid: pg_sys::Oid, decimal: Decimal) -> Self {
+        Self { sql, oid, decimal }
+    }
+
+    /// The expression in exactly the DuckDB type of its Postgres type.
+    pub(crate) fn exact(self) -> Result<Sql, NotSent> {
+        let Some(kind) = duckdb_type(self.oid, self.decimal) else {
+            return NotSent::because(format!("type {}", type_name(self.oid)));
+        };
+        Ok(Sql::from("CAST(") + self.sql + &format!(" AS {kind})"))
+    }
+}
+
+/// A type's name, for reasons.
+pub(crate) fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: format_type_be answers for every OID.
+    unsafe { crate::tree::taken(pg_sys::format_type_be(oid)) }.unwrap_or_default()
+}
+
+/// What a range table entry is called in the SQL, and what its columns are.
+#[derive(Debug, Clone)]
+struct Source {
+    alias: String,
+    kind: SourceKind,
+}
+
+#[derive(Debug, Clone)]
+enum SourceKind {
+    /// A mirrored table; the index into [`Deparser::tables`].
+    Table(usize),
+    /// A sub-query: its columns by number.
+    Columns(Vec<(pg_sys::Oid, Decimal)>),
+}
+
+/// A query level.
+struct Scope {
+    query: *mut pg_sys::Query,
+    sources: HashMap<i32, Source>,
+}
+
+/// The state of a deparse.
+pub(crate) struct Deparser {
+    /// Tables read so far.
+    pub(crate) tables: Vec<PlanTable>,
+    /// Expressions to be evaluated by Postgres before the query runs.
+    pub(crate) values: Vec<*mut pg_sys::Expr>,
+    /// Whether anything written so far can fail on a value.
+    pub(crate) throws: bool,
+    scopes: Vec<Scope>,
+    aliases: usize,
+    /// Operands of the simple CASEs around.
+    case_operands: Vec<Typed>,
+}
+
+/// Where a [`Deparser`] was.
+pub(crate) struct Mark {
+    tables: Vec<PlanTable>,
+    values: usize,
+    throws: bool,
+    scopes: usize,
+    cases: usize,
+}
+
+impl Deparser {
+    pub(crate) fn new() -> Self {
+        Self {
+            tables: Vec::new(),
+            values: Vec::new(),
+            throws: false,
+            scopes: Vec::new(),
+            aliases: 0,
+            case_operands: Vec::new(),
+        }
+    }
+
+    /// A deparser for expressions over one relation, number `varno` of its range table.
+    pub(crate) fn over_table(varno: i32, relation: pg_sys::Oid) -> (Self, Sql) {
+        let mut this = Self::new();
+        this.scopes.push(Scope { query: std::ptr::null_mut(), sources: HashMap::new() });
+        let from = this.add_table(varno, relation);
+        (this, from)
+    }
+
+    /// Remembers a state to go back to when an attempt fails.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            tables: self.tables.clone(),
+            values: self.values.len(),
+            throws: self.throws,
+            scopes: self.scopes.len(),
+            cases: self.case_operands.len(),
+        }
+    }
+
+    /// Goes back.
+    pub(crate) fn reset(&mut self, mark: Mark) {
+        self.tables = mark.tables;
+        self.values.truncate(mark.values);
+        self.throws = mark.throws;
+        self.scopes.truncate(mark.scopes);
+        self.case_operands.truncate(mark.cases);
+    }
+
+    fn alias(&mut self) -> String {
+        self.aliases += 1;
+        format!("t{}", self.aliases)
+    }
+
+    fn add_source(&mut self, varno: i32, kind: SourceKind) -> String {
+        let alias = self.alias();
+        let source = Source { alias: alias.clone(), kind };
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.sources.insert(varno, source);
+        }
+        alias
+    }
+
+    /// A marker in FROM.
+    fn add_table(&mut self, varno: i32, relation: pg_sys::Oid) -> Sql {
+        let index = self.tables.len();
+        // SAFETY: the caller found the relation to be a marker.
+        let source = unsafe { marker::source_of(relation) }.to_u32();
+        let name = format!("lake.{}", marker::name_of(relation));
+        self.tables.push(PlanTable { source, name, columns: Vec::new() });
+        let alias = self.add_source(varno, SourceKind::Table(index));
+        Sql(vec![crate::lake_plan::Piece::Table(index)]) + &format!(" AS {alias}")
+    }
+
+    /// Notes that a column of a table is read.
+    fn read_column(&mut self, table: usize, column: PlanColumn) {
+        let columns = &mut self.tables[table].columns;
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+}
+
+/// Whether equality of the type is equality of what is shown, so that grouping picks no representative.
+pub(crate) fn groups_exactly(oid: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
+    match oid {
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => deterministic(collation),
+        pg_sys::BOOLOID
+        | pg_sys::INT2OID
+        | pg_sys::INT4OID
+        | pg_sys::INT8OID
+        | pg_sys::NUMERICOID
+        | pg_sys::BYTEAOID
+        | pg_sys::DATEOID
+        | pg_sys::TIMEOID
+        | pg_sys::TIMESTAMPOID
+        | pg_sys::TIMESTAMPTZOID
+        | pg_sys::UUIDOID => true,
+        // 0.0 and -0.0 are equal and look different.
+        _ => false,
+    }
+}
+
+/// Whether both sides order the type alike.
+pub(crate) fn orders_exactly(oid: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
+    match oid {
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => bytewise(collation),
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => true,
+        _ => groups_exactly(oid, collation),
+    }
+}
+
+fn deterministic(collation: pg_sys::Oid) -> bool {
+    // SAFETY: the collation exists; INVALID is told first.
+    collation != pg_sys::Oid::INVALID && unsafe { pg_sys::get_collation_isdeterministic(collation) }
+}
+
+/// Whether a collation compares bytes: C or POSIX, the database's own included.
+fn bytewise(collation: pg_sys::Oid) -> bool {
+    unsafe extern "C-unwind" {
+        fn lc_collate_is_c(collation: pg_sys::Oid) -> bool;
+    }
+    // SAFETY: an exported function of the server, whose errors the guard turns into panics; INVALID is told first.
+    collation != pg_sys::Oid::INVALID && unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| lc_collate_is_c(collation)) }
+}

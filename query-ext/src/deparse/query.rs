@@ -1,0 +1,320 @@
+//! Queries: FROM, joins, sub-queries, CTEs, grouping and order.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
+
+use super::operator::built_in;
+use super::{Deparser, NotSent, Scope, SourceKind, groups_exactly, orders_exactly, type_name};
+use crate::lake_plan::Sql;
+use crate::literal::Decimal;
+use crate::{marker, tree};
+
+/// A query's clauses but its columns, order and limit.
+#[derive(Debug, Default)]
+pub(crate) struct Body {
+    /// ` FROM … WHERE …`.
+    pub(crate) from: Sql,
+    /// ` GROUP BY …`.
+    pub(crate) group: Sql,
+}
+
+/// The columns of a deparsed sub-query.
+pub(super) type Columns = Vec<(pg_sys::Oid, Decimal)>;
+
+impl Deparser {
+    /// Opens a query's scope: checks what is never sent, and prepares its expressions in place.
+    ///
+    /// # Safety
+    /// `query` is a query tree of our own, which this may change.
+    pub(crate) unsafe fn open(&mut self, query: *mut pg_sys::Query) -> Result<(), NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let q = &mut *query;
+            let refused = [
+                (q.commandType != pg_sys::CmdType::CMD_SELECT, "a command that is not SELECT"),
+                (q.hasWindowFuncs || !q.windowClause.is_null(), "window functions"),
+                (q.hasTargetSRFs, "a set-returning function"),
+                (q.hasDistinctOn, "DISTINCT ON"),
+                (q.hasRecursive, "WITH RECURSIVE"),
+                (q.hasForUpdate || !q.rowMarks.is_null(), "row locks"),
+                (!q.groupingSets.is_null(), "grouping sets"),
+                (!q.constraintDeps.is_null(), "GROUP BY by a primary key"),
+                (q.limitOption != pg_sys::LimitOption::LIMIT_OPTION_COUNT, "FETCH … WITH TIES"),
+            ];
+            if let Some((_, reason)) = refused.iter().find(|(refused, _)| *refused) {
+                return NotSent::because(*reason);
+            }
+            for rte in tree::items::<pg_sys::RangeTblEntry>(q.rtable) {
+                if (*rte).lateral {
+                    return NotSent::because("LATERAL");
+                }
+            }
+            q.targetList = self.prepared(query, q.targetList.cast()).cast();
+            q.havingQual = self.prepared(query, q.havingQual);
+            self.scopes.push(Scope { query, sources: HashMap::new() });
+            Ok(())
+        }
+    }
+
+    /// Join aliases replaced by what they stand for, constants folded: as the planner does it.
+    unsafe fn prepared(&self, query: *mut pg_sys::Query, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        // SAFETY: the caller passes an expression of the query, or a list of them.
+        unsafe {
+            let flat = pg_sys::flatten_join_alias_vars(query, node);
+            pg_sys::eval_const_expressions(std::ptr::null_mut(), flat)
+        }
+    }
+
+    /// Closes the innermost scope.
+    pub(crate) fn close(&mut self) {
+        self.scopes.pop();
+    }
+
+    /// FROM, WHERE and GROUP BY of the innermost scope.
+    ///
+    /// # Safety
+    /// `query` is the query of the innermost scope.
+    pub(crate) unsafe fn body(&mut self, query: *mut pg_sys::Query) -> Result<Body, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            if !(*query).setOperations.is_null() {
+                let from = self.set_operation(query)?;
+                return Ok(Body { from, group: Sql::default() });
+            }
+            let join_tree = (*query).jointree;
+            let items = tree::items::<pg_sys::Node>((*join_tree).fromlist)
+                .into_iter()
+                .map(|item| self.item_of_from(query, item))
+                .collect::<Result<Vec<_>, NotSent>>()?;
+            let mut from = if items.is_empty() { Sql::default() } else { Sql::from(" FROM ") + Sql::join(items, ", ") };
+            if !(*join_tree).quals.is_null() {
+                let quals = self.prepared(query, (*join_tree).quals);
+                from = from + " WHERE " + self.condition(quals)?;
+            }
+            let mut keys = Vec::new();
+            for clause in tree::items::<pg_sys::SortGroupClause>((*query).groupClause) {
+                let entry = pg_sys::get_sortgroupclause_tle(clause, (*query).targetList);
+                let node = (*entry).expr.cast();
+                let key = self.expression(node)?;
+                if !groups_exactly(key.oid, pg_sys::exprCollation(node)) {
+                    return NotSent::because(format!("GROUP BY of {}", type_name(key.oid)));
+                }
+                keys.push(key.sql);
+            }
+            let group = if keys.is_empty() { Sql::default() } else { Sql::from(" GROUP BY ") + Sql::join(keys, ", ") };
+            Ok(Body { from, group })
+        }
+    }
+
+    /// A condition, which may be an implicit AND list.
+    ///
+    /// # Safety
+    /// `node` is an expression of the innermost scope, or a list of them.
+    pub(crate) unsafe fn condition(&mut self, node: *mut pg_sys::Node) -> Result<Sql, NotSent> {
+        // SAFETY: the caller passes an expression or a list of them.
+        unsafe {
+            if tree::tag(node) != NodeTag::T_List {
+                return Ok(self.expression(node)?.sql);
+            }
+            let parts = tree::items::<pg_sys::Node>(node.cast())
+                .into_iter()
+                .map(|part| Ok(self.expression(part)?.sql))
+                .collect::<Result<Vec<_>, NotSent>>()?;
+            Ok(Sql::join(parts, " AND "))
+        }
+    }
+
+    unsafe fn item_of_from(&mut self, query: *mut pg_sys::Query, item: *mut pg_sys::Node) -> Result<Sql, NotSent> {
+        // SAFETY: the caller passes a node of the join tree.
+        unsafe {
+            match tree::tag(item) {
+                NodeTag::T_RangeTblRef => {
+                    let number = (*item.cast::<pg_sys::RangeTblRef>()).rtindex;
+                    self.range(number, tree::rte((*query).rtable, number))
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = &*item.cast::<pg_sys::JoinExpr>();
+                    let word = match join.jointype {
+                        pg_sys::JoinType::JOIN_INNER => " JOIN ",
+                        pg_sys::JoinType::JOIN_LEFT => " LEFT JOIN ",
+                        pg_sys::JoinType::JOIN_RIGHT => " RIGHT JOIN ",
+                        pg_sys::JoinType::JOIN_FULL => " FULL JOIN ",
+                        _ => return NotSent::because("this kind of join"),
+                    };
+                    let left = self.item_of_from(query, join.larg)?;
+                    let right = self.item_of_from(query, join.rarg)?;
+                    let quals = if join.quals.is_null() {
+                        Sql::from("true")
+                    } else {
+                        let quals = self.prepared(query, join.quals);
+                        self.condition(quals)?
+                    };
+                    Ok(Sql::from("(") + left + word + right + " ON " + quals + ")")
+                }
+                other => NotSent::because(format!("{other:?} in FROM")),
+            }
+        }
+    }
+
+    unsafe fn range(&mut self, number: i32, rte: *mut pg_sys::RangeTblEntry) -> Result<Sql, NotSent> {
+        // SAFETY: the caller passes an entry of the innermost scope.
+        unsafe {
+            if !(*rte).tablesample.is_null() {
+                return NotSent::because("TABLESAMPLE");
+            }
+            let inner = match (*rte).rtekind {
+                pg_sys::RTEKind::RTE_RELATION if marker::is_marker(rte) => {
+                    return Ok(self.add_table(number, (*rte).relid));
+                }
+                pg_sys::RTEKind::RTE_SUBQUERY => (*rte).subquery,
+                pg_sys::RTEKind::RTE_CTE => return self.cte(number, rte),
+                _ => return NotSent::because("something in FROM that is no mirrored table"),
+            };
+            let (sql, columns) = self.sub_query(inner)?;
+            let alias = self.add_source(number, SourceKind::Columns(columns));
+            Ok(Sql::from("(") + sql + &format!(") AS {alias}"))
+        }
+    }
+
+    /// A CTE, written out where it is used: nothing that is sent is volatile.
+    unsafe fn cte(&mut self, number: i32, rte: *mut pg_sys::RangeTblEntry) -> Result<Sql, NotSent> {
+        // SAFETY: the caller passes a CTE entry of the innermost scope.
+        unsafe {
+            let level = usize::try_from((*rte).ctelevelsup).unwrap_or(usize::MAX);
+            let Some(index) = self.scopes.len().checked_sub(level + 1).filter(|_| !(*rte).self_reference) else {
+                return NotSent::because("WITH RECURSIVE");
+            };
+            let owner = self.scopes[index].query;
+            for cte in tree::items::<pg_sys::CommonTableExpr>((*owner).cteList) {
+                if CStr::from_ptr((*cte).ctename) != CStr::from_ptr((*rte).ctename) {
+                    continue;
+                }
+                // It sees the scopes around its WITH, not those around its use.
+                let hidden = self.scopes.split_off(index + 1);
+                let outcome = self.sub_query(tree::copy((*cte).ctequery.cast()));
+                self.scopes.truncate(index + 1);
+                self.scopes.extend(hidden);
+                let (sql, columns) = outcome?;
+                let alias = self.add_source(number, SourceKind::Columns(columns));
+                return Ok(Sql::from("(") + sql + &format!(") AS {alias}"));
+            }
+            NotSent::because("a CTE that is not there")
+        }
+    }
+
+    /// A whole query whose columns are `c1`, `c2`…
+    ///
+    /// # Safety
+    /// `query` is a query tree of our own.
+    pub(super) unsafe fn sub_query(&mut self, query: *mut pg_sys::Query) -> Result<(Sql, Columns), NotSent> {
+        // SAFETY: the caller passes a query tree of our own.
+        unsafe {
+            self.open(query)?;
+            let body = self.body(query)?;
+            let mut columns = Vec::new();
+            let mut outputs = Vec::new();
+            for (index, entry) in tree::items::<pg_sys::TargetEntry>((*query).targetList).into_iter().enumerate() {
+                let (sql, oid, decimal) = self.column((*entry).expr.cast())?;
+                outputs.push(sql + &format!(" AS c{}", index + 1));
+                columns.push((oid, decimal));
+            }
+            let having = if (*query).havingQual.is_null() {
+                Sql::default()
+            } else {
+                Sql::from(" HAVING ") + self.condition((*query).havingQual)?
+            };
+            let distinct = self.distinct_word(query)?;
+            let order = self.order(query, &|resno| usize::try_from(resno).ok())?;
+            let limit = constant_limit(query)?;
+            self.close();
+            let outputs = if outputs.is_empty() { Sql::from("1 AS c1") } else { Sql::join(outputs, ", ") };
+            let sql = Sql::from(format!("SELECT {distinct}")) + outputs + body.from + body.group + having + order;
+            Ok((sql + &limit, columns))
+        }
+    }
+
+    /// `DISTINCT `, if the query has it and its columns can.
+    ///
+    /// # Safety
+    /// `query` is the query of the innermost scope.
+    pub(crate) unsafe fn distinct_word(&self, query: *mut pg_sys::Query) -> Result<&'static str, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            for clause in tree::items::<pg_sys::SortGroupClause>((*query).distinctClause) {
+                let node = (*pg_sys::get_sortgroupclause_tle(clause, (*query).targetList)).expr.cast();
+                if !groups_exactly(pg_sys::exprType(node), pg_sys::exprCollation(node)) {
+                    return NotSent::because(format!("DISTINCT of {}", type_name(pg_sys::exprType(node))));
+                }
+            }
+            Ok(if (*query).distinctClause.is_null() { "" } else { "DISTINCT " })
+        }
+    }
+
+    /// ` ORDER BY …`, by the numbers of the columns, which `number` knows.
+    ///
+    /// # Safety
+    /// `query` is the query of the innermost scope.
+    pub(crate) unsafe fn order(
+        &self,
+        query: *mut pg_sys::Query,
+        number: &dyn Fn(i16) -> Option<usize>,
+    ) -> Result<Sql, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let mut keys = Vec::new();
+            for clause in tree::items::<pg_sys::SortGroupClause>((*query).sortClause) {
+                let entry = pg_sys::get_sortgroupclause_tle(clause, (*query).targetList);
+                let node = (*entry).expr.cast();
+                if !orders_exactly(pg_sys::exprType(node), pg_sys::exprCollation(node)) {
+                    return NotSent::because(
+                        "ORDER BY by a linguistic collation, or of a type that is not on the list",
+                    );
+                }
+                let direction = match built_in((*clause).sortop)?.as_str() {
+                    "<" => "ASC",
+                    ">" => "DESC",
+                    name => return NotSent::because(format!("ORDER BY USING {name}")),
+                };
+                let nulls = if (*clause).nulls_first { "FIRST" } else { "LAST" };
+                let Some(number) = number((*entry).resno) else {
+                    return NotSent::because("ORDER BY of what Postgres has to compute");
+                };
+                keys.push(Sql::from(format!("{number} {direction} NULLS {nulls}")));
+            }
+            Ok(if keys.is_empty() { Sql::default() } else { Sql::from(" ORDER BY ") + Sql::join(keys, ", ") })
+        }
+    }
+}
+
+/// ` LIMIT … OFFSET …` when both are constants.
+///
+/// # Safety
+/// `query` is a query tree.
+pub(crate) unsafe fn constant_limit(query: *mut pg_sys::Query) -> Result<String, NotSent> {
+    // SAFETY: per the contract; the casts are to the struct of the tag.
+    unsafe {
+        let mut sql = String::new();
+        for (node, word) in [((*query).limitCount, "LIMIT"), ((*query).limitOffset, "OFFSET")] {
+            let node = pg_sys::eval_const_expressions(std::ptr::null_mut(), node);
+            if node.is_null() {
+                continue;
+            }
+            if tree::tag(node) != NodeTag::T_Const {
+                return NotSent::because(format!("{word} by an expression"));
+            }
+            let constant = &*node.cast::<pg_sys::Const>();
+            if constant.constisnull {
+                continue;
+            }
+            let rows = constant.constvalue.value().cast_signed();
+            if rows < 0 {
+                return NotSent::because(format!("a negative {word}"));
+            }
+            sql.push_str(&format!(" {word} {rows}"));
+        }
+        Ok(sql)
+    }
+}

@@ -1,0 +1,193 @@
+//! What Postgres computes above a whole-query scan: averages from sums and counts, and expressions that cannot be sent
+//! although their operands can.
+//!
+//! Invariant: a finished expression has the type and, for every row, the value that Postgres would have computed,
+//! because Postgres's own functions compute it from values that are equal.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
+
+use crate::deparse::{Deparser, NotSent, Typed};
+use crate::lake_plan::Sql;
+use crate::literal::Decimal;
+use crate::tree;
+
+/// `numeric / numeric`.
+const NUMERIC_DIV: u32 = 1727;
+/// `bigint → numeric`.
+const INT8_NUMERIC: u32 = 1781;
+
+/// A column that DuckDB delivers.
+pub(crate) struct Column {
+    /// Its SQL, of the exact type.
+    pub(crate) sql: Sql,
+    /// Its Postgres type.
+    pub(crate) oid: pg_sys::Oid,
+    /// Type modifier.
+    pub(crate) typmod: i32,
+    /// Collation.
+    pub(crate) collation: pg_sys::Oid,
+}
+
+/// Splits expressions between DuckDB and Postgres.
+pub(crate) struct Finisher<'a> {
+    /// Where what is sent goes.
+    pub(crate) deparser: &'a mut Deparser,
+    /// The columns so far.
+    pub(crate) columns: Vec<Column>,
+    failure: Option<NotSent>,
+}
+
+impl<'a> Finisher<'a> {
+    pub(crate) fn new(deparser: &'a mut Deparser) -> Self {
+        Self { deparser, columns: Vec::new(), failure: None }
+    }
+
+    /// Sends the whole expression; its variable in the scan, and its number from 1.
+    ///
+    /// # Safety
+    /// `node` is a prepared expression of the deparser's scope.
+    pub(crate) unsafe fn send(&mut self, node: *mut pg_sys::Node) -> Result<(*mut pg_sys::Node, usize), NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let mark = self.deparser.mark();
+            match self.deparser.column(node) {
+                Ok((sql, oid, decimal)) => {
+                    let (typmod, collation) = (pg_sys::exprTypmod(node), pg_sys::exprCollation(node));
+                    let oid = expected(node, oid)?;
+                    Ok(self.add(sql, oid, typmod, collation, decimal))
+                }
+                Err(reason) => {
+                    self.deparser.reset(mark);
+                    Err(reason)
+                }
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        sql: Sql,
+        oid: pg_sys::Oid,
+        typmod: i32,
+        collation: pg_sys::Oid,
+        _decimal: Decimal,
+    ) -> (*mut pg_sys::Node, usize) {
+        // The same expression twice is one column; values have numbers of their own and never match.
+        let number = match self.columns.iter().position(|column| column.sql == sql && column.oid == oid) {
+            Some(index) => index + 1,
+            None => {
+                self.columns.push(Column { sql, oid, typmod, collation });
+                self.columns.len()
+            }
+        };
+        let attno = i16::try_from(number).unwrap_or(i16::MAX);
+        // SAFETY: makeVar allocates a node.
+        let var = unsafe { pg_sys::makeVar(pg_sys::INDEX_VAR, attno, oid, typmod, collation, 0) };
+        (var.cast(), number)
+    }
+
+    /// The expression over the scan's columns.
+    ///
+    /// # Safety
+    /// As [`Self::send`].
+    pub(crate) unsafe fn finish(&mut self, node: *mut pg_sys::Node) -> Result<*mut pg_sys::Node, NotSent> {
+        // SAFETY: per the contract.
+        let finished = unsafe { self.map(node) };
+        self.failure.take().map_or(Ok(finished), Err)
+    }
+
+    unsafe fn map(&mut self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        if node.is_null() || self.failure.is_some() {
+            return node;
+        }
+        // SAFETY: the caller passes an expression; casts are to the struct of the tag.
+        unsafe {
+            if !reads(node) {
+                return tree::copy(node);
+            }
+            if tree::tag(node) != NodeTag::T_List
+                && let Ok((var, _)) = self.send(node)
+            {
+                return var;
+            }
+            match tree::tag(node) {
+                NodeTag::T_Aggref => match self.average(node.cast()) {
+                    Ok(average) => average,
+                    Err(reason) => self.fail(node, reason),
+                },
+                NodeTag::T_Var | NodeTag::T_SubLink | NodeTag::T_WindowFunc | NodeTag::T_GroupingFunc => {
+                    let reason = self.deparser.expression(node).err();
+                    self.fail(node, reason.unwrap_or_else(|| NotSent("a part that cannot be sent".into())))
+                }
+                _ => tree::map_children(node, &mut |child| self.map(child)),
+            }
+        }
+    }
+
+    fn fail(&mut self, node: *mut pg_sys::Node, reason: NotSent) -> *mut pg_sys::Node {
+        self.failure.get_or_insert(reason);
+        node
+    }
+
+    /// `avg(x)` as `sum(x) / count(x)`, which is how Postgres's own final function divides.
+    unsafe fn average(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<*mut pg_sys::Node, NotSent> {
+        // SAFETY: the caller passes an Aggref.
+        unsafe {
+            let mark = self.deparser.mark();
+            let average = match self.deparser.average(aggregate) {
+                Ok(average) => average,
+                Err(reason) => {
+                    self.deparser.reset(mark);
+                    return Err(reason);
+                }
+            };
+            let mut column = |typed: Typed| -> Result<*mut pg_sys::Node, NotSent> {
+                let (oid, decimal) = (typed.oid, typed.decimal);
+                Ok(self.add(typed.exact()?, oid, -1, pg_sys::Oid::INVALID, decimal).0)
+            };
+            let (sum, count) = (column(average.sum)?, column(average.count)?);
+            let call = |function: u32, args: &[*mut pg_sys::Node]| {
+                pg_sys::makeFuncExpr(
+                    pg_sys::Oid::from(function),
+                    pg_sys::NUMERICOID,
+                    tree::list_of(args),
+                    pg_sys::Oid::INVALID,
+                    pg_sys::Oid::INVALID,
+                    pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+                )
+                .cast::<pg_sys::Node>()
+            };
+            Ok(call(NUMERIC_DIV, &[sum, call(INT8_NUMERIC, &[count])]))
+        }
+    }
+}
+
+/// Whether an expression needs a row of the query.
+unsafe fn reads(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller passes an expression or a list of them.
+    unsafe {
+        tree::any(node, &mut |node| {
+            matches!(
+                tree::tag(node),
+                NodeTag::T_Var
+                    | NodeTag::T_Aggref
+                    | NodeTag::T_SubLink
+                    | NodeTag::T_WindowFunc
+                    | NodeTag::T_GroupingFunc
+            )
+        })
+    }
+}
+
+/// The type of the result must be Postgres's, not only a compatible one.
+unsafe fn expected(node: *mut pg_sys::Node, oid: pg_sys::Oid) -> Result<pg_sys::Oid, NotSent> {
+    // SAFETY: the caller passes an expression.
+    let wanted = unsafe { pg_sys::exprType(node) };
+    let textual = |oid| oid == pg_sys::TEXTOID || oid == pg_sys::VARCHAROID;
+    if wanted == oid || (textual(wanted) && textual(oid)) {
+        Ok(wanted)
+    } else {
+        NotSent::because(format!("a result of type {}", crate::deparse::type_name(wanted)))
+    }
+}

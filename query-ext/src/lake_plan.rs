@@ -1,0 +1,168 @@
+//! What a LakeScan does, as it travels inside a plan: SQL in pieces, the tables it reads, the columns it delivers.
+//!
+//! Plans are copied, cached and kept as node trees, so this goes into a `String` node as JSON. The text is never
+//! substituted into: what is only known at execution (files, values) has a piece of its own.
+
+use std::ffi::{CStr, CString};
+use std::ops::Add;
+
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+
+/// A piece of SQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Piece {
+    /// DuckDB SQL.
+    Text(String),
+    /// The scan of a table of [`LakePlan::tables`].
+    Table(usize),
+    /// The value of an expression of the plan node's `custom_exprs`, as a literal.
+    Value(usize),
+}
+
+/// SQL under construction.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Sql(pub(crate) Vec<Piece>);
+
+impl From<&str> for Sql {
+    fn from(text: &str) -> Self {
+        Self(vec![Piece::Text(text.to_owned())])
+    }
+}
+
+impl From<String> for Sql {
+    fn from(text: String) -> Self {
+        Self(vec![Piece::Text(text)])
+    }
+}
+
+impl Add<Sql> for Sql {
+    type Output = Self;
+    fn add(mut self, other: Self) -> Self {
+        for piece in other.0 {
+            match (self.0.last_mut(), piece) {
+                (Some(Piece::Text(last)), Piece::Text(text)) => last.push_str(&text),
+                (_, piece) => self.0.push(piece),
+            }
+        }
+        self
+    }
+}
+
+impl Add<&str> for Sql {
+    type Output = Self;
+    fn add(self, other: &str) -> Self {
+        self + Self::from(other)
+    }
+}
+
+impl Add<&String> for Sql {
+    type Output = Self;
+    fn add(self, other: &String) -> Self {
+        self + other.as_str()
+    }
+}
+
+impl Sql {
+    /// The parts with a separator between them.
+    pub(crate) fn join(parts: Vec<Self>, separator: &str) -> Self {
+        let mut joined = Self::default();
+        for (index, part) in parts.into_iter().enumerate() {
+            joined = if index == 0 { part } else { joined + separator + part };
+        }
+        joined
+    }
+
+    /// The text, with tables and values written by the caller.
+    pub(crate) fn render(
+        &self,
+        table: &mut dyn FnMut(usize) -> String,
+        value: &mut dyn FnMut(usize) -> String,
+    ) -> String {
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text.clone(),
+                Piece::Table(index) => table(*index),
+                Piece::Value(index) => value(*index),
+            })
+            .collect()
+    }
+}
+
+/// A table that the SQL reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlanTable {
+    /// OID of the source.
+    pub(crate) source: u32,
+    /// Name to show.
+    pub(crate) name: String,
+    /// The columns it reads.
+    pub(crate) columns: Vec<PlanColumn>,
+}
+
+/// A column that the SQL reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlanColumn {
+    /// Attribute number.
+    pub(crate) attnum: i16,
+    /// Type at planning.
+    pub(crate) type_oid: u32,
+    /// Type modifier at planning.
+    pub(crate) typmod: i32,
+}
+
+/// A column that DuckDB delivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Output {
+    /// Index in the scan's row, from 0.
+    pub(crate) place: usize,
+    /// Its Postgres type.
+    pub(crate) type_oid: u32,
+}
+
+/// Everything a LakeScan needs to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LakePlan {
+    /// The DuckDB SQL.
+    pub(crate) sql: Sql,
+    /// Tables it reads; a table that is read twice is here twice.
+    pub(crate) tables: Vec<PlanTable>,
+    /// Sources of the whole statement, pinned together.
+    pub(crate) sources: Vec<u32>,
+    /// Columns delivered, in DuckDB's order.
+    pub(crate) outputs: Vec<Output>,
+    /// Whether an expression in it can fail on a value, so that rows are given out after the last one only.
+    pub(crate) throws: bool,
+    /// Why not more of the query went to DuckDB.
+    pub(crate) not_pushed: Option<String>,
+}
+
+impl LakePlan {
+    /// The plan as the `custom_private` of a node.
+    ///
+    /// # Safety
+    /// Called on the main thread, in the memory context of the plan.
+    pub(crate) unsafe fn to_private(&self) -> *mut pg_sys::List {
+        let json = serde_json::to_string(self).expect("plain data always serializes");
+        let json = CString::new(json).expect("JSON escapes NUL");
+        // SAFETY: pstrdup copies into the current context, where the node and the list go as well.
+        unsafe {
+            let string = pg_sys::makeString(pg_sys::pstrdup(json.as_ptr()));
+            crate::tree::list_of(&[string])
+        }
+    }
+
+    /// Reads what [`Self::to_private`] wrote.
+    ///
+    /// # Safety
+    /// `private` is the `custom_private` of a LakeScan.
+    pub(crate) unsafe fn from_private(private: *mut pg_sys::List) -> Self {
+        // SAFETY: per the contract the list holds one String node.
+        let json = unsafe {
+            let string = crate::tree::items::<pg_sys::String>(private)[0];
+            CStr::from_ptr((*string).sval)
+        };
+        serde_json::from_slice(json.to_bytes()).expect("written by to_private")
+    }
+}

@@ -1,0 +1,170 @@
+//! Postgres values as DuckDB literals, always with their type; and the types' DuckDB names.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::tree;
+
+/// Days from 1970 to Postgres's 2000.
+pub(crate) const EPOCH_DAYS: i32 = 10_957;
+/// Microseconds from 1970 to Postgres's 2000.
+pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// Precision and scale of a numeric expression, where both are known for every value of it.
+pub(crate) type Decimal = Option<(u8, u8)>;
+
+/// Precision and scale in a numeric's type modifier.
+pub(crate) fn decimal_of_typmod(typmod: i32) -> Decimal {
+    let packed = typmod - i32::try_from(pg_sys::VARHDRSZ).unwrap_or(4);
+    let (precision, scale) = ((packed >> 16) & 0xffff, packed & 0x7ff);
+    if typmod < 0 || !(1..=38).contains(&precision) || scale > precision {
+        return None;
+    }
+    Some((u8::try_from(precision).ok()?, u8::try_from(scale).ok()?))
+}
+
+/// The DuckDB type of a Postgres type; `None` when DuckDB has no equal.
+pub(crate) fn duckdb_type(oid: pg_sys::Oid, decimal: Decimal) -> Option<String> {
+    Some(
+        match oid {
+            pg_sys::BOOLOID => "BOOLEAN",
+            pg_sys::INT2OID => "SMALLINT",
+            pg_sys::INT4OID => "INTEGER",
+            pg_sys::INT8OID => "BIGINT",
+            pg_sys::FLOAT4OID => "FLOAT",
+            pg_sys::FLOAT8OID => "DOUBLE",
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::JSONBOID => "VARCHAR",
+            pg_sys::BYTEAOID => "BLOB",
+            pg_sys::DATEOID => "DATE",
+            pg_sys::TIMEOID => "TIME",
+            pg_sys::TIMESTAMPOID => "TIMESTAMP",
+            pg_sys::TIMESTAMPTZOID => "TIMESTAMPTZ",
+            pg_sys::UUIDOID => "UUID",
+            pg_sys::NUMERICOID => {
+                let (precision, scale) = decimal?;
+                return Some(format!("DECIMAL({precision},{scale})"));
+            }
+            _ => return None,
+        }
+        .into(),
+    )
+}
+
+/// The type in which a scan delivers a column: a `smallint` is an int in Iceberg, and stays one until it is an output.
+pub(crate) fn scan_type(oid: pg_sys::Oid, typmod: i32) -> Option<String> {
+    if oid == pg_sys::INT2OID { Some("INTEGER".into()) } else { duckdb_type(oid, decimal_of_typmod(typmod)) }
+}
+
+/// A value as a literal, and its precision and scale when it is a numeric; `None` when DuckDB cannot have it.
+///
+/// # Safety
+/// `value` is a datum of type `oid`.
+pub(crate) unsafe fn literal(value: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<(String, Decimal)> {
+    if is_null {
+        // A numeric NULL takes any scale; 0 is the one that never widens another.
+        let decimal = (oid == pg_sys::NUMERICOID).then_some((1, 0));
+        return Some((format!("CAST(NULL AS {})", duckdb_type(oid, decimal)?), decimal));
+    }
+    // SAFETY: per the contract, each branch reads the datum as its type.
+    unsafe {
+        let text = match oid {
+            pg_sys::BOOLOID => return Some((if value.value() != 0 { "true" } else { "false" }.into(), None)),
+            pg_sys::INT2OID => format!("CAST({} AS SMALLINT)", i16::from_datum(value, false)?),
+            pg_sys::INT4OID => format!("CAST({} AS INTEGER)", i32::from_datum(value, false)?),
+            pg_sys::INT8OID => format!("CAST('{}' AS BIGINT)", i64::from_datum(value, false)?),
+            pg_sys::FLOAT4OID => float("FLOAT", f64::from(f32::from_datum(value, false)?)),
+            pg_sys::FLOAT8OID => float("DOUBLE", f64::from_datum(value, false)?),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => {
+                let text = tree::taken(pg_sys::text_to_cstring(value.cast_mut_ptr()))?;
+                format!("CAST('{}' AS VARCHAR)", text.replace('\'', "''"))
+            }
+            pg_sys::BYTEAOID => {
+                let bytes = Vec::<u8>::from_datum(value, false)?;
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("from_hex('{hex}')")
+            }
+            pg_sys::DATEOID => date(i32::from_datum(value, false)?)?,
+            pg_sys::TIMEOID => {
+                let micros = i64::from_datum(value, false)?;
+                format!("CAST('{}' AS TIME)", clock(micros))
+            }
+            pg_sys::TIMESTAMPOID => moment("TIMESTAMP", "", i64::from_datum(value, false)?)?,
+            pg_sys::TIMESTAMPTZOID => moment("TIMESTAMPTZ", "+00", i64::from_datum(value, false)?)?,
+            pg_sys::UUIDOID => format!("CAST('{}' AS UUID)", output(value, oid)?),
+            pg_sys::NUMERICOID => return numeric(&output(value, oid)?),
+            _ => return None,
+        };
+        Some((text, None))
+    }
+}
+
+/// The type's output text.
+unsafe fn output(value: pg_sys::Datum, oid: pg_sys::Oid) -> Option<String> {
+    let (mut function, mut varlena) = (pg_sys::Oid::INVALID, false);
+    // SAFETY: the caller's datum is of this built-in type.
+    unsafe {
+        pg_sys::getTypeOutputInfo(oid, &raw mut function, &raw mut varlena);
+        tree::taken(pg_sys::OidOutputFunctionCall(function, value))
+    }
+}
+
+fn numeric(text: &str) -> Option<(String, Decimal)> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return None;
+    }
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let scale = u8::try_from(fraction.len()).ok()?;
+    let precision = u8::try_from(whole.trim_start_matches('0').len()).ok()?.checked_add(scale)?.max(1);
+    (precision <= 38).then(|| (format!("CAST('{text}' AS DECIMAL({precision},{scale}))"), Some((precision, scale))))
+}
+
+fn float(kind: &str, value: f64) -> String {
+    let text = if value.is_nan() {
+        "nan".into()
+    } else if value.is_infinite() {
+        if value > 0.0 { "inf".into() } else { "-inf".into() }
+    } else {
+        // The shortest text that reads back as the same value.
+        format!("{value:e}")
+    };
+    format!("CAST('{text}' AS {kind})")
+}
+
+fn date(days: i32) -> Option<String> {
+    if days == i32::MAX || days == i32::MIN {
+        let sign = if days < 0 { "-" } else { "" };
+        return Some(format!("CAST('{sign}infinity' AS DATE)"));
+    }
+    Some(format!("CAST('{}' AS DATE)", civil(i64::from(days) + i64::from(EPOCH_DAYS))?))
+}
+
+fn moment(kind: &str, zone: &str, micros: i64) -> Option<String> {
+    if micros == i64::MAX || micros == i64::MIN {
+        let sign = if micros < 0 { "-" } else { "" };
+        return Some(format!("CAST('{sign}infinity' AS {kind})"));
+    }
+    let micros = micros.checked_add(EPOCH_MICROS)?;
+    let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
+    Some(format!("CAST('{} {}{zone}' AS {kind})", civil(days)?, clock(rest)))
+}
+
+fn clock(micros: i64) -> String {
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let text = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if fraction == 0 { text } else { format!("{text}.{fraction:06}") }
+}
+
+/// Days since 1970 as year-month-day, for the years that both sides write alike.
+fn civil(days: i64) -> Option<String> {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (1..=9999).contains(&year).then(|| format!("{year:04}-{month:02}-{day:02}"))
+}

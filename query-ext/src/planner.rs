@@ -1,0 +1,253 @@
+//! The planner hook: who answers a query on `lake.<table>`.
+//!
+//! A query without a marker costs one look at its range table. One with markers is planned against the sources first;
+//! that plan carries the privileges, the locks and the invalidation, and answers whatever the lake may not: statements
+//! that write or lock, that read other tables too (two snapshots would not be one), transactions with a snapshot of
+//! their own or with writes of their own.
+
+use std::cell::RefCell;
+use std::ffi::c_char;
+
+use pgrx::prelude::*;
+
+use crate::error::Error;
+use crate::marker::{self, Relations};
+use crate::whole::Whole;
+use crate::{settings, tree};
+
+/// UTF-8, as `pg_enc` numbers it.
+const PG_UTF8: i32 = 6;
+
+static mut PREVIOUS: pg_sys::planner_hook_type = None;
+
+thread_local! {
+    /// Sources of the statements being planned scan by scan, innermost last.
+    static PLANNING: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sources of the statement whose scans are being planned.
+pub(crate) fn planning() -> Option<Vec<u32>> {
+    PLANNING.with_borrow(|stack| stack.last().cloned())
+}
+
+/// Puts the hook in place.
+pub(crate) fn install() {
+    // SAFETY: called once by the postmaster, which has one thread.
+    unsafe {
+        PREVIOUS = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(plan);
+    }
+}
+
+unsafe fn next(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: the arguments of the hook are passed on.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(query, text, options, params),
+            None => pg_sys::standard_planner(query, text, options, params),
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn plan(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: called by Postgres with a query to plan.
+    unsafe {
+        if !marker::any_marker(query) {
+            // Within a statement that is planned scan by scan, another one is none of its business.
+            let hidden = PLANNING.take();
+            let guard = Restore(hidden);
+            let stmt = next(query, text, options, params);
+            drop(guard);
+            return stmt;
+        }
+        plan_markers(query, &Call { text, options, params })
+    }
+}
+
+/// Puts the stack back, whatever happens.
+struct Restore(Vec<Vec<u32>>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        PLANNING.set(std::mem::take(&mut self.0));
+    }
+}
+
+/// The hook's other arguments.
+struct Call {
+    text: *const c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+}
+
+impl Call {
+    unsafe fn plan(&self, query: *mut pg_sys::Query) -> *mut pg_sys::PlannedStmt {
+        // SAFETY: the caller passes a query of our own.
+        unsafe { next(query, self.text, self.options, self.params) }
+    }
+}
+
+unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: the caller passes the query to plan; every planner run gets a copy, because it scribbles on its input.
+    unsafe {
+        let relations = marker::collect(query);
+        if let Some(target) = relations.target {
+            Error::unsupported(format!("lake.{} is read-only", marker::name_of(target)))
+                .with_hint("write to the source table; the mirror follows")
+                .raise();
+        }
+        let mut sources: Vec<u32> = Vec::new();
+        for rte in &relations.markers {
+            let source = marker::source_of((**rte).relid);
+            pg_sys::LockRelationOid(source, (**rte).rellockmode);
+            marker::check_columns(*rte, source);
+            crate::security::refuse_policies(*rte, source);
+            if !sources.contains(&source.to_u32()) {
+                sources.push(source.to_u32());
+            }
+        }
+        let heap_query = tree::copy(query);
+        swap(heap_query);
+        let heap = call.plan(tree::copy(heap_query));
+        keep_valid(heap, &relations, &sources);
+        if let Some(reason) = heap_reason(&relations) {
+            pgrx::debug1!("lake: the heap answers: {reason}");
+            return heap;
+        }
+        let reason = match Whole::split(tree::copy(query), &sources) {
+            Ok(whole) => {
+                let stmt = if whole.limits() {
+                    (*heap_query).limitCount = std::ptr::null_mut();
+                    (*heap_query).limitOffset = std::ptr::null_mut();
+                    let unlimited = call.plan(heap_query);
+                    keep_valid(unlimited, &relations, &sources);
+                    unlimited
+                } else {
+                    heap
+                };
+                whole.install(stmt);
+                scroll(stmt, call.options);
+                return stmt;
+            }
+            Err(reason) => reason.0,
+        };
+        pgrx::debug1!("lake: the scans alone are sent: {reason}");
+        if uses_system_columns(&relations) {
+            return heap;
+        }
+        let before = PLANNING.with_borrow(Vec::clone);
+        PLANNING.with_borrow_mut(|stack| stack.push(sources.clone()));
+        let guard = Restore(before);
+        let scans = call.plan(query);
+        drop(guard);
+        // The executor checks privileges on the range table: the sources' entries of the heap's plan do it.
+        for rte in tree::items::<pg_sys::RangeTblEntry>((*heap).rtable) {
+            if (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION && sources.contains(&(*rte).relid.to_u32()) {
+                (*scans).rtable = pg_sys::lappend((*scans).rtable, tree::copy(rte).cast());
+            }
+        }
+        keep_valid(scans, &relations, &sources);
+        scans
+    }
+}
+
+/// Makes a marker's entries those of its source.
+unsafe fn swap(query: *mut pg_sys::Query) {
+    // SAFETY: the caller passes a query tree of our own.
+    unsafe {
+        for rte in marker::collect(query).markers {
+            swap_entry(rte);
+        }
+    }
+}
+
+/// Makes one entry that of the marker's source.
+///
+/// # Safety
+/// `rte` is a marker's entry.
+pub(crate) unsafe fn swap_entry(rte: *mut pg_sys::RangeTblEntry) {
+    // SAFETY: per the contract.
+    unsafe {
+        let source = marker::source_of((*rte).relid);
+        (*rte).relid = source;
+        (*rte).relkind = pg_sys::get_rel_relkind(source);
+        // A mirror of a table holds the rows of that table, not those of its children.
+        (*rte).inh &= (*rte).relkind.cast_unsigned() == pg_sys::RELKIND_PARTITIONED_TABLE;
+    }
+}
+
+/// What the plan depends on, besides what the planner noted.
+unsafe fn keep_valid(stmt: *mut pg_sys::PlannedStmt, relations: &Relations, sources: &[u32]) {
+    // SAFETY: the caller passes a plan of our own and the query's markers.
+    unsafe {
+        for rte in &relations.markers {
+            (*stmt).relationOids = pg_sys::lappend_oid((*stmt).relationOids, (**rte).relid);
+        }
+        for source in sources {
+            (*stmt).relationOids = pg_sys::lappend_oid((*stmt).relationOids, pg_sys::Oid::from(*source));
+        }
+        (*stmt).dependsOnRole = true;
+    }
+}
+
+/// Why the heap has to answer, if it has to.
+unsafe fn heap_reason(relations: &Relations) -> Option<&'static str> {
+    // SAFETY: plain looks at the state of the transaction and the server.
+    unsafe {
+        [
+            (!settings::pushdown(), "lake.pushdown is off"),
+            (relations.writes, "the statement writes or locks rows"),
+            (relations.others, "the statement reads other tables too"),
+            (uses_xact_snapshot(), "the transaction has a snapshot of its own"),
+            (has_xid(), "the transaction has written"),
+            (pg_sys::RecoveryInProgress(), "the server is a standby"),
+            (pg_sys::GetDatabaseEncoding() != PG_UTF8, "the database's encoding is not UTF-8"),
+        ]
+        .into_iter()
+        .find_map(|(holds, reason)| holds.then_some(reason))
+    }
+}
+
+/// Whether the transaction reads from one snapshot (REPEATABLE READ or SERIALIZABLE).
+pub(crate) fn uses_xact_snapshot() -> bool {
+    // SAFETY: a plain variable of the main thread.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ.cast_signed() }
+}
+
+/// Whether the transaction may have written.
+pub(crate) fn has_xid() -> bool {
+    // SAFETY: a plain look.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+unsafe fn uses_system_columns(relations: &Relations) -> bool {
+    relations.markers.iter().any(|rte| {
+        // SAFETY: entries of the query; members of a bitmap come in order, so the first tells.
+        unsafe {
+            let first = pg_sys::bms_next_member((**rte).selectedCols, -1);
+            first >= 0 && first + pg_sys::FirstLowInvalidHeapAttributeNumber < 0
+        }
+    })
+}
+
+/// A scrollable cursor needs to go back: the rows are kept.
+unsafe fn scroll(stmt: *mut pg_sys::PlannedStmt, options: i32) {
+    // SAFETY: the caller passes a finished plan.
+    unsafe {
+        if options & pg_sys::CURSOR_OPT_SCROLL.cast_signed() != 0 && !pg_sys::ExecSupportsBackwardScan((*stmt).planTree)
+        {
+            (*stmt).planTree = pg_sys::materialize_finished_plan((*stmt).planTree);
+        }
+    }
+}

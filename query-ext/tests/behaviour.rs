@@ -1,0 +1,393 @@
+//! What is not about values: privileges, policies, freshness, transactions, cursors, cancel, EXPLAIN, and a worker that is
+//! down, silent or refuses.
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use harness::server::Server;
+use harness::set_up;
+use harness::worker::Worker;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+/// The first column of the last result, a line a row; or SQLSTATE, message and hint.
+async fn ask(client: &Client, sql: &str) -> Result<String, String> {
+    match client.simple_query(sql).await {
+        Ok(messages) => Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+            .join("\n")),
+        Err(error) => {
+            let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}")).clone();
+            Err(format!("{} {} | {}", error.code().code(), error.message(), error.hint().unwrap_or("")))
+        }
+    }
+}
+
+async fn fails(client: &Client, sql: &str, state: &str) -> String {
+    let error = ask(client, sql).await.expect_err(sql);
+    assert!(error.starts_with(state), "{sql}: {error}");
+    error
+}
+
+async fn by_heap(client: &Client, sql: &str) {
+    let plan = ask(client, &format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+    assert!(!plan.contains("LakeScan") || plan.contains("Answered By: heap"), "{plan}");
+}
+
+#[tokio::test]
+async fn behaviour() {
+    let (server, worker, client) = set_up().await;
+    privileges(&server, &client).await;
+    policies(&client, &server).await;
+    writes(&client).await;
+    transactions(&client).await;
+    plans(&client).await;
+    cursors(&client).await;
+    explain(&client, &worker).await;
+    one_pin(&client, &worker).await;
+    sources(&client).await;
+    assert!(worker.drained(), "a lease is still open");
+    cancel(&server).await;
+    assert!(worker.drained(), "a lease is still open after a cancel");
+    unhealthy(&client, &worker).await;
+    extension(&client).await;
+    assert!(!server.crashed(), "{}", server.log());
+}
+
+async fn privileges(server: &Server, client: &Client) {
+    let reader = server.connect("reader").await;
+    assert_eq!(ask(&reader, "SELECT count(name) FROM lake.t2").await.unwrap(), "900");
+    assert_eq!(ask(&reader, "SELECT upper(name) FROM lake.t2 WHERE k = 1").await.unwrap(), "NAME 1");
+    for sql in [
+        "SELECT sum(amount) FROM lake.t2",
+        "SELECT count(*) FROM lake.t2 WHERE amount > 1",
+        "SELECT count(*) FROM lake.t1",
+        "SELECT string_agg(amount::text, ',') FROM lake.t2",
+        "SELECT * FROM lake.t2",
+    ] {
+        fails(&reader, sql, "42501").await;
+    }
+    // A view's owner is who reads.
+    client.batch_execute("CREATE VIEW v AS SELECT k, amount FROM lake.t2; GRANT SELECT ON v TO reader").await.unwrap();
+    assert_eq!(ask(&reader, "SELECT count(amount) FROM v").await.unwrap(), "900");
+    assert_eq!(ask(&reader, "SELECT string_agg(amount::text, ',') FROM v WHERE k = 2").await.unwrap(), "6.50");
+    client.batch_execute("DROP VIEW v").await.unwrap();
+}
+
+async fn policies(client: &Client, server: &Server) {
+    client
+        .batch_execute(
+            "ALTER TABLE t2 ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t2 TO reader USING (k <= 10);
+             CREATE VIEW rv WITH (security_invoker) AS SELECT k FROM lake.t2; GRANT SELECT ON rv TO reader",
+        )
+        .await
+        .unwrap();
+    let reader = server.connect("reader").await;
+    assert_eq!(ask(&reader, "SELECT count(k) FROM lake.t2").await.unwrap(), "10");
+    by_heap(&reader, "SELECT count(k) FROM lake.t2").await;
+    assert_eq!(ask(client, "SELECT count(k) FROM lake.t2").await.unwrap(), "900");
+    let error = fails(&reader, "SELECT count(k) FROM rv", "0A000").await;
+    assert!(error.contains("row-level security"), "{error}");
+    fails(&reader, "SET row_security = off; SELECT count(k) FROM lake.t2", "42501").await;
+    client.batch_execute("DROP VIEW rv; DROP POLICY p ON t2; ALTER TABLE t2 DISABLE ROW LEVEL SECURITY").await.unwrap();
+}
+
+async fn writes(client: &Client) {
+    for sql in [
+        "INSERT INTO lake.t2 (k) VALUES (1)",
+        "UPDATE lake.t2 SET k = 1",
+        "DELETE FROM lake.t2",
+        "TRUNCATE lake.t2",
+        "WITH x AS (DELETE FROM lake.t2 RETURNING k) SELECT * FROM x",
+    ] {
+        fails(client, sql, "0A000").await;
+    }
+    let error = fails(client, "UPDATE lake.t2 SET k = 1", "0A000").await;
+    assert!(error.contains("source table"), "no hint: {error}");
+    assert_eq!(
+        ask(client, "CREATE TABLE made AS SELECT name, count(*) FROM lake.t2 GROUP BY name; SELECT count(*) FROM made")
+            .await
+            .unwrap(),
+        "25"
+    );
+    assert_eq!(
+        ask(
+            client,
+            "CREATE TABLE made2 AS SELECT upper(name) u FROM lake.t2 WHERE name ~ '2'; SELECT count(*) FROM made2"
+        )
+        .await
+        .unwrap(),
+        ask(client, "SELECT count(*) FROM t2 WHERE name ~ '2'").await.unwrap()
+    );
+    assert_eq!(
+        ask(client, "INSERT INTO made SELECT name, k FROM lake.t2; SELECT count(*) FROM made").await.unwrap(),
+        "925"
+    );
+    client.batch_execute("DROP TABLE made, made2").await.unwrap();
+}
+
+async fn transactions(client: &Client) {
+    // The stand-in does not follow: whoever sees the new row read the heap.
+    let seen = ask(client, "BEGIN; INSERT INTO t2 (k) VALUES (5000); SELECT count(*) FROM lake.t2").await.unwrap();
+    assert_eq!(seen, "901");
+    assert_eq!(ask(client, "SELECT count(*) FROM lake.t2 WHERE name ~ '^' OR name IS NULL").await.unwrap(), "901");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    by_heap(client, "SELECT count(*) FROM lake.t2").await;
+    client.batch_execute("ROLLBACK").await.unwrap();
+    // Plans made before.
+    client
+        .batch_execute(
+            "SET plan_cache_mode = force_generic_plan;
+             PREPARE whole AS SELECT count(*) FROM lake.t2;
+             PREPARE scans AS SELECT count(*) FROM lake.t2 WHERE name ~ '^' OR name IS NULL;
+             EXECUTE whole; EXECUTE scans",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("BEGIN; INSERT INTO t2 (k) VALUES (5000)").await.unwrap();
+    assert_eq!(ask(client, "EXECUTE whole").await.unwrap(), "901");
+    client.batch_execute("SAVEPOINT s").await.unwrap();
+    fails(client, "EXECUTE scans", "55000").await;
+    client.batch_execute("ROLLBACK TO s").await.unwrap();
+    assert_eq!(ask(client, "EXECUTE whole").await.unwrap(), "901");
+    client.batch_execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    by_heap(client, "EXECUTE whole").await;
+    client.batch_execute("ROLLBACK; RESET plan_cache_mode; DEALLOCATE ALL").await.unwrap();
+    // Errors leave the session as it was, subtransactions included.
+    client.batch_execute("BEGIN; SAVEPOINT a").await.unwrap();
+    fails(client, "SELECT 1 / (k - 1) FROM lake.t2", "22012").await;
+    client.batch_execute("ROLLBACK TO a").await.unwrap();
+    assert_eq!(ask(client, "SELECT count(*) FROM lake.t2").await.unwrap(), "900");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(
+        ask(client, "SET lake.pushdown = off; SELECT count(*) FROM lake.t2; RESET lake.pushdown").await.unwrap(),
+        "900"
+    );
+}
+
+async fn plans(client: &Client) {
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        client.batch_execute(&format!("SET plan_cache_mode = {mode}")).await.unwrap();
+        let statement = client
+            .prepare("SELECT count(*), min(k) FROM lake.t2 WHERE k > $1 AND name = $2 AND amount > $3::int")
+            .await
+            .unwrap();
+        for k in [0i32, 100, 500] {
+            let row = client.query_one(&statement, &[&k, &"name 7", &3i32]).await.unwrap();
+            let expected: i64 = client
+                .query_one("SELECT count(*) FROM t2 WHERE k > $1 AND name = 'name 7' AND amount > 3", &[&k])
+                .await
+                .unwrap()
+                .get(0);
+            assert_eq!(row.get::<_, i64>(0), expected);
+        }
+        let rows = client.query("SELECT k FROM lake.t2 ORDER BY k LIMIT $1 OFFSET $2", &[&3i64, &2i64]).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [3, 4, 5]);
+        let scan = client.prepare("SELECT count(*) FROM lake.t2 WHERE k < $1 AND name ~ $2").await.unwrap();
+        assert_eq!(client.query_one(&scan, &[&10i32, &"name"]).await.unwrap().get::<_, i64>(0), 9);
+    }
+    client.batch_execute("RESET plan_cache_mode").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE FUNCTION f(x integer) RETURNS bigint LANGUAGE plpgsql AS
+             $$ DECLARE r record; s bigint := 0; BEGIN
+                FOR r IN SELECT k FROM lake.t2 WHERE k <= x ORDER BY k LOOP s := s + r.k; END LOOP;
+                RETURN s + (SELECT count(*) FROM lake.t2 WHERE k <= x); END $$;
+             CREATE FUNCTION g() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM lake.t2'",
+        )
+        .await
+        .unwrap();
+    for _ in 0..8 {
+        assert_eq!(ask(client, "SELECT f(10)").await.unwrap(), "65");
+    }
+    assert_eq!(ask(client, "SELECT g()").await.unwrap(), "900");
+    // A scan inside a nested loop is run again and again.
+    assert_eq!(
+        ask(
+            client,
+            "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
+             SELECT count(*) FROM lake.t2 a JOIN lake.t2 b ON a.k = b.k AND a.name ~ '7' WHERE b.k < 60"
+        )
+        .await
+        .unwrap(),
+        ask(client, "SELECT count(*) FROM t2 WHERE name ~ '7' AND k < 60").await.unwrap()
+    );
+    client.batch_execute("RESET ALL; DROP FUNCTION f(integer); DROP FUNCTION g()").await.unwrap();
+}
+
+async fn cursors(client: &Client) {
+    client.batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT id FROM lake.t1 ORDER BY id; DECLARE d CURSOR FOR SELECT k FROM lake.t2 ORDER BY k").await.unwrap();
+    assert_eq!(ask(client, "FETCH 2 FROM c").await.unwrap(), "1\n2");
+    assert_eq!(ask(client, "FETCH 2 FROM d").await.unwrap(), "1\n2");
+    assert_eq!(ask(client, "FETCH 2 FROM c").await.unwrap(), "3\n4");
+    client.batch_execute("SAVEPOINT s").await.unwrap();
+    fails(client, "FETCH BACKWARD 1 FROM c", "55000").await;
+    client.batch_execute("ROLLBACK TO s").await.unwrap();
+    assert_eq!(ask(client, "FETCH 1 FROM d").await.unwrap(), "3");
+    client
+        .batch_execute("COMMIT; BEGIN; DECLARE c SCROLL CURSOR FOR SELECT id FROM lake.t1 ORDER BY id")
+        .await
+        .unwrap();
+    assert_eq!(ask(client, "FETCH ABSOLUTE 5 FROM c").await.unwrap(), "5");
+    assert_eq!(ask(client, "FETCH BACKWARD 2 FROM c").await.unwrap(), "4\n3");
+    client
+        .batch_execute("COMMIT; BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT k FROM lake.t2 ORDER BY k; COMMIT")
+        .await
+        .unwrap();
+    assert_eq!(ask(client, "FETCH 2 FROM h; CLOSE h").await.unwrap(), "1\n2");
+    assert_eq!(ask(client, "SELECT id FROM lake.t1 LIMIT 1").await.unwrap().lines().count(), 1);
+}
+
+async fn explain(client: &Client, worker: &Worker) {
+    let plan = ask(client, "EXPLAIN SELECT count(*) FROM lake.t1 WHERE i4 > 5").await.unwrap();
+    for part in ["Lake SQL: SELECT", "FROM lake.t1", "Lake LSN: ", "Files: 2", "Deleted Positions: ", "Fresh Rows: "] {
+        assert!(plan.contains(part), "no {part} in {plan}");
+    }
+    assert_eq!(worker.behaviour.last_lsn.load(Ordering::SeqCst), 0, "a plain EXPLAIN waits for nothing");
+    let plan =
+        ask(client, "EXPLAIN (ANALYZE, VERBOSE) SELECT i2, avg(i4) FROM lake.t1 GROUP BY i2 ORDER BY 2").await.unwrap();
+    for part in ["Lake LSN: ", "Files: 2", "Fresh Rows: 2001", "Wait ms: ", "Sort Key"] {
+        assert!(plan.contains(part), "no {part} in {plan}");
+    }
+    assert!(!plan.contains("Answered By"), "{plan}");
+    let json = ask(client, "EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM lake.t1").await.unwrap();
+    assert!(json.contains("\"Fresh Rows\": 2001"), "{json}");
+    let plan = ask(client, "EXPLAIN ANALYZE SELECT sum(n2 * n2) FROM lake.t1").await.unwrap();
+    assert!(plan.contains("Answered By: heap (Out of Range") && plan.contains("Seq Scan on t1"), "{plan}");
+    // A parallel plan of the heap runs under the scan as well.
+    let parallel = "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+        EXPLAIN ANALYZE SELECT sum(n2 * n2) FROM lake.t1";
+    let plan = ask(client, parallel).await.unwrap();
+    assert!(plan.contains("Answered By: heap") && plan.contains("Gather"), "{plan}");
+    client.batch_execute("RESET ALL").await.unwrap();
+    assert_ne!(ask(client, "SELECT queries FROM lake.stat_fallback WHERE reason = 'query'").await.unwrap(), "0");
+}
+
+async fn one_pin(client: &Client, worker: &Worker) {
+    let before = worker.behaviour.pins.load(Ordering::SeqCst);
+    ask(client, "SELECT count(*) FROM lake.t1 a JOIN lake.t2 b ON a.id = b.ref WHERE a.s ~ 'r' AND EXISTS (SELECT FROM lake.t3 WHERE name ~ 'x')")
+        .await
+        .unwrap();
+    assert_eq!(worker.behaviour.pins.load(Ordering::SeqCst) - before, 1, "one pin a statement");
+    assert_eq!(worker.behaviour.tables_of_last_pin.load(Ordering::SeqCst), 3);
+    // Strict: past every commit before it.
+    let lsn = ask(client, "SET synchronous_commit = off; INSERT INTO other VALUES (777); SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+        .await
+        .unwrap();
+    ask(client, "SELECT count(*) FROM lake.t2").await.unwrap();
+    assert!(worker.behaviour.last_lsn.load(Ordering::SeqCst) >= lsn.parse::<u64>().unwrap() - 40);
+    let flushed = ask(client, "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").await.unwrap();
+    assert!(flushed.parse::<u64>().unwrap() >= worker.behaviour.last_lsn.load(Ordering::SeqCst));
+    ask(client, "RESET synchronous_commit; SET lake.freshness = 'committed'; SELECT count(*) FROM lake.t2")
+        .await
+        .unwrap();
+    assert_eq!(worker.behaviour.last_lsn.load(Ordering::SeqCst), 0);
+    ask(client, "SET lake.freshness = 'session'; SELECT count(*) FROM lake.t2; RESET lake.freshness").await.unwrap();
+    let session = worker.behaviour.last_lsn.load(Ordering::SeqCst);
+    assert!(session > 0 && session <= flushed.parse::<u64>().unwrap() + 1_000_000);
+    fails(client, "SET lake.freshness = 'bounded'", "22023").await;
+}
+
+async fn sources(client: &Client) {
+    client.batch_execute("CREATE TABLE gone (k integer PRIMARY KEY, a integer, b integer); SELECT lake.create_relation('gone', 'gone')").await.unwrap();
+    client.batch_execute("ALTER TABLE gone DROP COLUMN a; ALTER TABLE gone ADD COLUMN c integer").await.unwrap();
+    let error = fails(client, "SELECT a FROM lake.gone", "55000").await;
+    assert!(error.contains("\"a\""), "{error}");
+    fails(client, "SELECT c FROM lake.gone", "42703").await;
+    client.batch_execute("DROP TABLE gone").await.unwrap();
+    fails(client, "SELECT k FROM lake.gone", "42P01").await;
+    client.batch_execute("SELECT lake.drop_relation('gone')").await.unwrap();
+    let error = fails(client, "SELECT lake.create_relation('t2', 't1')", "42P07").await;
+    assert!(error.contains("\"as\""), "{error}");
+}
+
+async fn cancel(server: &Server) {
+    let client = server.connect("postgres").await;
+    let slow = "SELECT count(*) FROM lake.t1 a, lake.t1 b, lake.t2 c WHERE a.i4 <> b.i8 - c.k";
+    let begin = Instant::now();
+    fails(&client, &format!("SET statement_timeout = '300ms'; {slow}"), "57014").await;
+    assert!(begin.elapsed() < Duration::from_millis(1300), "{:?}", begin.elapsed());
+    // While rows stream.
+    let begin = Instant::now();
+    fails(&client, "SET statement_timeout = '300ms'; SELECT a.id, repeat(b.s, 200) FROM lake.t1 a, lake.t1 b", "57014")
+        .await;
+    assert!(begin.elapsed() < Duration::from_millis(1300), "{:?}", begin.elapsed());
+    client.batch_execute("RESET statement_timeout").await.unwrap();
+    assert_eq!(ask(&client, "SELECT count(*) FROM lake.t2").await.unwrap(), "900");
+    let pid = ask(&client, "SELECT pg_backend_pid()").await.unwrap();
+    threads_are_deaf(&pid);
+    // Terminated in the middle of a query.
+    let other = server.connect("postgres").await;
+    let running = tokio::spawn(async move { client.simple_query(slow).await.map(|_| ()) });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let begin = Instant::now();
+    ask(&other, &format!("SELECT pg_terminate_backend({pid})")).await.unwrap();
+    assert!(running.await.unwrap().is_err());
+    while ask(&other, &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")).await.unwrap() != "0" {
+        assert!(begin.elapsed() < Duration::from_secs(1), "still there after {:?}", begin.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn unhealthy(client: &Client, worker: &Worker) {
+    worker.behaviour.refuse.store(true, Ordering::SeqCst);
+    let error = fails(client, "SELECT count(*) FROM lake.t2", "55000").await;
+    assert!(error.contains("errored") && error.contains("a hint"), "{error}");
+    worker.behaviour.refuse.store(false, Ordering::SeqCst);
+    worker.behaviour.silent.store(true, Ordering::SeqCst);
+    let begin = Instant::now();
+    fails(client, "SET statement_timeout = '300ms'; SELECT count(*) FROM lake.t2", "57014").await;
+    assert!(begin.elapsed() < Duration::from_millis(1300), "{:?}", begin.elapsed());
+    client.batch_execute("RESET statement_timeout").await.unwrap();
+    let error = fails(client, "SET lake.freshness_timeout = '100ms'; SELECT count(*) FROM lake.t2", "55000").await;
+    assert!(error.contains("lake.freshness_timeout"), "{error}");
+    client.batch_execute("RESET lake.freshness_timeout").await.unwrap();
+    worker.behaviour.silent.store(false, Ordering::SeqCst);
+    worker.close();
+    for sql in ["SELECT count(*) FROM lake.t2", "SELECT count(*) FROM lake.t2 WHERE name ~ 'x'"] {
+        let error = fails(client, sql, "57P03").await;
+        assert!(error.contains("not running") && error.contains("source table"), "{error}");
+    }
+    let plan = ask(client, "EXPLAIN SELECT count(*) FROM lake.t2").await.unwrap();
+    assert!(plan.contains("Lake: the lake engine is not running"), "{plan}");
+    assert_eq!(
+        ask(client, "SET lake.pushdown = off; SELECT count(*) FROM lake.t2; RESET lake.pushdown").await.unwrap(),
+        "900"
+    );
+}
+
+async fn extension(client: &Client) {
+    let members = "SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+        AND classid = 'pg_class'::regclass AND objid IN ('lake.t1'::regclass, 'lake.t2'::regclass, 'lake.t3'::regclass)";
+    assert_eq!(ask(client, members).await.unwrap(), "3");
+    client.batch_execute("DROP EXTENSION lake_query").await.unwrap();
+    assert_eq!(
+        ask(client, "SELECT count(*) FROM pg_class WHERE relnamespace = 'lake'::regnamespace").await.unwrap(),
+        "0"
+    );
+}
+
+/// Signals are for the main thread: on any other, a handler of Postgres would run where no Postgres function may.
+fn threads_are_deaf(pid: &str) {
+    let mut others = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let task = task.unwrap();
+        if task.file_name().to_str() == Some(pid) {
+            continue;
+        }
+        others += 1;
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        // All but those that cannot be blocked, and the two of the C library.
+        assert_eq!(blocked, "fffffffe7ffbfeff", "{status}");
+    }
+    assert!(others >= 2, "a worker and the watchdog");
+}

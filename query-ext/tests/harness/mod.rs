@@ -1,0 +1,27 @@
+//! A private Postgres with `lake_query`, and a stand-in for the worker that serves the heap's own rows: some from a file
+//! with deleted rows, some from a file without, some fresh.
+
+pub(crate) mod server;
+pub(crate) mod tables;
+pub(crate) mod worker;
+
+use server::Server;
+use tables::{SETUP, copy};
+use tokio_postgres::Client;
+use worker::Worker;
+
+/// A server with the tables, the extension and the stand-in.
+pub(crate) async fn set_up() -> (Server, Worker, Client) {
+    let server = Server::start();
+    let client = server.connect("postgres").await;
+    client.batch_execute(SETUP).await.unwrap();
+    let database: u32 =
+        client.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[]).await.unwrap().get(0);
+    let worker = Worker::start(&server.data(), database);
+    let files = server.directory.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    for table in ["t1", "t2", "t3"] {
+        worker.add(&files, &copy(&client, &format!("public.{table}")).await);
+    }
+    (server, worker, client)
+}

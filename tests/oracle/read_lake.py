@@ -1,0 +1,341 @@
+"""Reads mirrored tables as strangers do (DuckDB's iceberg_scan, PyIceberg), and compares them with the heap, bit by bit.
+
+One JSON request on standard input, one JSON answer on standard output:
+
+  compare    every table of the request: heap = DuckDB = PyIceberg, column types and field ids included
+  invariant  one SQL query, evaluated by DuckDB on the newest source LSNs that retained snapshots stand for; all values
+  read       one SQL query, evaluated by DuckDB on the current snapshots
+
+The caller keeps the source still while `compare` runs, and has waited until the lake has caught up.
+"""
+
+import decimal
+import io
+import json
+import re
+import sys
+import time
+import urllib.parse
+from importlib import resources
+
+import duckdb
+import numpy
+import psycopg2
+import psycopg2.sql
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+from pyiceberg.catalog.sql import SqlCatalog
+
+decimal.getcontext().prec = 100
+
+# Postgres type -> (Iceberg type, SQL that prints a value canonically). Floats are printed as the integer of their bits,
+# times as counts of microseconds, so that nothing depends on how a reader prints.
+TYPES = {
+    "bool": ("boolean", "{c}::text"),
+    "int2": ("int", "{c}::text"),
+    "int4": ("int", "{c}::text"),
+    "int8": ("long", "{c}::text"),
+    "float4": ("float", "CASE {c} WHEN 'NaN' THEN 'nan' ELSE (('x' || encode(float4send({c}), 'hex'))::bit(32)::int4)::text END"),
+    "float8": ("double", "CASE {c} WHEN 'NaN' THEN 'nan' ELSE (('x' || encode(float8send({c}), 'hex'))::bit(64)::int8)::text END"),
+    "numeric": ("decimal({p}, {s})", "trunc({c} * 1e{s}::numeric)::text"),
+    "text": ("string", "{c}"),
+    "varchar": ("string", "{c}"),
+    "json": ("string", "{c}::text"),
+    "jsonb": ("string", "{c}::text"),
+    "bytea": ("binary", "encode({c}, 'hex')"),
+    "date": ("date", "({c} - DATE '1970-01-01')::text"),
+    "time": ("time", "trunc(extract(epoch FROM {c}) * 1000000)::int8::text"),
+    "timestamp": ("timestamp", "trunc(extract(epoch FROM {c}) * 1000000)::int8::text"),
+    "timestamptz": ("timestamptz", "trunc(extract(epoch FROM {c}) * 1000000)::int8::text"),
+    "uuid": ("uuid", "replace({c}::text, '-', '')"),
+}
+
+COLUMNS = """
+SELECT a.attnum, a.attname, t.typname,
+       CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4 THEN ((a.atttypmod - 4) >> 16) & 65535 END,
+       CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4 THEN (a.atttypmod - 4) & 2047 END,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey))
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+
+
+def connect(request):
+    connection = psycopg2.connect(
+        host=request["host"], port=request["port"], dbname=request["database"], user=request["user"]
+    )
+    connection.autocommit = True
+    return connection
+
+
+def quoted(table):
+    schema, name = table.split(".", 1)
+    return psycopg2.sql.SQL(".").join([psycopg2.sql.Identifier(schema), psycopg2.sql.Identifier(name)])
+
+
+def columns_of(connection, table):
+    with connection.cursor() as cursor:
+        cursor.execute(COLUMNS, [quoted(table).as_string(connection)])
+        names = ("id", "name", "type", "precision", "scale", "key")
+        return [dict(zip(names, row)) for row in cursor.fetchall()]
+
+
+def locations(connection, request):
+    """The metadata file of every table of the mirror, and the LSN they stand for: one statement, one LSN."""
+    schema = psycopg2.sql.Identifier(request["catalog_schema"])
+    query = psycopg2.sql.SQL(
+        "SELECT m.lsn::text, t.table_namespace || '.' || t.table_name, t.metadata_location"
+        " FROM {0}.mirrors m, {0}.iceberg_tables t WHERE t.catalog_name = %s"
+    ).format(schema)
+    with connection.cursor() as cursor:
+        cursor.execute(query, [request["catalog_name"]])
+        rows = cursor.fetchall()
+    return (rows[0][0] if rows else None), {row[1]: row[2] for row in rows}
+
+
+def heap_rows(connection, table, columns):
+    """The heap's rows in canonical text."""
+    prints = []
+    for column in columns:
+        name = psycopg2.sql.Identifier(column["name"]).as_string(connection)
+        pattern = TYPES[column["type"]][1]
+        prints.append(pattern.format(c=name, s=column["scale"]))
+    statement = f"COPY (SELECT {', '.join(prints)} FROM {quoted(table).as_string(connection)}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
+    buffer = io.BytesIO()
+    with connection.cursor() as cursor:
+        cursor.copy_expert(statement, buffer)
+    names = [column["name"] for column in columns]
+    if buffer.tell() == 0:
+        return pyarrow.table({name: pyarrow.array([], pyarrow.large_string()) for name in names})
+    buffer.seek(0)
+    return pyarrow.csv.read_csv(
+        buffer,
+        read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=1 << 26),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pyarrow.large_string() for name in names},
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        ),
+    )
+
+
+def canonical(array, column):
+    """A reader's column in the canonical text of TYPES."""
+    if isinstance(array, pyarrow.ChunkedArray):
+        array = array.combine_chunks()
+        if isinstance(array, pyarrow.ChunkedArray):
+            array = pyarrow.concat_arrays(array.chunks)
+    if isinstance(array, pyarrow.ExtensionArray):
+        array = array.storage
+    kind, text = column["type"], pyarrow.large_string()
+    if kind in ("float4", "float8"):
+        width = numpy.float32 if kind == "float4" else numpy.float64
+        expect(array.type == pyarrow.from_numpy_dtype(width), f"{column['name']} came as {array.type}")
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        values = numpy.ascontiguousarray(array.fill_null(0).to_numpy(zero_copy_only=False), dtype=width)
+        bits = pyarrow.array(values.view(numpy.int32 if kind == "float4" else numpy.int64)).cast(text)
+        bits = pyarrow.compute.if_else(pyarrow.array(numpy.isnan(values)), pyarrow.scalar("nan", text), bits)
+        return pyarrow.compute.if_else(pyarrow.array(valid), bits, pyarrow.scalar(None, text))
+    if kind == "numeric":
+        wanted = pyarrow.decimal128(column["precision"], column["scale"])
+        expect(array.type == wanted, f"{column['name']} came as {array.type}, not as {wanted}")
+        unscaled = [None if v is None else str(int(v.scaleb(column["scale"]))) for v in array.to_pylist()]
+        return pyarrow.array(unscaled, text)
+    if kind == "bytea":
+        return pyarrow.array([None if v is None else v.hex() for v in array.to_pylist()], text)
+    if kind == "uuid":
+        if pyarrow.types.is_fixed_size_binary(array.type):
+            return pyarrow.array([None if v is None else v.hex() for v in array.to_pylist()], text)
+        return pyarrow.compute.replace_substring(array.cast(text), "-", "")
+    if kind == "date":
+        expect(array.type == pyarrow.date32(), f"{column['name']} came as {array.type}")
+        return array.cast(pyarrow.int32()).cast(text)
+    if kind in ("time", "timestamp", "timestamptz"):
+        unit = getattr(array.type, "unit", None)
+        zone = getattr(array.type, "tz", None)
+        expect(unit == "us" and (zone is not None) == (kind == "timestamptz"), f"{column['name']} came as {array.type}")
+        return array.cast(pyarrow.int64()).cast(text)
+    if kind == "bool":
+        expect(array.type == pyarrow.bool_(), f"{column['name']} came as {array.type}")
+        return array.cast(text)
+    if kind in ("int2", "int4", "int8"):
+        wanted = pyarrow.int64() if kind == "int8" else pyarrow.int32()
+        expect(array.type == wanted, f"{column['name']} came as {array.type}, not as {wanted}")
+    return array.cast(text)
+
+
+class Unequal(Exception):
+    """The lake is not what the heap is."""
+
+
+def expect(condition, message):
+    if not condition:
+        raise Unequal(message)
+
+
+def ordered(table, columns):
+    keys = [column["name"] for column in columns if column["key"]] or table.column_names
+    return table.sort_by([(key, "ascending") for key in keys])
+
+
+def compare_rows(heap, lake, columns):
+    lake = pyarrow.table({column["name"]: canonical(lake.column(column["name"]), column) for column in columns})
+    expect(lake.num_rows == heap.num_rows, f"{lake.num_rows} rows, the heap has {heap.num_rows}")
+    lake = ordered(lake, columns)
+    for column in columns:
+        ours, theirs = heap.column(column["name"]).combine_chunks(), lake.column(column["name"]).combine_chunks()
+        if ours.equals(theirs):
+            continue
+        for row, (here, there) in enumerate(zip(ours.to_pylist(), theirs.to_pylist())):
+            if here != there:
+                key = {c["name"]: heap.column(c["name"])[row].as_py() for c in columns if c["key"]}
+                raise Unequal(f"column {column['name']}, near key {key}: heap {here!r:.200}, lake {there!r:.200}")
+
+
+def compare_schema(iceberg, columns):
+    found = [(field.field_id, field.name, str(field.field_type)) for field in iceberg.schema().fields]
+    wanted = []
+    for column in columns:
+        kind = TYPES[column["type"]][0].format(p=column["precision"], s=column["scale"])
+        wanted.append((column["id"], column["name"], kind))
+    expect(found == wanted, f"Iceberg schema {found}, wanted {wanted}")
+
+
+def duckdb_session():
+    session = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+    for name in ("avro", "iceberg"):
+        package = resources.files(f"duckdb_extension_{name}")
+        path = next(package.rglob(f"{name}.duckdb_extension"))
+        session.load_extension(str(path))
+    session.execute("SET TimeZone = 'UTC'; SET threads = 2")
+    return session
+
+
+def literal(text):
+    return "'" + text.replace("'", "''") + "'"
+
+
+def local(location):
+    return urllib.parse.unquote(location.removeprefix("file://"))
+
+
+def pyiceberg_catalog(request):
+    query = urllib.parse.urlencode(
+        {"host": request["host"], "port": request["port"], "options": f"-csearch_path={request['catalog_schema']}"},
+        quote_via=urllib.parse.quote,
+    )
+    user = urllib.parse.quote(request["user"])
+    uri = f"postgresql+psycopg2://{user}@/{urllib.parse.quote(request['database'])}?{query}"
+    return SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false")
+
+
+def by_duckdb(session, location):
+    return session.execute(f"SELECT * FROM iceberg_scan({literal(local(location))})").to_arrow_table()
+
+
+def compare_table(connection, request, session, catalog, table):
+    lsn, found = locations(connection, request)
+    expect(table in found, f"not in the catalog, which has {sorted(found)}")
+    columns = columns_of(connection, table)
+    heap = ordered(heap_rows(connection, table, columns), columns)
+    iceberg = catalog.load_table(tuple(table.split(".", 1)))
+    compare_schema(iceberg, columns)
+    result = {"table": table, "rows": heap.num_rows, "lsn": lsn}
+    for reader, rows in (
+        ("duckdb", lambda: by_duckdb(session, found[table])),
+        ("pyiceberg", lambda: iceberg.scan().to_arrow()),
+    ):
+        try:
+            compare_rows(heap, rows(), columns)
+        except Unequal as difference:
+            raise Unequal(f"read by {reader}: {difference}") from None
+    return result
+
+
+def compare(connection, request):
+    session, catalog = duckdb_session(), pyiceberg_catalog(request)
+    results = []
+    for table in request["tables"]:
+        for attempt in range(5):
+            _, before = locations(connection, request)
+            try:
+                results.append(compare_table(connection, request, session, catalog, table))
+                break
+            except Unequal as difference:
+                results.append({"table": table, "difference": str(difference)})
+                break
+            except Exception:
+                # A commit may expire the snapshot that is being read. Only that is worth another try.
+                _, after = locations(connection, request)
+                if attempt == 4 or before.get(table) == after.get(table):
+                    raise
+    return {"tables": results}
+
+
+def position(lsn):
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def substitute(query, scans):
+    """Replaces {schema.table} by the table's scan."""
+    return re.sub(r"\{([^}]+)\}", lambda match: scans[match.group(1)], query)
+
+
+def retained(connection, request, tables):
+    """Of every table its metadata file, and its snapshots as (LSN, sequence number, id) in order."""
+    _, found = locations(connection, request)
+    snapshots = {}
+    for table in tables:
+        with open(local(found[table]), encoding="utf-8") as file:
+            metadata = json.load(file)
+        held = metadata.get("snapshots", [])
+        snapshots[table] = sorted((position(s["summary"]["lake.lsn"]), s["sequence-number"], s["snapshot-id"]) for s in held)
+    return found, snapshots
+
+
+def invariant(connection, request):
+    session = duckdb_session()
+    tables = set(re.findall(r"\{([^}]+)\}", request["query"]))
+    values, deadline = {}, time.monotonic() + 20
+    while True:
+        try:
+            found, snapshots = retained(connection, request, tables)
+            lsns = sorted({lsn for held in snapshots.values() for lsn, _, _ in held})
+            for lsn in lsns[-request["newest"] :]:
+                if lsn in values:
+                    continue
+                scans = {}
+                for table in tables:
+                    at = [snapshot for snapshot in snapshots[table] if snapshot[0] <= lsn]
+                    if at:
+                        path = literal(local(found[table]))
+                        scans[table] = f"iceberg_scan({path}, snapshot_from_id = {at[-1][2]}::UBIGINT)"
+                if len(scans) == len(tables):
+                    row = session.execute(substitute(request["query"], scans)).fetchone()
+                    values[lsn] = {"lsn": f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}", "value": str(row[0])}
+            return {"values": list(values.values())}
+        except (FileNotFoundError, duckdb.IOException):
+            # Snapshots expire while the writers go on: what is retained by now is looked at instead.
+            _, now = locations(connection, request)
+            if time.monotonic() > deadline or all(now[table] == found[table] for table in tables):
+                raise
+
+
+def read(connection, request):
+    lsn, found = locations(connection, request)
+    scans = {table: f"iceberg_scan({literal(local(path))})" for table, path in found.items()}
+    rows = duckdb_session().execute(substitute(request["query"], scans)).fetchall()
+    return {"lsn": lsn, "rows": [[None if value is None else str(value) for value in row] for row in rows]}
+
+
+def main():
+    request = json.load(sys.stdin)
+    commands = {"compare": compare, "invariant": invariant, "read": read}
+    json.dump(commands[request["command"]](connect(request), request), sys.stdout)
+
+
+main()

@@ -1,0 +1,102 @@
+//! The oracle: heap and lake at one LSN are equal, as two foreign readers see it.
+//!
+//! Why one LSN: the callers pause all writers, and the oracle waits until the mirror has committed a position past the
+//! WAL's end. From then on the lake stands for exactly what the heap holds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::deadline::eventually;
+use crate::postgres::Postgres;
+use crate::python::Python;
+
+/// Compares the lake of one server with its heap.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    host: PathBuf,
+    port: u16,
+    python: Python,
+}
+
+impl Oracle {
+    /// An oracle of the server's database `postgres`.
+    pub fn new(postgres: &Postgres) -> Self {
+        let python = Python::script("oracle/read_lake.py");
+        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python }
+    }
+
+    async fn ask(&self, command: &str, more: Value) -> Result<Value> {
+        let mut request = json!({
+            "command": command, "host": self.host, "port": self.port, "database": "postgres", "user": "postgres",
+            "catalog_schema": "lake_catalog", "catalog_name": "lake",
+        });
+        if let (Value::Object(request), Value::Object(more)) = (&mut request, more) {
+            request.extend(more);
+        }
+        self.python.ask(&request).await
+    }
+
+    /// Waits until the lake holds everything that is committed now; the position it then has.
+    pub async fn caught_up(&self, postgres: &Postgres, limit: Duration) -> Result<String> {
+        let client = postgres.client().await?;
+        let end: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+        // An idle mirror records its position only after a mebibyte of WAL that is none of its own: write that much.
+        client.execute("SELECT pg_logical_emit_message(false, 'oracle', repeat('x', 1500000))", &[]).await?;
+        let sql = format!("SELECT lsn::text, lsn >= '{end}' FROM lake_catalog.mirrors");
+        let mut last = None;
+        let what = format!("the lake reaches {end}");
+        let reached = eventually(&what, limit, async || {
+            let rows = client.query(sql.as_str(), &[]).await?;
+            let Some(row) = rows.first() else { return Ok(None) };
+            last = row.get(0);
+            let reached: Option<bool> = row.get(1);
+            Ok(if reached == Some(true) { last.clone() } else { None })
+        });
+        let reached = Box::pin(reached).await;
+        reached.with_context(|| format!("the lake is at {last:?}"))
+    }
+
+    /// Waits for the lake, then compares every table, by DuckDB and by PyIceberg: rows, values bit by bit, column types
+    /// and field ids. The source must stand still. Gives the number of rows compared.
+    pub async fn assert_equal(&self, postgres: &Postgres, tables: &[&str], limit: Duration) -> Result<u64> {
+        self.caught_up(postgres, limit).await?;
+        let answer = self.ask("compare", json!({ "tables": tables })).await?;
+        let results = answer["tables"].as_array().context("results by table")?;
+        ensure!(results.len() == tables.len(), "{} results for {} tables", results.len(), tables.len());
+        let mut rows = 0;
+        for result in results {
+            if let Some(difference) = result["difference"].as_str() {
+                bail!("{} differs: {difference}", result["table"]);
+            }
+            rows += result["rows"].as_u64().context("a number of rows")?;
+        }
+        Ok(rows)
+    }
+
+    /// Evaluates a query with `{schema.table}` in it on the newest source LSNs (so many at most) that the retained
+    /// snapshots stand for, by DuckDB. The value must be the expected one each time. Gives the number of LSNs.
+    pub async fn assert_invariant(&self, query: &str, expected: &str, newest: usize) -> Result<usize> {
+        let answer = self.ask("invariant", json!({ "query": query, "newest": newest })).await?;
+        let values = answer["values"].as_array().context("values by LSN")?;
+        for value in values {
+            ensure!(
+                value["value"] == expected,
+                "at {}: {query} gives {}, not {expected}",
+                value["lsn"],
+                value["value"]
+            );
+        }
+        ensure!(!values.is_empty(), "no LSN at which all tables of the query have a snapshot");
+        Ok(values.len())
+    }
+
+    /// The first value of a query with `{schema.table}` in it on the current snapshots, by DuckDB.
+    pub async fn value(&self, query: &str) -> Result<String> {
+        let answer = self.ask("read", json!({ "query": query })).await?;
+        let value = answer["rows"][0][0].as_str().map(str::to_owned);
+        value.with_context(|| format!("no value from {query}: {answer}"))
+    }
+}

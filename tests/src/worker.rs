@@ -1,0 +1,255 @@
+//! The `cdc-worker` binary as a process: configured by a file, killed and stopped like the real thing.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::account::Account;
+use crate::deadline::eventually;
+use crate::postgres::{Postgres, free_port};
+use crate::process::Process;
+use crate::python::repository;
+use crate::source::Source;
+
+/// The exit codes that the worker documents.
+pub mod exit_code {
+    /// Stopped because it was told to.
+    pub const OK: i32 = 0;
+    /// Wrong configuration or usage.
+    pub const CONFIG: i32 = 2;
+    /// The source is not fit.
+    pub const UNFIT: i32 = 3;
+    /// Another worker has the mirror.
+    pub const FENCED: i32 = 4;
+    /// The source cannot be reached.
+    pub const SOURCE: i32 = 5;
+    /// Catalog or warehouse cannot be reached.
+    pub const LAKE: i32 = 6;
+}
+
+/// The worker's configuration file, with the harness's defaults.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// `tables`.
+    pub tables: Vec<String>,
+    /// `source.host`.
+    pub host: String,
+    /// `source.port`.
+    pub port: u16,
+    /// `source.user`.
+    pub user: String,
+    /// The password, given in the environment.
+    pub password: Option<String>,
+    /// `source.insecure`.
+    pub insecure: bool,
+    /// `source.slot`.
+    pub slot: String,
+    /// `lake.warehouse`, as a path.
+    pub warehouse: PathBuf,
+    /// `commit.interval`.
+    pub interval: String,
+    /// `commit.max_bytes`.
+    pub max_bytes: String,
+    /// `state.dir`.
+    pub state: PathBuf,
+    /// Port of `admin.listen`.
+    pub admin_port: u16,
+    directory: PathBuf,
+    text: Option<String>,
+}
+
+impl WorkerConfig {
+    /// A mirror of these tables of the server's database `postgres`, with a warehouse in the server's directory. `name`
+    /// tells several workers of one server apart.
+    pub fn new(postgres: &Postgres, name: &str, tables: &[&str]) -> Result<Self> {
+        let scratch = postgres.scratch();
+        let directory = scratch.directory(&format!("worker-{name}"))?;
+        Ok(Self {
+            tables: tables.iter().map(|&table| table.to_owned()).collect(),
+            host: postgres.socket_dir().display().to_string(),
+            port: postgres.port(),
+            user: Source::ROLE.to_owned(),
+            password: None,
+            insecure: false,
+            slot: "lakemirror".to_owned(),
+            warehouse: scratch.directory("warehouse")?,
+            interval: "300ms".to_owned(),
+            max_bytes: "64MiB".to_owned(),
+            state: scratch.directory(&format!("worker-{name}/state"))?,
+            admin_port: free_port()?,
+            directory,
+            text: None,
+        })
+    }
+
+    /// A file of this text instead of the harness's own.
+    #[must_use]
+    pub fn with_text(mut self, text: String) -> Self {
+        self.text = Some(text);
+        self
+    }
+
+    /// The file's text.
+    pub fn toml(&self) -> String {
+        if let Some(text) = &self.text {
+            return text.clone();
+        }
+        let mut text = String::new();
+        let tables: Vec<String> = self.tables.iter().map(|table| format!("{table:?}")).collect();
+        let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
+        let (warehouse, state) = (self.warehouse.display(), self.state.display());
+        let _ = write!(
+            text,
+            "mirror = \"lake\"\n\
+             tables = [{}]\n\
+             [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
+             publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n\
+             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n\
+             [commit]\ninterval = {interval:?}\nmax_bytes = {max_bytes:?}\n\
+             [state]\ndir = \"{state}\"\n\
+             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
+             [read]\nsocket = \"{}/read.sock\"\n\
+             [log]\nformat = \"text\"\n",
+            tables.join(", "),
+            self.directory.display()
+        );
+        text
+    }
+
+    fn write(&self) -> Result<PathBuf> {
+        let path = self.directory.join("lakemirror.toml");
+        std::fs::write(&path, self.toml())?;
+        Account::current()?.own(&path)?;
+        Ok(path)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Result<std::process::Command> {
+        let mut command = Account::current()?.command(binary(&self.directory)?, true);
+        command.args(arguments).arg("--config").arg(self.write()?).current_dir(&self.directory);
+        if let Some(password) = &self.password {
+            command.env("LAKEMIRROR_SOURCE_PASSWORD", password);
+        }
+        Ok(command)
+    }
+
+    /// Runs a command that ends by itself, such as `check` or `status --json`.
+    pub async fn call(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command(arguments)?;
+        tokio::task::spawn_blocking(move || command.output()).await?.context("run cdc-worker")
+    }
+
+    /// Runs `cdc-worker run`, expecting it to give up by itself; its exit code and output.
+    pub async fn run_to_end(&self, limit: Duration) -> Result<(i32, String)> {
+        let mut worker = Worker::spawn(self)?;
+        let code = worker.wait_code(limit).await?;
+        Ok((code, worker.output()))
+    }
+}
+
+/// A running worker. Dropping it kills it.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    admin_port: u16,
+}
+
+impl Worker {
+    /// Starts `cdc-worker run`.
+    pub fn spawn(config: &WorkerConfig) -> Result<Self> {
+        let mut command = config.command(&["run"])?;
+        let process = Process::spawn(&mut command, &config.directory.join("worker.log"))?;
+        Ok(Self { process, admin_port: config.admin_port })
+    }
+
+    /// Starts it and waits until all of its tables stream.
+    pub async fn start(config: &WorkerConfig, postgres: &Postgres) -> Result<Self> {
+        let mut worker = Self::spawn(config)?;
+        worker.streaming(postgres, config.tables.len()).await?;
+        Ok(worker)
+    }
+
+    /// Waits until so many tables are streaming.
+    pub async fn streaming(&mut self, postgres: &Postgres, tables: usize) -> Result<()> {
+        let client = postgres.client().await?;
+        eventually("all tables stream", Duration::from_secs(90), async || {
+            if let Some(status) = self.process.ended()? {
+                return Ok(Some(Err(anyhow::anyhow!("the worker ended with {status}:\n{}", self.output()))));
+            }
+            let sql = "SELECT count(*) FROM lake_catalog.mirrored_tables WHERE state = 'streaming'";
+            let streaming: i64 = client.query_one(sql, &[]).await?.get(0);
+            Ok((usize::try_from(streaming)? == tables).then_some(Ok(())))
+        })
+        .await
+        .with_context(|| format!("the worker says:\n{}", self.output()))?
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    /// SIGTERM; its exit code and how long it took.
+    pub async fn terminate(mut self) -> Result<(i32, Duration)> {
+        let started = Instant::now();
+        self.process.signal("TERM")?;
+        let code = self.process.wait_code(Duration::from_secs(30)).await?;
+        Ok((code, started.elapsed()))
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_code(&mut self, limit: Duration) -> Result<i32> {
+        self.process.wait_code(limit).await.with_context(|| format!("the worker says:\n{}", self.output()))
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// Status and body of an admin page.
+    pub async fn admin(&self, path: &str) -> Result<(u16, String)> {
+        let (port, path) = (self.admin_port, path.to_owned());
+        tokio::task::spawn_blocking(move || http_get(port, &path)).await?
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        eprintln!("-- end of the worker's output\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+    }
+}
+
+fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connect to the admin port")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    let status = head.split_whitespace().nth(1).context("an HTTP status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+/// The binary that was built in this profile, in the worker's directory: root's home may be closed to its account.
+fn binary(directory: &Path) -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+    let built = target.join("release/cdc-worker");
+    ensure!(built.exists(), "{} is not built: cargo build --release -p cdc-worker", built.display());
+    let path = directory.join("cdc-worker");
+    if !path.exists() && std::fs::hard_link(&built, &path).is_err() {
+        std::fs::copy(&built, &path).context("copy cdc-worker")?;
+    }
+    Ok(path)
+}

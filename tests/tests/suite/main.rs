@@ -1,0 +1,19 @@
+//! The end-to-end suite: real servers, the real worker, foreign readers. One binary, so that it links once.
+
+mod extension_crash;
+mod extension_mirror;
+mod extension_refusals;
+mod harness;
+mod worker_copy;
+mod worker_crash;
+mod worker_refusals;
+mod worker_stream;
+
+use std::time::Duration;
+
+/// How long one whole test may take.
+const TEST_LIMIT: Duration = Duration::from_secs(240);
+/// Of the retained snapshots, all.
+const ALL: usize = 1000;
+/// How long the lake may take to catch up with a source that stands still.
+const CATCH_UP: Duration = Duration::from_secs(60);
