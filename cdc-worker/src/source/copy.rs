@@ -3,6 +3,7 @@
 //! Keeps I4: the rows are those of the snapshot exported by a slot's creation, and the caller applies to them exactly
 //! the streamed transactions whose commit record begins at or after that slot's consistent point. A transaction that
 //! was committing while the slot was made is on one side of that point by definition, however late it becomes visible.
+//! A TRUNCATE is the one change that a snapshot does not hide; [`CopyJob::begin`] sees to it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
 use iceberg_writer::{DataFileWriter, LakeTable, Lsn, Warehouse, WrittenFile};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::Result;
@@ -21,7 +23,7 @@ use crate::table::{Position, PositionIndex};
 
 use super::connect;
 use super::identifier::quote;
-use super::relation::SourceTable;
+use super::relation::{self, SourceTable};
 use super::slot;
 
 /// Rows of a batch on their way to Parquet.
@@ -32,6 +34,10 @@ const BATCH_BYTES: usize = 16 << 20;
 pub(crate) const FILE_BYTES: usize = 256 << 20;
 /// Longest silence of a running COPY. It may wait for a lock or for cold disks, hence the patience.
 const COPY_SILENCE: Duration = Duration::from_secs(600);
+/// Times that a copy begins anew because the table was truncated meanwhile. The window is some ten milliseconds, so
+/// even a table that is truncated ten times a second gets through.
+const SNAPSHOT_ATTEMPTS: usize = 30;
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(50);
 
 /// All that a copy needs.
 pub(crate) struct CopyJob {
@@ -59,17 +65,8 @@ impl CopyJob {
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be taken; others as their parts.
     pub(crate) async fn run(self) -> Result<Copied> {
-        let snapshot = slot::export_snapshot(&self.source, self.table.relation).await?;
-        let consistent_point = snapshot.consistent_point;
+        let (client, consistent_point) = self.begin().await?;
         tracing::info!(table = self.table.relation, lsn = %consistent_point, "copying");
-        let client = connect::sql(&self.source, "lake copy").await?;
-        let import = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
-            snapshot.name.replace('\'', "''")
-        );
-        client.batch_execute(&import).await?;
-        // The transaction holds the snapshot now; the slot may go, and with it its hold on WAL.
-        drop(snapshot);
         let columns = self.table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
         let command = format!(
             "COPY {}.{} ({columns}) TO STDOUT (FORMAT binary)",
@@ -96,6 +93,57 @@ impl CopyJob {
         }
         let (rows, files) = files.finish().await?;
         Ok(Copied { consistent_point, rows, files })
+    }
+
+    /// A transaction that reads the table at a slot's consistent point, and that point.
+    ///
+    /// TRUNCATE and the rewriting forms of ALTER TABLE do not keep to snapshots: a table that one of them replaced
+    /// between the slot's creation and our first lock looks empty to the slot's snapshot, though the stream still
+    /// brings the changes to its former rows. So: lock first, then compare the table's file in the snapshot's catalog
+    /// with its file now, and begin again with a new slot where they differ.
+    async fn begin(&self) -> Result<(Client, Lsn)> {
+        for _ in 0..SNAPSHOT_ATTEMPTS {
+            let snapshot = slot::export_snapshot(&self.source, self.table.relation).await?;
+            let consistent_point = snapshot.consistent_point;
+            let client = connect::sql(&self.source, "lake copy").await?;
+            let import = format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+                snapshot.name.replace('\'', "''")
+            );
+            client.batch_execute(&import).await?;
+            // The transaction holds the snapshot now; the slot may go, and with it its hold on WAL.
+            drop(snapshot);
+            if self.is_as_in_snapshot(&client).await? {
+                return Ok((client, consistent_point));
+            }
+            tracing::info!(table = self.table.relation, lsn = %consistent_point, "rewritten as its copy began; again");
+            tokio::time::sleep(SNAPSHOT_PAUSE).await;
+        }
+        Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
+            .with_hint("mirror it again when it is truncated less often than every few seconds"))
+    }
+
+    /// Locks the table against a rewrite and says whether none happened since the snapshot.
+    async fn is_as_in_snapshot(&self, client: &Client) -> Result<bool> {
+        let table = &self.table;
+        let lock = format!("LOCK TABLE {}.{} IN ACCESS SHARE MODE", quote(&table.schema), quote(&table.name));
+        client.batch_execute(&lock).await.map_err(|error| copy_error(error, table))?;
+        // A query on pg_class goes by the snapshot, pg_relation_filenode by what is true now.
+        let row = client
+            .query_one(
+                "SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = $1",
+                &[&table.relation],
+            )
+            .await?;
+        if row.get::<_, Option<bool>>(0) != Some(true) {
+            return Ok(false);
+        }
+        let described = relation::describe(client, table.relation, Some(&table.spec.name)).await?;
+        if described.spec != table.spec {
+            return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began")
+                .with_hint("mirror it again: the copy takes the table as it is then"));
+        }
+        Ok(true)
     }
 }
 

@@ -156,6 +156,40 @@ async fn a_commit_that_hangs_in_synchronous_replication_during_the_copy_is_neith
 }
 
 #[tokio::test]
+async fn a_truncation_between_the_snapshot_and_the_copy_loses_no_change_before_it() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN connections that take a second, so that there is time between the slot's snapshot and the copy
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')").await?;
+        Source::publish(&postgres, &["public.t"]).await?;
+        let client = postgres.client().await?;
+        postgres.configure("post_auth_delay", "1")?;
+        postgres.reload().await?;
+        let mut worker = Worker::spawn(&WorkerConfig::new(&postgres, "one", &["public.t"])?)?;
+        eventually("the copy's slot is there", Duration::from_secs(30), async || {
+            let made =
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name LIKE '%_copy_%' AND confirmed_flush_lsn > '0/0'";
+            Ok((!client.query(made, &[]).await?.is_empty()).then_some(()))
+        })
+        .await?;
+
+        // WHEN a row of the snapshot is changed, and then the table gets another file, which the snapshot sees empty
+        client.batch_execute("UPDATE t SET v = 'changed' WHERE id = 1").await?;
+        client.batch_execute("BEGIN; TRUNCATE t; INSERT INTO t VALUES (3, 'c'); COMMIT").await?;
+        postgres.configure("post_auth_delay", "0")?;
+        postgres.reload().await?;
+
+        // THEN the table streams; it did not stop for a change to a row that the copy has not seen
+        worker.streaming(&postgres, 1).await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
+        ensure!(rows == 1, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_table_that_is_published_and_configured_later_joins_the_mirror() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let postgres = Postgres::builder().start().await?;
