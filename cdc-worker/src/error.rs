@@ -51,6 +51,10 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// The way back for a table that has stopped, with the extension and without.
+pub(crate) const COPY_ANEW: &str =
+    "SELECT lake.resync(…) copies the table anew (without the extension: cdc-worker resync)";
+
 impl Error {
     /// An error with a message in the house form: lower case, no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -79,6 +83,14 @@ impl Error {
     /// What a person can do, if anything special.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// A table's own error, told to the person who has just named the table: there it is the source that is not fit.
+    pub(crate) fn of_the_source(self) -> Self {
+        match self.kind {
+            ErrorKind::Table => Self { kind: ErrorKind::SourceUnfit, ..self },
+            _ => self,
+        }
     }
 
     /// Whether the engine may try again by itself.

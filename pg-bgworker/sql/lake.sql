@@ -36,6 +36,12 @@ CREATE FUNCTION lake.unmirror(rel regclass) RETURNS void
 COMMENT ON FUNCTION lake.unmirror(regclass) IS
     'End the mirror of a table. Its Iceberg table stays in the catalog as it is, and readable.';
 
+CREATE FUNCTION lake.resync(rel regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
+    AS 'MODULE_PATHNAME', 'lake_resync_wrapper';
+COMMENT ON FUNCTION lake.resync(regclass) IS
+    'Copy a mirrored table anew while the others stream on: the way back for one that has stopped.';
+
 CREATE FUNCTION lake.wait(rel regclass, timeout interval DEFAULT '30 s') RETURNS pg_lsn
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'lake_wait_wrapper';

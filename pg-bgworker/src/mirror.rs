@@ -1,4 +1,4 @@
-//! `lake.mirror` and `lake.unmirror`: what a user wants mirrored. They write the wish down (registry, publication, and
+//! `lake.mirror`, `lake.unmirror` and `lake.resync`: what a user wants mirrored. They write the wish down (registry, publication, and
 //! the relation `lake.<table>` where `lake_query` is installed) in the caller's transaction; the engine acts on it when
 //! that has committed.
 //!
@@ -25,6 +25,12 @@ fn lake_mirror(relation: Option<pg_sys::Oid>, lake_table: Option<String>) -> Str
 #[pg_extern]
 fn lake_unmirror(relation: Option<pg_sys::Oid>) {
     or_raise(required(relation).and_then(unmirror));
+}
+
+/// `lake.resync(rel)`.
+#[pg_extern]
+fn lake_resync(relation: Option<pg_sys::Oid>) {
+    or_raise(required(relation).and_then(resync));
 }
 
 /// A null is an error here, not "do nothing": a typo must not look like a success.
@@ -101,6 +107,32 @@ fn unmirror(relation: pg_sys::Oid) -> Result<(), Error> {
             };
             if registry::extension("lake_query").is_some() {
                 Spi::run_with_args("SELECT lake.drop_relation($1)", &[lake_table.into()])?;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn resync(relation: pg_sys::Oid) -> Result<(), Error> {
+    preflight::check_owner(relation)?;
+    with_patience(|| {
+        let source = preflight::check_table(relation)?;
+        registry::as_owner(|| {
+            Lock::Registry.for_transaction();
+            let Some(lake_table) = registry::request_copy(relation, &source.schema, &source.table)? else {
+                return Err(Error::new(
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "the table is not mirrored",
+                )
+                .with_hint("SELECT lake.mirror(…)"));
+            };
+            // lake.<table> has the columns that the source had when it was made.
+            if registry::extension("lake_query").is_some() && registry::columns_differ(relation, &lake_table)? {
+                Spi::run_with_args("SELECT lake.drop_relation($1)", &[lake_table.as_str().into()])?;
+                Spi::run_with_args(
+                    "SELECT lake.create_relation($1::pg_catalog.regclass, $2)",
+                    &[relation.into(), lake_table.into()],
+                )?;
             }
             Ok(())
         })

@@ -168,6 +168,33 @@ pub(crate) fn delete_table(relation: pg_sys::Oid) -> Result<Option<String>, Erro
     Ok(deleted)
 }
 
+/// Wants a mirrored table copied anew; returns its name in the lake, or `None` when it is not mirrored.
+pub(crate) fn request_copy(relation: pg_sys::Oid, schema: &str, table: &str) -> Result<Option<String>, Error> {
+    let Some(mirrored) = mirrored_table(relation)? else { return Ok(None) };
+    // It may have left the publication: perhaps that is why it has stopped.
+    publish(schema, table)?;
+    Spi::run_with_args(
+        "UPDATE lake_catalog.mirrored_tables
+         SET state = 'requested', error = NULL, error_hint = NULL, error_lsn = NULL
+         WHERE mirror = $1 AND relation = $2",
+        &[MIRROR.into(), relation.into()],
+    )?;
+    Ok(Some(mirrored.lake_table))
+}
+
+/// Whether `lake.<lake_table>` has other columns than its source.
+pub(crate) fn columns_differ(relation: pg_sys::Oid, lake_table: &str) -> Result<bool, Error> {
+    holds(
+        "WITH heap AS (SELECT attnum, attname, atttypid, atttypmod, attcollation FROM pg_catalog.pg_attribute
+                       WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped),
+              lake AS (SELECT attnum, attname, atttypid, atttypmod, attcollation FROM pg_catalog.pg_attribute
+                       WHERE attrelid = pg_catalog.to_regclass(pg_catalog.format('lake.%I', $2))
+                         AND attnum > 0 AND NOT attisdropped)
+         SELECT EXISTS (TABLE heap EXCEPT TABLE lake) OR EXISTS (TABLE lake EXCEPT TABLE heap)",
+        &[relation.into(), lake_table.into()],
+    )
+}
+
 /// Adds a table to the publication, which is made when it is missing.
 ///
 /// A publication made here depends on the extension, so that `DROP EXTENSION` takes it along. The dependency is an

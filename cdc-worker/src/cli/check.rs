@@ -1,4 +1,4 @@
-//! `cdc-worker check`, `mirror` and `teardown`: what keeps the mirror from running, what it has, and how to be rid of it.
+//! `cdc-worker check`, `mirror`, `resync` and `teardown`: what keeps the mirror from running, what it has, and how to be rid of it.
 
 use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
@@ -73,6 +73,37 @@ pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
     }
     crate::engine::list(config, &client, names).await?;
     println!("mirror \"{}\" follows {} table(s)", config.mirror, names.len());
+    Ok(())
+}
+
+/// Asks for new copies of tables. The running worker, or the next one, makes them.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnfit`] when a table is not in the mirror or cannot be mirrored; then none is copied.
+pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()> {
+    connect::check(&config.source)?;
+    let client = connect::sql(&config.source, "lake resync").await?;
+    let mut relations = Vec::with_capacity(names.len());
+    for name in names {
+        listed(config, &client, name).await.map_err(Error::of_the_source)?;
+        relations.push(relation::resolve(&client, name).await?);
+    }
+    let missing = |name: &str| {
+        Error::new(ErrorKind::SourceUnfit, format!("{name} is not a table of mirror \"{}\"", config.mirror))
+            .with_hint("add it to `tables` in the configuration, then: cdc-worker mirror")
+    };
+    if !config.registry(&client).exists().await? {
+        return Err(missing(&names.join(", ")));
+    }
+    client.batch_execute("BEGIN").await?;
+    for (name, relation) in names.iter().zip(relations) {
+        // Dropped with the connection, the transaction leaves everything as it was.
+        if !config.registry(&client).resync(relation).await? {
+            return Err(missing(name));
+        }
+    }
+    client.batch_execute("COMMIT").await?;
+    println!("{} table(s) are copied anew: cdc-worker status shows how far they are", names.len());
     Ok(())
 }
 

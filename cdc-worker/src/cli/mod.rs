@@ -45,6 +45,16 @@ pub enum Command {
         #[arg(long, env = "LAKEMIRROR_CONFIG")]
         config: PathBuf,
     },
+    /// Copy tables anew while the worker runs and the others stream on: the way back for a table that has stopped, once
+    /// its reason is mended. Readers keep the old rows until the new copy is committed.
+    Resync {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+        /// The tables, as schema.table.
+        #[arg(required = true)]
+        tables: Vec<String>,
+    },
     /// Look at source, tables and warehouse, and say everything that keeps the mirror from running.
     Check {
         /// Configuration file (TOML).
@@ -74,6 +84,7 @@ impl Command {
         match self {
             Self::Run { config }
             | Self::Mirror { config }
+            | Self::Resync { config, .. }
             | Self::Check { config }
             | Self::Status { config, .. }
             | Self::Teardown { config } => config,
@@ -89,6 +100,7 @@ pub async fn execute(command: &Command, config: EngineConfig) -> Result<(), Erro
     match command {
         Command::Run { .. } => run(config).await,
         Command::Mirror { .. } => check::mirror(&config).await,
+        Command::Resync { tables, .. } => check::resync(&config, tables).await,
         Command::Check { .. } => check::check(&config).await,
         Command::Status { json, .. } => status::status(&config, *json).await,
         Command::Teardown { .. } => check::teardown(&config).await,

@@ -16,7 +16,7 @@ use arrow_schema::{DataType, SchemaRef};
 use iceberg_writer::{PgType, TableSpec};
 
 use crate::Result;
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::message::Cell;
 use super::value::{self, Value};
@@ -226,9 +226,7 @@ impl RowBuilder {
 fn column_error(spec: &TableSpec, index: usize, error: value::ValueError) -> Error {
     let name = spec.columns.get(index).map_or("?", |column| column.name.as_str());
     Error::new(ErrorKind::Table, format!("column \"{name}\" {error}"))
-        .with_hint(
-            "change the value in the source, then mirror the table again: SELECT lake.unmirror(…), lake.mirror(…)",
-        )
+        .with_hint(format!("change the value in the source, then {COPY_ANEW}"))
         .with_source(error)
 }
 
@@ -238,7 +236,7 @@ pub(crate) fn key_of_cells(spec: &TableSpec, cells: &[Cell<'_>], key: &mut Vec<u
     for &index in &spec.key {
         let Some(Cell::Binary(raw)) = cells.get(index) else {
             return Err(Error::new(ErrorKind::Table, "a row arrived without its key")
-                .with_hint("was the replica identity of the table changed? mirror it again"));
+                .with_hint(format!("was the replica identity of the table changed? {COPY_ANEW}")));
         };
         let value = value::read(spec.columns[index].pg_type, raw).map_err(|error| column_error(spec, index, error))?;
         value::write_key_part(value, key);

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::Result;
 use crate::decode::message::Relation;
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
 use crate::source::relation::{self, SourceTable};
@@ -103,12 +103,17 @@ impl Session {
                 }
                 TableState::Requested | TableState::Copying if !known => self.begin_copy(table).await?,
                 TableState::Streaming | TableState::Copying if table.dropped => {
-                    self.source_gone(table.relation, "the source table was dropped; the lake keeps its last state");
+                    self.source_gone(
+                        table.relation,
+                        "the source table was dropped; the lake keeps its last state",
+                        "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
+                    );
                 }
                 TableState::Streaming | TableState::Copying if !table.published => {
                     self.source_gone(
                         table.relation,
                         "the table left the publication: changes since then do not arrive",
+                        &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
                 _ => {}
@@ -117,14 +122,12 @@ impl Session {
         Ok(())
     }
 
-    fn source_gone(&mut self, relation: u32, how: &str) {
+    fn source_gone(&mut self, relation: u32, how: &str, hint: &str) {
         let known = self.tables.get(&relation).map(|table| &table.entry);
         if matches!(known, Some(Entry::Errored { .. })) {
             return;
         }
-        let error = Error::new(ErrorKind::Table, how)
-            .with_hint("SELECT lake.unmirror(…), and lake.mirror(…) if it is to be copied anew");
-        self.fail_table(relation, error);
+        self.fail_table(relation, Error::new(ErrorKind::Table, how).with_hint(hint));
     }
 
     fn forget(&mut self, relation: u32) -> Result<()> {

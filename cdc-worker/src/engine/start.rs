@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use crate::Result;
 use crate::config::{EngineConfig, TableSelection};
 use crate::decode::row::key_of_batch;
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::Pulse;
 use crate::source::{connect, preflight, relation, slot};
@@ -109,18 +109,8 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[Strin
     let mut relations = Vec::with_capacity(names.len());
     for name in names {
         let relation = relation::resolve(control, name).await?;
-        let unfit = |error: Error| match error.kind() {
-            ErrorKind::Table => {
-                let fixed = Error::new(ErrorKind::SourceUnfit, error.to_string());
-                match error.hint() {
-                    Some(hint) => fixed.with_hint(hint),
-                    None => fixed,
-                }
-            }
-            _ => error,
-        };
-        relation::describe(control, relation, None).await.map_err(unfit)?;
-        published(control, relation, &config.source.publication).await.map_err(unfit)?;
+        relation::describe(control, relation, None).await.map_err(Error::of_the_source)?;
+        published(control, relation, &config.source.publication).await.map_err(Error::of_the_source)?;
         relations.push(relation);
     }
     config.registry(control).list(&relations).await
@@ -234,7 +224,7 @@ async fn reload(
     let Some(lake) = lake else {
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
-                .with_hint("SELECT lake.unmirror(…), then lake.mirror(…) copies it anew");
+                .with_hint(COPY_ANEW);
             return stopped(config, control, relation, error, begin).await.map(Some);
         }
         // Not begun, or not committed: the loop starts the copy (again).
@@ -261,7 +251,7 @@ async fn stopped(config: &EngineConfig, control: &Client, relation: u32, error: 
 
 /// A failure of the lake that is one table's own (I6).
 pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
-    let hint = error.hint().unwrap_or("SELECT lake.unmirror(…), then lake.mirror(…) copies it anew");
+    let hint = error.hint().unwrap_or(COPY_ANEW);
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 

@@ -240,6 +240,19 @@ impl Registry<'_> {
         Ok(())
     }
 
+    /// Wants a table of the mirror copied anew; false: the mirror has no such table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn resync(&self, relation: u32) -> Result<bool> {
+        let statement = format!(
+            "UPDATE {} SET state = 'requested', error = NULL, error_hint = NULL, error_lsn = NULL \
+             WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        Ok(self.client.execute(&statement, &[&self.mirror, &relation]).await? == 1)
+    }
+
     /// A copy begins, into the Iceberg table `table_uuid`.
     ///
     /// # Errors
@@ -258,7 +271,7 @@ impl Registry<'_> {
         Ok(())
     }
 
-    /// A copy is committed and its table streams.
+    /// A copy is committed and its table streams, unless somebody has asked for another copy meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
@@ -271,7 +284,8 @@ impl Registry<'_> {
             .execute(
                 &format!(
                     "UPDATE {} SET state = 'streaming', copy_lsn = coalesce($3, copy_lsn), \
-                     copied_rows = coalesce($4, copied_rows) WHERE mirror = $1 AND relation = $2",
+                     copied_rows = coalesce($4, copied_rows) \
+                     WHERE mirror = $1 AND relation = $2 AND state = 'copying'",
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &lsn, &rows],

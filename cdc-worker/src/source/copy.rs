@@ -18,7 +18,7 @@ use crate::Result;
 use crate::config::SourceConfig;
 use crate::decode::copy::CopyRows;
 use crate::decode::row::{RowBuilder, key_of_cells};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::table::{Position, PositionIndex};
 
 use super::connect;
@@ -120,7 +120,7 @@ impl CopyJob {
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
         }
         Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
-            .with_hint("mirror it again when it is truncated less often than every few seconds"))
+            .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
     }
 
     /// Locks the table against a rewrite and says whether none happened since the snapshot.
@@ -140,8 +140,7 @@ impl CopyJob {
         }
         let described = relation::describe(client, table.relation, Some(&table.spec.name)).await?;
         if described.spec != table.spec {
-            return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began")
-                .with_hint("mirror it again: the copy takes the table as it is then"));
+            return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
         }
         Ok(true)
     }

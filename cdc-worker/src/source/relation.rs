@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use crate::Result;
 use crate::decode::message::Relation;
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 /// A table that can be mirrored.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(crate) struct SourceTable {
     pub(crate) estimate: u64,
 }
 
-fn unfit(message: String, hint: &str) -> Error {
+fn unfit(message: String, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::Table, message).with_hint(hint)
 }
 
@@ -50,7 +50,10 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
         )
         .await?;
     let Some(class) = found else {
-        return Err(unfit(format!("the source table with oid {relation} was dropped"), "SELECT lake.unmirror(…)"));
+        return Err(unfit(
+            format!("the source table with oid {relation} was dropped"),
+            "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
+        ));
     };
     let (schema, name): (String, String) = (class.get(0), class.get(1));
     let shown = format!("{schema}.{name}");
@@ -138,7 +141,7 @@ pub(crate) fn matches(spec: &TableSpec, relation: &Relation) -> Result<()> {
     let changed = |what: String| {
         Err(unfit(
             format!("the source table changed: {what}"),
-            "schema changes are not followed yet: SELECT lake.unmirror(…), then lake.mirror(…) copies it anew",
+            format!("schema changes are not followed yet: {COPY_ANEW}"),
         ))
     };
     for (index, column) in relation.columns.iter().enumerate() {

@@ -14,7 +14,7 @@ use roaring::RoaringTreemap;
 use crate::Result;
 use crate::decode::message::Cell;
 use crate::decode::row::{OldRow, RowBuilder};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 /// Rows after which a batch is sealed: large enough for Parquet and Arrow, small enough to convert without a pause.
 const SEAL_ROWS: usize = 8192;
@@ -109,7 +109,7 @@ impl Delta {
     ) -> Result<()> {
         if let Some(Fate::Fresh(_)) = self.fate(key) {
             return Err(Error::new(ErrorKind::Table, "a key was inserted twice")
-                .with_hint("the mirror and the source disagree: mirror the table again"));
+                .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
         }
         let ordinal = self.sealed_rows + self.builder.rows() as u64;
         self.builder.append(spec, cells, old)?;

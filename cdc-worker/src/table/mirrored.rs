@@ -10,7 +10,7 @@ use roaring::RoaringTreemap;
 use crate::Result;
 use crate::decode::message::{Cell, Tuple};
 use crate::decode::row::{OldRow, key_of_cells};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::delta::{Delta, Fate, insert_shared};
 use super::index::{Position, PositionIndex};
@@ -190,7 +190,7 @@ impl MirroredTable {
     fn place(&self, key: &[u8]) -> Result<Place> {
         let missing = || {
             Err(Error::new(ErrorKind::Table, "a changed row is not in the mirror")
-                .with_hint("the mirror and the source disagree: mirror the table again"))
+                .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")))
         };
         match self.delta.fate(key) {
             Some(Fate::Fresh(ordinal)) => Ok(Place::Fresh(ordinal)),

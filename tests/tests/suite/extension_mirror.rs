@@ -96,6 +96,36 @@ async fn lag_and_mirrors_tell_what_is_going_on() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stopped_table_says_why_and_resync_brings_it_back_with_its_new_columns() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres
+            .batch(
+                "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i;
+                 CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE w (id int PRIMARY KEY)",
+            )
+            .await?;
+        mirror(&postgres, &["t", "u"]).await?;
+        postgres.batch("ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (101, 'y', 5); INSERT INTO u VALUES (1)").await?;
+        let error = eventually("t stops", CATCH_UP, async || {
+            Ok(postgres.rows("SELECT message, hint FROM lake.errors WHERE \"table\" = 't'::regclass").await?.into_iter().next())
+        })
+        .await?;
+        ensure!(format!("{error:?}").contains("lake.resync"), "lake.errors: {error:?}");
+        same(&postgres, "SELECT * FROM {t}", "public.u", "lake.u").await?;
+        ensure!(postgres.batch("SELECT lake.resync('w')").await.is_err(), "a table that is not mirrored");
+        postgres.batch("SELECT lake.resync('t'); SELECT lake.wait('t', '60 s')").await?;
+        ensure!(postgres.value("SELECT count(*) FROM lake.errors").await? == "0");
+        same(&postgres, "SELECT * FROM {t} ORDER BY id", "public.t", "lake.t").await?;
+        postgres.batch("UPDATE t SET n = id").await?;
+        same(&postgres, "SELECT count(*), sum(n) FROM {t}", "public.t", "lake.t").await?;
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.t", "public.u"], CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_strict_read_sees_every_commit_before_it_under_concurrent_writers() -> Result<()> {
     const ROUNDS: i32 = 200;
     bounded(TEST_LIMIT, async {

@@ -1,0 +1,174 @@
+//! The standalone worker: a table that cannot go on stops alone, and comes back without touching the others.
+
+use anyhow::{Result, ensure};
+use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually, exit_code};
+
+use crate::{CATCH_UP, TEST_LIMIT};
+
+/// Waits until the table has stopped, and returns why, with the hint.
+async fn stopped(postgres: &Postgres, table: &str) -> Result<String> {
+    let query = format!(
+        "SELECT error || ' hint: ' || coalesce(error_hint, '') FROM lake_catalog.mirrored_tables \
+         WHERE source_table = '{table}' AND state = 'errored' AND error_lsn IS NOT NULL"
+    );
+    eventually(&format!("{table} stops"), CATCH_UP, async || {
+        Ok(postgres.rows(&query).await?.into_iter().flatten().flatten().next())
+    })
+    .await
+}
+
+async fn called(config: &WorkerConfig, arguments: &[&str], code: i32) -> Result<String> {
+    let output = config.call(arguments).await?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.code() == Some(code), "{arguments:?}: {:?}, not {code}:\n{said}", output.status);
+    Ok(said)
+}
+
+#[tokio::test]
+async fn a_value_that_iceberg_cannot_hold_stops_one_table_and_resync_brings_it_back() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch(
+                "CREATE TABLE bad (id int PRIMARY KEY, d date); INSERT INTO bad SELECT i, now() FROM generate_series(1, 100) i;
+                 CREATE TABLE fine (id int PRIMARY KEY, v int); INSERT INTO fine SELECT i, i FROM generate_series(1, 100) i;
+                 CREATE TABLE other (id int PRIMARY KEY)",
+            )
+            .await?;
+        Source::publish(&postgres, &["public.bad", "public.fine", "public.other"]).await?;
+        let config = WorkerConfig::new(&postgres, "one", &["public.bad", "public.fine"])?;
+        let mut worker = Worker::start(&config, &postgres).await?;
+        let oracle = Oracle::new(&postgres);
+
+        // One transaction, both tables: the other one has all of it.
+        postgres
+            .batch("BEGIN; UPDATE fine SET v = -v; INSERT INTO bad VALUES (101, 'infinity'); DELETE FROM fine WHERE id = 1; COMMIT")
+            .await?;
+        let why = stopped(&postgres, "bad").await?;
+        ensure!(why.contains("\"d\"") && why.contains("resync"), "the reason: {why}");
+        oracle.assert_equal(&postgres, &["public.fine"], CATCH_UP).await?;
+        let confirmed = "SELECT confirmed_flush_lsn >= (SELECT error_lsn FROM lake_catalog.mirrored_tables WHERE error IS NOT NULL) \
+                         FROM pg_replication_slots WHERE slot_name = 'lakemirror'";
+        eventually("the slot goes on", CATCH_UP, async || Ok((postgres.value(confirmed).await? == "t").then_some(()))).await?;
+
+        // Unmended, it stops again; a table of no mirror is refused; both leave the rest alone.
+        called(&config, &["resync", "public.bad"], exit_code::OK).await?;
+        let stopped_again = stopped(&postgres, "bad").await?;
+        ensure!(stopped_again.contains("\"d\""), "the reason: {stopped_again}");
+        let said = called(&config, &["resync", "public.other"], exit_code::UNFIT).await?;
+        ensure!(said.contains("public.other") && said.contains("hint"), "{said}");
+        postgres.batch("INSERT INTO fine VALUES (500, 500)").await?;
+        oracle.assert_equal(&postgres, &["public.fine"], CATCH_UP).await?;
+
+        // Mended, it comes back, with what happened while it stood still.
+        postgres.batch("UPDATE bad SET d = NULL WHERE id = 101; DELETE FROM bad WHERE id = 7").await?;
+        called(&config, &["resync", "public.bad"], exit_code::OK).await?;
+        worker.streaming(&postgres, 2).await?;
+        postgres.batch("UPDATE bad SET d = '2020-01-01' WHERE id = 50; INSERT INTO bad VALUES (102, NULL)").await?;
+        let rows = oracle.assert_equal(&postgres, &["public.bad", "public.fine"], CATCH_UP).await?;
+        ensure!(rows == 201, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_table_that_streams_can_be_copied_anew_under_load() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        let workload = lake_tests::Workload::create(&postgres, 41).await?;
+        let tables = lake_tests::Workload::TABLES;
+        Source::publish(&postgres, tables).await?;
+        let config = WorkerConfig::new(&postgres, "one", tables)?;
+        let mut worker = Worker::start(&config, &postgres).await?;
+        let running = workload.start(&postgres, 2);
+        for _ in 0..3 {
+            called(&config, &["resync", "bank.left", "bank.scratch"], exit_code::OK).await?;
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        }
+        worker.streaming(&postgres, 4).await?;
+        running.stop().await?;
+        Oracle::new(&postgres).assert_equal(&postgres, tables, CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn tables_that_are_altered_dropped_or_unpublished_stop_alone_and_come_back() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        for down in [false, true] {
+            let postgres = Postgres::builder().start().await?;
+            Source::prepare(&postgres).await?;
+            let tables = ["public.altered", "public.dropped", "public.hidden", "public.fine"];
+            for table in tables {
+                postgres
+                    .batch(&format!(
+                        "CREATE TABLE {table} (id int PRIMARY KEY, v text); INSERT INTO {table} SELECT i, 'x' FROM generate_series(1, 50) i"
+                    ))
+                    .await?;
+            }
+            Source::publish(&postgres, &tables).await?;
+            let config = WorkerConfig::new(&postgres, "one", &tables)?;
+            let worker = Worker::start(&config, &postgres).await?;
+            let oracle = Oracle::new(&postgres);
+            oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+
+            // While it streams, or while it is down.
+            let running = if down {
+                worker.terminate().await?;
+                None
+            } else {
+                Some(worker)
+            };
+            postgres
+                .batch(
+                    "ALTER TABLE altered ADD COLUMN more int DEFAULT 7; INSERT INTO altered VALUES (51, 'y', 8);
+                     ALTER PUBLICATION lakemirror DROP TABLE hidden; UPDATE hidden SET v = 'unseen' WHERE id < 10;
+                     DELETE FROM fine WHERE id < 10",
+                )
+                .await?;
+            if !down {
+                postgres.batch("DROP TABLE dropped").await?;
+            }
+            let (config, mut worker) = if let Some(worker) = running {
+                let why = stopped(&postgres, "hidden").await?;
+                ensure!(why.contains("publication") && why.contains("resync"), "hidden: {why}");
+                let why = stopped(&postgres, "dropped").await?;
+                ensure!(why.contains("dropped"), "dropped: {why}");
+                (config, worker)
+            } else {
+                // A listed table that is not published stops the start: the operator reads why.
+                let (code, said) = config.run_to_end(CATCH_UP).await?;
+                ensure!(code == exit_code::UNFIT && said.contains("hidden"), "{code}: {said}");
+                let listed: Vec<&str> = tables.into_iter().filter(|table| *table != "public.hidden").collect();
+                let config = WorkerConfig::new(&postgres, "one", &listed)?;
+                let worker = Worker::spawn(&config)?;
+                (config, worker)
+            };
+            let why = stopped(&postgres, "altered").await?;
+            ensure!(why.contains("columns") || why.contains("more"), "altered: {why}");
+            postgres.batch("INSERT INTO fine VALUES (100, 'after')").await?;
+            oracle.assert_equal(&postgres, &["public.fine"], CATCH_UP).await?;
+
+            // The way back of each.
+            Source::publish(&postgres, &["public.hidden"]).await?;
+            if down {
+                called(&config, &["resync", "public.altered"], exit_code::OK).await?;
+            } else {
+                postgres.batch("CREATE TABLE dropped (v int, id bigint PRIMARY KEY); INSERT INTO dropped VALUES (1, 1)").await?;
+                Source::publish(&postgres, &["public.dropped"]).await?;
+                called(&config, &["mirror"], exit_code::OK).await?;
+                called(&config, &["resync", "public.altered", "public.hidden"], exit_code::OK).await?;
+            }
+            worker.streaming(&postgres, config.tables.len()).await?;
+            let names: Vec<&str> = config.tables.iter().map(String::as_str).collect();
+            postgres.batch("UPDATE altered SET more = more + 1 WHERE id > 40").await?;
+            oracle.assert_equal(&postgres, &names, CATCH_UP).await?;
+        }
+        Ok(())
+    })
+    .await
+}
