@@ -36,6 +36,10 @@ test: install ## the whole test suite, on private Postgres servers
 	@echo 'test: cargo test --release --workspace'
 	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS)
 
+.PHONY: bench
+bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)
+	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench
+
 .PHONY: lint
 lint: setup ## formatting and clippy, as CI checks them
 	cargo fmt --all --check

@@ -211,6 +211,11 @@ impl Worker {
         Ok(self.process.ended()?.is_none())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Everything it has printed.
     pub fn output(&self) -> String {
         self.process.output()

@@ -114,7 +114,8 @@ async fn a_stopped_table_says_why_and_resync_brings_it_back_with_its_new_columns
         ensure!(format!("{error:?}").contains("lake.resync"), "lake.errors: {error:?}");
         same(&postgres, "SELECT * FROM {t}", "public.u", "lake.u").await?;
         ensure!(postgres.batch("SELECT lake.resync('w')").await.is_err(), "a table that is not mirrored");
-        postgres.batch("SELECT lake.resync('t'); SELECT lake.wait('t', '60 s')").await?;
+        postgres.batch("SELECT lake.resync('t')").await?;
+        postgres.batch("SELECT lake.wait('t', '60 s')").await?;
         ensure!(postgres.value("SELECT count(*) FROM lake.errors").await? == "0");
         same(&postgres, "SELECT * FROM {t} ORDER BY id", "public.t", "lake.t").await?;
         postgres.batch("UPDATE t SET n = id").await?;
