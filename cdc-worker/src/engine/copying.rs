@@ -111,10 +111,30 @@ impl Session {
                         "the table left the publication: changes since then do not arrive",
                     );
                 }
-                _ => {}
+                TableState::Streaming | TableState::Copying => self.check_scope(&table),
+                TableState::Requested | TableState::Errored => {}
             }
         }
         Ok(())
+    }
+
+    /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
+    fn check_scope(&mut self, registered: &RegisteredTable) {
+        let Some(table) = self.tables.get(&registered.relation) else { return };
+        if matches!(table.entry, Entry::Errored { .. }) {
+            return;
+        }
+        let shown = format!("{}.{}", table.schema, table.name);
+        let error = if registered.row_filtered {
+            relation::row_filtered(&shown)
+        } else if registered.has_heirs {
+            relation::has_heirs(&shown)
+        } else if registered.sent_as_root {
+            relation::published_as_root(&shown)
+        } else {
+            return;
+        };
+        self.fail_table(registered.relation, error);
     }
 
     fn source_gone(&mut self, relation: u32, how: &str) {

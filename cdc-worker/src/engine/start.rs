@@ -126,21 +126,38 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[Strin
     config.registry(control).list(&relations).await
 }
 
-/// Refuses a table that is not in the publication: its changes would never arrive.
+/// Refuses a table that is not in the publication, or not as a whole: its changes would not all arrive.
 pub(crate) async fn published(control: &Client, relation: u32, publication: &str) -> Result<()> {
     let row = control
         .query_one(
-            "SELECT n.nspname || '.' || c.relname, \
-                    EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $2 \
-                            AND p.schemaname = n.nspname AND p.tablename = c.relname) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            "SELECT n.nspname || '.' || c.relname, p.pubname IS NOT NULL, p.rowfilter IS NOT NULL, \
+                    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                            AND NOT a.attisdropped AND a.attname <> ALL (p.attnames)), \
+                    c.relispartition AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND v.pubviaroot \
+                        AND (v.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
+                             JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
+                             (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = v.oid AND r.prrelid = u.relid) \
+                             OR EXISTS (SELECT FROM pg_publication_namespace s \
+                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname \
+                 AND p.tablename = c.relname WHERE c.oid = $1",
             &[&relation, &publication],
         )
         .await?;
+    let name: &str = row.get(0);
+    if row.get(4) {
+        return Err(relation::published_as_root(name));
+    }
+    if row.get(2) {
+        return Err(relation::row_filtered(name));
+    }
+    if row.get(3) {
+        return Err(relation::column_filtered(name));
+    }
     if row.get(1) {
         return Ok(());
     }
-    let name: &str = row.get(0);
     Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
         .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
 }

@@ -6,6 +6,7 @@ mod extension_refusals;
 mod harness;
 mod worker_copy;
 mod worker_crash;
+mod worker_kinds;
 mod worker_refusals;
 mod worker_stream;
 
