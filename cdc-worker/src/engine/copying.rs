@@ -267,7 +267,7 @@ impl Session {
             return Ok(());
         };
         let files = copied.files.iter().map(FileState::written).collect();
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), lake, files, index)?;
+        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
         table.take_copied(copied.files);
         let mut streaming = Streaming::new(table, copied.consistent_point);
         streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));

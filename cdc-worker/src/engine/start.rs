@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::Pulse;
 use crate::source::{connect, preflight, relation, slot};
-use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex};
+use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::session::{Entry, Session, Streaming, Table};
 
@@ -262,9 +262,10 @@ async fn reload(
     }
     let index = store.table(relation, 0)?;
     let files = lake.live_files(warehouse).await?;
-    build_index(warehouse, &lake, &index, &files).await?;
+    let identity = described.identity;
+    build_index(warehouse, &lake, identity, &index, &files).await?;
     let files = files.into_iter().map(FileState::new).collect();
-    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, lake, files, index)?, begin);
+    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
     streaming.copied_rows = registered.copied_rows;
     Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }
@@ -282,14 +283,15 @@ pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 
-/// Reads the key columns of all files into the index. Deleted rows are left out.
+/// Reads the identity's columns of all files into the index. Deleted rows are left out.
 async fn build_index(
     warehouse: &Warehouse,
     lake: &LakeTable,
+    identity: RowIdentity,
     index: &PositionIndex,
     files: &[iceberg_writer::LiveFile],
 ) -> Result<()> {
-    let keys = lake.spec().key.clone();
+    let keys = identity.columns(lake.spec());
     let mut key = Vec::new();
     for (file, live) in files.iter().enumerate() {
         let file =
@@ -300,7 +302,7 @@ async fn build_index(
             for at in 0..batch.num_rows() {
                 if !live.deleted.contains(u64::from(row)) {
                     key_of_batch(&batch, at, &mut key)?;
-                    index.put(&key, Position { file, row })?;
+                    index.put_row(identity, &key, Position { file, row })?;
                 }
                 row += 1;
             }

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use crate::Result;
 use crate::decode::message::Relation;
 use crate::error::{Error, ErrorKind};
+use crate::table::RowIdentity;
 
 /// A table that can be mirrored.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub(crate) struct SourceTable {
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) spec: TableSpec,
+    /// How its changes name their row.
+    pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
 }
@@ -69,8 +72,15 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
     if !class.get::<_, bool>(6) {
         return Err(unfit(format!("no permission to read {shown}"), "GRANT SELECT ON … TO the worker's role"));
     }
-    let Some(key) = class.get::<_, Option<Vec<i16>>>(7) else {
-        return Err(unfit(format!("{shown} has no primary key"), "ALTER TABLE … ADD PRIMARY KEY (…)"));
+    let (key, by) = match class.get::<_, Option<Vec<i16>>>(7) {
+        Some(key) => (key, RowIdentity::Key),
+        None if identity == "f" => (Vec::new(), RowIdentity::FullRow),
+        None => {
+            return Err(unfit(
+                format!("{shown} has no primary key, so its updates and deletes cannot be followed"),
+                "ALTER TABLE … ADD PRIMARY KEY (…), or where no columns are unique: ALTER TABLE … REPLICA IDENTITY FULL",
+            ));
+        }
     };
     let columns = columns(client, relation, &shown, &key).await?;
     let key = key
@@ -87,7 +97,7 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    Ok(SourceTable { relation, schema, name, spec, estimate })
+    Ok(SourceTable { relation, schema, name, spec, identity: by, estimate })
 }
 
 /// Refuses what is not an ordinary, permanent table that has all of its rows itself.
@@ -200,15 +210,32 @@ pub(crate) fn matches(spec: &TableSpec, relation: &Relation) -> Result<()> {
         if known.type_oid != column.type_oid || known.typmod != column.typmod {
             return changed(format!("column \"{}\" has another type", column.name));
         }
-        if spec.key.contains(&index) && !column.in_identity {
-            return changed(format!("column \"{}\" is no longer part of the replica identity", column.name));
-        }
     }
     if relation.columns.len() < spec.columns.len() {
         return changed("a column was dropped".to_owned());
     }
-    if relation.identity == b'n' {
-        return changed("its replica identity is now NOTHING".to_owned());
-    }
     Ok(())
+}
+
+/// Whether updates and deletes name their row as the mirror does. Inserts do not need it: a table whose replica
+/// identity was taken away goes on until the first change that cannot be followed, if Postgres lets one happen at all.
+pub(crate) fn identifies(spec: &TableSpec, identity: RowIdentity, relation: &Relation) -> bool {
+    match identity {
+        RowIdentity::Key => {
+            spec.key.iter().all(|&index| relation.columns.get(index).is_some_and(|column| column.in_identity))
+        }
+        RowIdentity::FullRow => relation.identity == b'f',
+    }
+}
+
+/// An update or delete came that does not say which row it means.
+pub(crate) fn not_identified(identity: RowIdentity) -> Error {
+    let what = match identity {
+        RowIdentity::Key => "its key",
+        RowIdentity::FullRow => "all of its columns",
+    };
+    unfit(
+        format!("the replica identity of the source table changed: an update or delete came that does not tell {what}"),
+        "set the replica identity that it had, then SELECT lake.unmirror(…) and lake.mirror(…) copies it anew",
+    )
 }

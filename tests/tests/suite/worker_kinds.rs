@@ -1,8 +1,9 @@
-//! The standalone worker: kinds of source tables, which it refuses, and which are stopped when they become unfit.
+//! The standalone worker: kinds of source tables. Which are refused, which stop when they become unfit, and how rows are
+//! told apart without a key.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually, exit_code};
 
 use crate::{CATCH_UP, TEST_LIMIT};
@@ -121,6 +122,120 @@ async fn a_table_that_becomes_unfit_while_it_streams_stops_alone() -> Result<()>
         postgres.batch("INSERT INTO good SELECT generate_series(1, 10)").await?;
         let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.good"], CATCH_UP).await?;
         ensure!(rows == 10 && worker.runs()?, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn equal_rows_of_a_table_without_a_key_go_one_by_one() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        let big = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 400) g)";
+        postgres
+            .batch(&format!(
+                "CREATE TABLE t (a int, f float8, n numeric(8,2), big text);
+                 ALTER TABLE t REPLICA IDENTITY FULL, ALTER big SET STORAGE EXTERNAL;
+                 INSERT INTO t SELECT i % 10, NULL, i % 3, NULL FROM generate_series(1, 300) i;
+                 INSERT INTO t VALUES (50, 0, 1, NULL), (50, '-0', 1, NULL), (51, 'NaN', 1.5, {big}), (51, 'NaN', 1.50, {big})"
+            ))
+            .await?;
+        let tables = ["public.t"];
+        Source::publish(&postgres, &tables).await?;
+        let config = WorkerConfig::new(&postgres, "one", &tables)?;
+        let mut worker = Worker::start(&config, &postgres).await?;
+        let oracle = Oracle::new(&postgres);
+        let one = |verb: &str, what: &str| {
+            format!("{verb} ctid = (SELECT ctid FROM t WHERE {what} ORDER BY ctid DESC LIMIT 1)")
+        };
+        let (delete, update) = ("DELETE FROM t WHERE", "UPDATE t SET a = a + 100 WHERE");
+        for restart in [false, true] {
+            for statements in [
+                one(delete, "a = 1"),
+                one(update, "a = 2"),
+                // The zeros are equal in SQL, and two rows all the same.
+                one(delete, "f = 0 AND f::text = '-0'"),
+                // TOASTed values that the update does not touch, in equal rows.
+                one(update, "big IS NOT NULL"),
+                "UPDATE t SET n = n + 1 WHERE a = 3; UPDATE t SET n = n - 1 WHERE a = 3".to_owned(),
+                "UPDATE t SET a = a WHERE a = 4".to_owned(),
+                format!("BEGIN; INSERT INTO t SELECT 7, NULL, 7, NULL FROM generate_series(1, 5); {}; {}; COMMIT",
+                    one(delete, "a = 7"), one(delete, "a = 7 AND n = 7")),
+                format!("INSERT INTO t VALUES (50, '-0', 1, NULL), (60, NULL, NULL, {big}), (60, NULL, NULL, {big})"),
+                "DELETE FROM t WHERE a = 5 OR a = 60".to_owned(),
+            ] {
+                postgres.batch(&statements).await?;
+                oracle.assert_equal(&postgres, &tables, CATCH_UP).await.with_context(|| statements)?;
+            }
+            if restart {
+                worker.kill().await?;
+                worker = Worker::start(&config, &postgres).await?;
+            }
+            // In one batch, of stored and fresh rows together.
+            postgres
+                .batch("BEGIN; INSERT INTO t SELECT 8, NULL, 2, NULL FROM generate_series(1, 3000); COMMIT;
+                        DELETE FROM t WHERE ctid IN (SELECT ctid FROM t WHERE a = 8 LIMIT 1500)")
+                .await?;
+            oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        }
+        worker.kill().await?;
+        postgres.batch("DELETE FROM t WHERE ctid IN (SELECT ctid FROM t WHERE a = 8 LIMIT 700)").await?;
+        let _worker = Worker::start(&config, &postgres).await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        postgres.batch("BEGIN; INSERT INTO t VALUES (1); TRUNCATE t; INSERT INTO t VALUES (1), (1); COMMIT").await?;
+        postgres.batch(&one(delete, "a = 1")).await?;
+        let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        ensure!(rows == 1, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_replica_identity_that_changes_is_no_obstacle_while_changes_name_their_row() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch(
+                "CREATE TABLE t (id int PRIMARY KEY, u int NOT NULL UNIQUE, v int); ALTER TABLE t REPLICA IDENTITY FULL;
+                 CREATE TABLE bare (a int); ALTER TABLE bare REPLICA IDENTITY FULL;
+                 CREATE TABLE other (id int PRIMARY KEY, u int NOT NULL UNIQUE);
+                 INSERT INTO t SELECT i, i, i FROM generate_series(1, 100) i;
+                 INSERT INTO bare SELECT 1 FROM generate_series(1, 10); INSERT INTO other VALUES (1, 1), (2, 2)",
+            )
+            .await?;
+        let tables = ["public.t", "public.bare", "public.other"];
+        Source::publish(&postgres, &tables).await?;
+        let mut worker = Worker::start(&WorkerConfig::new(&postgres, "one", &tables)?, &postgres).await?;
+        let oracle = Oracle::new(&postgres);
+        for statements in [
+            "UPDATE t SET id = id + 1000 WHERE id <= 10; DELETE FROM t WHERE id = 50; UPDATE t SET v = 0 WHERE id = 60",
+            "ALTER TABLE t REPLICA IDENTITY DEFAULT; UPDATE t SET v = 7 WHERE id > 90; DELETE FROM t WHERE id = 51",
+            "ALTER TABLE t REPLICA IDENTITY NOTHING; INSERT INTO t VALUES (-1, -1, -1)",
+            "ALTER TABLE bare REPLICA IDENTITY DEFAULT; INSERT INTO bare VALUES (1)",
+            "ALTER TABLE bare REPLICA IDENTITY FULL; DELETE FROM bare WHERE ctid = '(0,1)'",
+            "ALTER TABLE t REPLICA IDENTITY FULL; UPDATE t SET v = 8, id = -2 WHERE id = -1",
+        ] {
+            postgres.batch(statements).await?;
+            oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context(statements)?;
+        }
+        // Its inserts go on; an update that names its row by something else stops it, and it alone.
+        postgres
+            .batch("ALTER TABLE other REPLICA IDENTITY USING INDEX other_u_key; INSERT INTO other VALUES (3, 3)")
+            .await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        postgres.batch("UPDATE other SET id = 4 WHERE id = 1").await?;
+        eventually("the table is stopped", CATCH_UP, async || {
+            let sql = "SELECT error FROM lake_catalog.mirrored_tables WHERE relation = 'other'::regclass
+                       AND state = 'errored' AND error LIKE '%replica identity%' AND error_hint <> ''";
+            Ok((!postgres.rows(sql).await?.is_empty()).then_some(()))
+        })
+        .await?;
+        postgres.batch("INSERT INTO t VALUES (-3, -3, -3)").await?;
+        oracle.assert_equal(&postgres, &["public.t", "public.bare"], CATCH_UP).await?;
+        ensure!(worker.runs()?, "the worker has ended");
         Ok(())
     })
     .await
