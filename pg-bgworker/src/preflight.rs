@@ -195,11 +195,15 @@ fn check_key(class: &Class, name: &str) -> Result<(), Error> {
             .with_detail("Postgres does not use a deferrable key to identify changed rows.")
             .with_hint(format!("make it NOT DEFERRABLE: drop the key of {name} and add it again")));
     }
+    // All columns identify a row; rows that are equal are each other's stand-in.
+    if class.replica_identity == "f" && !class.has_usable_key {
+        return Ok(());
+    }
     if !class.has_usable_key {
         return Err(Error::state(format!("{name} has no primary key"))
             .with_detail("Updates and deletes name their row by its key.")
             .with_hint(format!(
-                "ALTER TABLE {name} ADD PRIMARY KEY (…); where no column is unique: ALTER TABLE {name} ADD COLUMN lake_id bigserial PRIMARY KEY"
+                "ALTER TABLE {name} ADD PRIMARY KEY (…); where no column is unique: ALTER TABLE {name} REPLICA IDENTITY FULL"
             )));
     }
     if class.replica_identity == "n" {

@@ -230,11 +230,20 @@ fn column_error(spec: &TableSpec, index: usize, error: value::ValueError) -> Err
         .with_source(error)
 }
 
-/// Key bytes of a row on the wire. `cells` are all columns of the table, or as many as the old tuple has.
-pub(crate) fn key_of_cells(spec: &TableSpec, cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<()> {
+/// What stands for NULL in an identity: longer than any value's length, with which a part otherwise begins.
+const NULL_PART: [u8; 4] = u32::MAX.to_be_bytes();
+
+/// Identity bytes of a row on the wire: the values of `columns`, NULL only where the column is not part of the key.
+/// `cells` are all columns of the table, or as many as the old tuple has.
+pub(crate) fn key_of_cells(spec: &TableSpec, columns: &[usize], cells: &[Cell<'_>], key: &mut Vec<u8>) -> Result<()> {
     key.clear();
-    for &index in &spec.key {
-        let Some(Cell::Binary(raw)) = cells.get(index) else {
+    for &index in columns {
+        let cell = cells.get(index);
+        if cell == Some(&Cell::Null) && !spec.is_key(index) {
+            key.extend_from_slice(&NULL_PART);
+            continue;
+        }
+        let Some(Cell::Binary(raw)) = cell else {
             return Err(Error::new(ErrorKind::Table, "a row arrived without its key")
                 .with_hint(format!("was the replica identity of the table changed? {COPY_ANEW}")));
         };
@@ -244,13 +253,16 @@ pub(crate) fn key_of_cells(spec: &TableSpec, cells: &[Cell<'_>], key: &mut Vec<u
     Ok(())
 }
 
-/// Key bytes of a row in a batch whose columns are exactly the key columns, in key order.
+/// Identity bytes of a row in a batch whose columns are exactly those of the identity, in its order.
 pub(crate) fn key_of_batch(keys: &RecordBatch, row: usize, key: &mut Vec<u8>) -> Result<()> {
     key.clear();
-    for column in keys.columns() {
-        let value = value_at(column.as_ref(), row)?
-            .ok_or_else(|| Error::new(ErrorKind::Table, "a data file holds a row without its key"))?;
-        value::write_key_part(value, key);
+    for (index, column) in keys.columns().iter().enumerate() {
+        let nullable = keys.schema_ref().field(index).is_nullable();
+        match value_at(column.as_ref(), row)? {
+            Some(value) => value::write_key_part(value, key),
+            None if nullable => key.extend_from_slice(&NULL_PART),
+            None => return Err(Error::new(ErrorKind::Table, "a data file holds a row without its key")),
+        }
     }
     Ok(())
 }

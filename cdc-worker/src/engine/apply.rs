@@ -129,7 +129,11 @@ impl Session {
                 Error::new(ErrorKind::Protocol, "a change arrived before the description of its table")
             })?;
             relation::matches(&streaming.table.spec, described)?;
+            streaming.identified = relation::identifies(&streaming.table.spec, streaming.table.identity, described);
             streaming.checked = true;
+        }
+        if !streaming.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {
+            return Err(relation::not_identified(streaming.table.identity));
         }
         let table = &mut streaming.table;
         match row {

@@ -116,10 +116,30 @@ impl Session {
                         &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
-                _ => {}
+                TableState::Streaming | TableState::Copying => self.check_scope(&table),
+                TableState::Requested | TableState::Errored => {}
             }
         }
         Ok(())
+    }
+
+    /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
+    fn check_scope(&mut self, registered: &RegisteredTable) {
+        let Some(table) = self.tables.get(&registered.relation) else { return };
+        if matches!(table.entry, Entry::Errored { .. }) {
+            return;
+        }
+        let shown = format!("{}.{}", table.schema, table.name);
+        let error = if registered.row_filtered {
+            relation::row_filtered(&shown)
+        } else if registered.has_heirs {
+            relation::has_heirs(&shown)
+        } else if registered.sent_as_root {
+            relation::published_as_root(&shown)
+        } else {
+            return;
+        };
+        self.fail_table(registered.relation, error);
     }
 
     fn source_gone(&mut self, relation: u32, how: &str, hint: &str) {
@@ -250,7 +270,7 @@ impl Session {
             return Ok(());
         };
         let files = copied.files.iter().map(FileState::written).collect();
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), lake, files, index)?;
+        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
         table.take_copied(copied.files);
         let mut streaming = Streaming::new(table, copied.consistent_point);
         streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));

@@ -54,6 +54,8 @@ pub(super) struct Streaming {
     pub(super) replay_from: Lsn,
     /// The newest description of it in the stream was compared with what the mirror knows.
     pub(super) checked: bool,
+    /// By that description, updates and deletes say which row they mean.
+    pub(super) identified: bool,
     /// The copy's end, until the registry knows of it.
     pub(super) unregistered_copy: Option<(Lsn, u64)>,
     pub(super) copied_rows: u64,
@@ -62,7 +64,8 @@ pub(super) struct Streaming {
 
 impl Streaming {
     pub(super) fn new(table: MirroredTable, replay_from: Lsn) -> Self {
-        Self { table, replay_from, checked: false, unregistered_copy: None, copied_rows: 0, last_commit_us: None }
+        let (checked, identified) = (false, false);
+        Self { table, replay_from, checked, identified, unregistered_copy: None, copied_rows: 0, last_commit_us: None }
     }
 }
 

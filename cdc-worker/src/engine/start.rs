@@ -17,7 +17,7 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::Pulse;
 use crate::source::{connect, preflight, relation, slot};
-use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex};
+use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::session::{Entry, Session, Streaming, Table};
 
@@ -103,12 +103,17 @@ async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<ReplicationCli
     }
 }
 
-/// Enters the configured tables into the registry; one that cannot be mirrored stops the start, for the person who
-/// wrote the list is there to read why.
+/// Enters the configured tables into the registry. A new one that cannot be mirrored stops the start, for the person who
+/// wrote the list is there to read why; one that the mirror has already stops alone (I6), when its turn comes.
 pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[String]) -> Result<()> {
+    let registered = config.registry(control).tables().await?;
     let mut relations = Vec::with_capacity(names.len());
     for name in names {
         let relation = relation::resolve(control, name).await?;
+        if registered.iter().any(|table| table.relation == relation) {
+            relations.push(relation);
+            continue;
+        }
         relation::describe(control, relation, None).await.map_err(Error::of_the_source)?;
         published(control, relation, &config.source.publication).await.map_err(Error::of_the_source)?;
         relations.push(relation);
@@ -116,21 +121,38 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[Strin
     config.registry(control).list(&relations).await
 }
 
-/// Refuses a table that is not in the publication: its changes would never arrive.
+/// Refuses a table that is not in the publication, or not as a whole: its changes would not all arrive.
 pub(crate) async fn published(control: &Client, relation: u32, publication: &str) -> Result<()> {
     let row = control
         .query_one(
-            "SELECT n.nspname || '.' || c.relname, \
-                    EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $2 \
-                            AND p.schemaname = n.nspname AND p.tablename = c.relname) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            "SELECT n.nspname || '.' || c.relname, p.pubname IS NOT NULL, p.rowfilter IS NOT NULL, \
+                    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                            AND NOT a.attisdropped AND a.attname <> ALL (p.attnames)), \
+                    c.relispartition AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND v.pubviaroot \
+                        AND (v.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
+                             JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
+                             (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = v.oid AND r.prrelid = u.relid) \
+                             OR EXISTS (SELECT FROM pg_publication_namespace s \
+                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname \
+                 AND p.tablename = c.relname WHERE c.oid = $1",
             &[&relation, &publication],
         )
         .await?;
+    let name: &str = row.get(0);
+    if row.get(4) {
+        return Err(relation::published_as_root(name));
+    }
+    if row.get(2) {
+        return Err(relation::row_filtered(name));
+    }
+    if row.get(3) {
+        return Err(relation::column_filtered(name));
+    }
     if row.get(1) {
         return Ok(());
     }
-    let name: &str = row.get(0);
     Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
         .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
 }
@@ -235,9 +257,10 @@ async fn reload(
     }
     let index = store.table(relation, 0)?;
     let files = lake.live_files(warehouse).await?;
-    build_index(warehouse, &lake, &index, &files).await?;
+    let identity = described.identity;
+    build_index(warehouse, &lake, identity, &index, &files).await?;
     let files = files.into_iter().map(FileState::new).collect();
-    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, lake, files, index)?, begin);
+    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
     streaming.copied_rows = registered.copied_rows;
     Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }
@@ -255,14 +278,15 @@ pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 
-/// Reads the key columns of all files into the index. Deleted rows are left out.
+/// Reads the identity's columns of all files into the index. Deleted rows are left out.
 async fn build_index(
     warehouse: &Warehouse,
     lake: &LakeTable,
+    identity: RowIdentity,
     index: &PositionIndex,
     files: &[iceberg_writer::LiveFile],
 ) -> Result<()> {
-    let keys = lake.spec().key.clone();
+    let keys = identity.columns(lake.spec());
     let mut key = Vec::new();
     for (file, live) in files.iter().enumerate() {
         let file =
@@ -273,7 +297,7 @@ async fn build_index(
             for at in 0..batch.num_rows() {
                 if !live.deleted.contains(u64::from(row)) {
                     key_of_batch(&batch, at, &mut key)?;
-                    index.put(&key, Position { file, row })?;
+                    index.put_row(identity, &key, Position { file, row })?;
                 }
                 row += 1;
             }

@@ -63,6 +63,12 @@ pub(crate) struct RegisteredTable {
     pub(crate) copied_rows: u64,
     /// The publication has the table, so its changes arrive.
     pub(crate) published: bool,
+    /// The publication has a row filter for it.
+    pub(crate) row_filtered: bool,
+    /// It has inheritance children.
+    pub(crate) has_heirs: bool,
+    /// It is a partition, and the publication sends partitions' changes as those of their root.
+    pub(crate) sent_as_root: bool,
 }
 
 /// Creates schema and tables where they are missing.
@@ -184,12 +190,23 @@ impl Registry<'_> {
     pub(crate) async fn tables(&self) -> Result<Vec<RegisteredTable>> {
         let statement = format!(
             "SELECT t.relation, t.lake_table, t.state, t.table_uuid, t.error, t.error_hint, c.oid IS NULL, t.copied_rows, \
-                    EXISTS (SELECT FROM pg_publication p JOIN {} m ON m.publication = p.pubname \
+                    EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             WHERE m.mirror = t.mirror AND (p.puballtables \
                             OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) \
                             OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                       WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))) \
-             FROM {} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
+                                       WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))), \
+                    EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
+                            JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
+                            WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
+                    EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.relation), \
+                    coalesce(c.relispartition, false) AND EXISTS (SELECT FROM pg_publication p \
+                            JOIN {0} m ON m.publication = p.pubname WHERE m.mirror = t.mirror AND p.pubviaroot \
+                            AND (p.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
+                                 JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
+                                 (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = u.relid) \
+                                 OR EXISTS (SELECT FROM pg_publication_namespace n \
+                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))) \
+             FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
         );
@@ -211,6 +228,9 @@ impl Registry<'_> {
                 dropped: row.get(6),
                 copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
                 published: row.get(8),
+                row_filtered: row.get(9),
+                has_heirs: row.get(10),
+                sent_as_root: row.get(11),
             })
             .collect())
     }

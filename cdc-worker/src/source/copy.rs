@@ -160,6 +160,8 @@ fn copy_error(error: tokio_postgres::Error, table: &SourceTable) -> Error {
 struct FileRoll<'a> {
     job: &'a CopyJob,
     builder: RowBuilder,
+    /// The columns of the row's identity.
+    identity: Vec<usize>,
     key: Vec<u8>,
     writer: Option<DataFileWriter>,
     /// Rows appended to the current file, those in the builder included.
@@ -171,15 +173,16 @@ struct FileRoll<'a> {
 impl<'a> FileRoll<'a> {
     fn new(job: &'a CopyJob) -> Result<Self> {
         let builder = RowBuilder::new(&job.table.spec)?;
-        Ok(Self { job, builder, key: Vec::new(), writer: None, file_rows: 0, rows: 0, closed: Vec::new() })
+        let identity = job.table.identity.columns(&job.table.spec);
+        Ok(Self { job, builder, identity, key: Vec::new(), writer: None, file_rows: 0, rows: 0, closed: Vec::new() })
     }
 
     fn append(&mut self, cells: &[crate::decode::message::Cell<'_>]) -> Result<()> {
         let spec = &self.job.table.spec;
-        key_of_cells(spec, cells, &mut self.key)?;
+        key_of_cells(spec, &self.identity, cells, &mut self.key)?;
         self.builder.append(spec, cells, None)?;
         let file = u32::try_from(self.closed.len()).unwrap_or(u32::MAX);
-        self.job.index.put(&self.key, Position { file, row: self.file_rows })?;
+        self.job.index.put_row(self.job.table.identity, &self.key, Position { file, row: self.file_rows })?;
         self.file_rows += 1;
         self.rows += 1;
         Ok(())

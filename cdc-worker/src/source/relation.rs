@@ -1,4 +1,7 @@
 //! What the source's catalog says of a table, as far as the mirror must know it.
+//!
+//! Refused are tables whose changes do not arrive whole, or whose rows are not only their own (views, unlogged tables,
+//! inheritance parents): each with the remedy.
 
 use iceberg_writer::{ColumnSpec, PgType, TableSpec};
 use tokio_postgres::Client;
@@ -6,6 +9,7 @@ use tokio_postgres::Client;
 use crate::Result;
 use crate::decode::message::Relation;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
+use crate::table::RowIdentity;
 
 /// A table that can be mirrored.
 #[derive(Debug, Clone)]
@@ -14,6 +18,8 @@ pub(crate) struct SourceTable {
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) spec: TableSpec,
+    /// How its changes name their row.
+    pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
 }
@@ -44,7 +50,8 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
             "SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
                     greatest(c.reltuples, 0)::float8, has_table_privilege(c.oid, 'SELECT'), \
                     (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND \
-                     CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END) \
+                     CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END), \
+                    EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
             &[&relation],
         )
@@ -58,15 +65,7 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
     let (schema, name): (String, String) = (class.get(0), class.get(1));
     let shown = format!("{schema}.{name}");
     let (kind, persistence, identity): (&str, &str, &str) = (class.get(2), class.get(3), class.get(4));
-    if kind != "r" {
-        return Err(unfit(format!("{shown} is not an ordinary table"), "only ordinary tables can be mirrored so far"));
-    }
-    if persistence != "p" {
-        return Err(unfit(
-            format!("{shown} is unlogged or temporary, so its changes are not in the WAL"),
-            "ALTER TABLE … SET LOGGED",
-        ));
-    }
+    check_kind(&shown, kind, persistence, class.get(8))?;
     if identity == "n" {
         return Err(unfit(
             format!("{shown} has REPLICA IDENTITY NOTHING, so its updates and deletes cannot be followed"),
@@ -76,8 +75,15 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
     if !class.get::<_, bool>(6) {
         return Err(unfit(format!("no permission to read {shown}"), "GRANT SELECT ON … TO the worker's role"));
     }
-    let Some(key) = class.get::<_, Option<Vec<i16>>>(7) else {
-        return Err(unfit(format!("{shown} has no primary key"), "ALTER TABLE … ADD PRIMARY KEY (…)"));
+    let (key, by) = match class.get::<_, Option<Vec<i16>>>(7) {
+        Some(key) => (key, RowIdentity::Key),
+        None if identity == "f" => (Vec::new(), RowIdentity::FullRow),
+        None => {
+            return Err(unfit(
+                format!("{shown} has no primary key, so its updates and deletes cannot be followed"),
+                "ALTER TABLE … ADD PRIMARY KEY (…), or where no columns are unique: ALTER TABLE … REPLICA IDENTITY FULL",
+            ));
+        }
     };
     let columns = columns(client, relation, &shown, &key).await?;
     let key = key
@@ -94,7 +100,60 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    Ok(SourceTable { relation, schema, name, spec, estimate })
+    Ok(SourceTable { relation, schema, name, spec, identity: by, estimate })
+}
+
+/// Refuses what is not an ordinary, permanent table that has all of its rows itself.
+fn check_kind(shown: &str, kind: &str, persistence: &str, has_children: bool) -> Result<()> {
+    let (what, hint) = match (kind, persistence) {
+        ("r", "p") if has_children => return Err(has_heirs(shown)),
+        ("r", "p") => return Ok(()),
+        ("r", "u") => ("an unlogged table: its changes are not in the WAL", "ALTER TABLE … SET LOGGED"),
+        ("r", _) => ("a temporary table: its changes are not in the WAL", "only permanent tables can be mirrored"),
+        ("p", _) => (
+            "a partitioned table, which cannot be mirrored as a whole yet",
+            "name its partitions instead, and publish them without publish_via_partition_root",
+        ),
+        ("v", _) => ("a view", "mirror the tables that it reads from"),
+        ("m", _) => ("a materialized view", "mirror the tables that it reads from"),
+        ("f", _) => ("a foreign table", "mirror it in the database where its rows are"),
+        _ => ("not a table", "only ordinary tables can be mirrored"),
+    };
+    Err(unfit(format!("{shown} is {what}"), hint))
+}
+
+/// The refusal of an inheritance parent.
+pub(crate) fn has_heirs(shown: &str) -> Error {
+    unfit(
+        format!(
+            "{shown} has inheritance children: a query of it also reads their rows, which are not in its own changes"
+        ),
+        "mirror the children, each by its own name, or ALTER TABLE <child> NO INHERIT …",
+    )
+}
+
+/// The refusal of a partition whose changes the publication sends under another name.
+pub(crate) fn published_as_root(shown: &str) -> Error {
+    unfit(
+        format!("{shown} is a partition, and the publication sends its changes as those of its root"),
+        "ALTER PUBLICATION … SET (publish_via_partition_root = false)",
+    )
+}
+
+/// The refusal of a table of which the publication sends some rows only.
+pub(crate) fn row_filtered(shown: &str) -> Error {
+    unfit(
+        format!("{shown} is published with a row filter (WHERE …), so the lake would not be the table"),
+        "publish all of its rows: ALTER PUBLICATION … DROP TABLE …, then ADD TABLE … without WHERE",
+    )
+}
+
+/// The refusal of a table of which the publication sends some columns only.
+pub(crate) fn column_filtered(shown: &str) -> Error {
+    unfit(
+        format!("{shown} is published with a list of columns that leaves some out"),
+        "publish all of its columns: ALTER PUBLICATION … DROP TABLE …, then ADD TABLE … without a list",
+    )
 }
 
 async fn columns(client: &Client, relation: u32, shown: &str, key: &[i16]) -> Result<Vec<ColumnSpec>> {
@@ -154,15 +213,32 @@ pub(crate) fn matches(spec: &TableSpec, relation: &Relation) -> Result<()> {
         if known.type_oid != column.type_oid || known.typmod != column.typmod {
             return changed(format!("column \"{}\" has another type", column.name));
         }
-        if spec.key.contains(&index) && !column.in_identity {
-            return changed(format!("column \"{}\" is no longer part of the replica identity", column.name));
-        }
     }
     if relation.columns.len() < spec.columns.len() {
         return changed("a column was dropped".to_owned());
     }
-    if relation.identity == b'n' {
-        return changed("its replica identity is now NOTHING".to_owned());
-    }
     Ok(())
+}
+
+/// Whether updates and deletes name their row as the mirror does. Inserts do not need it: a table whose replica
+/// identity was taken away goes on until the first change that cannot be followed, if Postgres lets one happen at all.
+pub(crate) fn identifies(spec: &TableSpec, identity: RowIdentity, relation: &Relation) -> bool {
+    match identity {
+        RowIdentity::Key => {
+            spec.key.iter().all(|&index| relation.columns.get(index).is_some_and(|column| column.in_identity))
+        }
+        RowIdentity::FullRow => relation.identity == b'f',
+    }
+}
+
+/// An update or delete came that does not say which row it means.
+pub(crate) fn not_identified(identity: RowIdentity) -> Error {
+    let what = match identity {
+        RowIdentity::Key => "its key",
+        RowIdentity::FullRow => "all of its columns",
+    };
+    unfit(
+        format!("the replica identity of the source table changed: an update or delete came that does not tell {what}"),
+        format!("set the replica identity that it had, then {COPY_ANEW}"),
+    )
 }

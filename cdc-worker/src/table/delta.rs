@@ -16,6 +16,9 @@ use crate::decode::message::Cell;
 use crate::decode::row::{OldRow, RowBuilder};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
+use super::equal_rows::EqualRows;
+use super::index::Position;
+
 /// Rows after which a batch is sealed: large enough for Parquet and Arrow, small enough to convert without a pause.
 const SEAL_ROWS: usize = 8192;
 /// The same in bytes, for wide rows.
@@ -47,6 +50,8 @@ pub(super) struct Delta {
     dead: RoaringTreemap,
     keys: HashMap<Box<[u8]>, Fate>,
     keys_bytes: usize,
+    /// In place of `keys`, for a table without a key.
+    pub(super) equal: EqualRows,
     /// Deleted rows of the table's files, by index of the file.
     pub(super) deletes: BTreeMap<u32, RoaringTreemap>,
     /// All files from before are gone.
@@ -65,6 +70,7 @@ impl Delta {
             dead: RoaringTreemap::new(),
             keys: HashMap::new(),
             keys_bytes: 0,
+            equal: EqualRows::default(),
             deletes: BTreeMap::new(),
             truncated: false,
             copied: Vec::new(),
@@ -72,7 +78,8 @@ impl Delta {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && !self.truncated && self.copied.is_empty() && self.deletes.is_empty()
+        let rows = self.sealed_rows + self.builder.rows() as u64;
+        rows == 0 && !self.truncated && self.copied.is_empty() && self.deletes.is_empty()
     }
 
     pub(super) fn live_rows(&self) -> u64 {
@@ -80,7 +87,7 @@ impl Delta {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.sealed_bytes + self.builder.bytes() + self.keys_bytes
+        self.sealed_bytes + self.builder.bytes() + self.keys_bytes + self.equal.bytes()
     }
 
     pub(super) fn fate(&self, key: &[u8]) -> Option<Fate> {
@@ -111,13 +118,25 @@ impl Delta {
             return Err(Error::new(ErrorKind::Table, "a key was inserted twice")
                 .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
         }
+        let ordinal = self.append(spec, cells, old)?;
+        self.settle(key, Fate::Fresh(ordinal));
+        Ok(())
+    }
+
+    /// Adds a row of a table without a key.
+    pub(super) fn insert_equal(&mut self, spec: &TableSpec, identity: &[u8], cells: &[Cell<'_>]) -> Result<()> {
+        let ordinal = self.append(spec, cells, None)?;
+        self.equal.add(identity, ordinal);
+        Ok(())
+    }
+
+    fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<u64> {
         let ordinal = self.sealed_rows + self.builder.rows() as u64;
         self.builder.append(spec, cells, old)?;
-        self.settle(key, Fate::Fresh(ordinal));
         if self.builder.rows() >= SEAL_ROWS || self.builder.bytes() >= SEAL_BYTES {
             self.seal()?;
         }
-        Ok(())
+        Ok(ordinal)
     }
 
     /// Takes a live row of the delta out.
@@ -130,6 +149,18 @@ impl Delta {
     pub(super) fn delete(&mut self, key: &[u8], file: u32, row: u32) {
         self.deletes.entry(file).or_default().insert(u64::from(row));
         self.settle(key, Fate::Gone);
+    }
+
+    /// Takes out a live row of the delta that [`EqualRows::newest`] gave.
+    pub(super) fn kill_equal(&mut self, identity: &[u8], ordinal: u64) {
+        self.dead.insert(ordinal);
+        self.equal.remove_newest(identity);
+    }
+
+    /// Records that a row in a file is gone, of a table without a key.
+    pub(super) fn delete_equal(&mut self, identity: &[u8], position: Position) {
+        self.deletes.entry(position.file).or_default().insert(u64::from(position.row));
+        self.equal.take_stored(identity, position);
     }
 
     pub(super) fn seal(&mut self) -> Result<()> {
@@ -252,7 +283,7 @@ mod tests {
         let id = id.to_be_bytes();
         let cells = [Cell::Binary(&id), Cell::Binary(value.as_bytes())];
         let mut key = Vec::new();
-        key_of_cells(spec, &cells, &mut key)?;
+        key_of_cells(spec, &spec.key, &cells, &mut key)?;
         if let Some(Fate::Fresh(ordinal)) = delta.fate(&key) {
             delta.kill(&key, ordinal);
         }
@@ -283,7 +314,7 @@ mod tests {
                     Happening::Remove(id) => {
                         let raw = id.to_be_bytes();
                         let mut key = Vec::new();
-                        key_of_cells(&spec, &[Cell::Binary(&raw)], &mut key).unwrap();
+                        key_of_cells(&spec, &spec.key, &[Cell::Binary(&raw)], &mut key).unwrap();
                         if let Some(Fate::Fresh(ordinal)) = delta.fate(&key) {
                             delta.kill(&key, ordinal);
                         }
@@ -304,7 +335,7 @@ mod tests {
                     let at = usize::try_from(delta.live_index(ordinal)).unwrap();
                     let raw = rows[at].0.to_be_bytes();
                     let mut expected = Vec::new();
-                    key_of_cells(&spec, &[Cell::Binary(&raw)], &mut expected).unwrap();
+                    key_of_cells(&spec, &spec.key, &[Cell::Binary(&raw)], &mut expected).unwrap();
                     prop_assert_eq!(key, expected.as_slice());
                 }
             }

@@ -1,13 +1,19 @@
 //! The position index: key → (data file, row), on local disk.
 //!
-//! Exact, since it stores whole keys, not hashes. Bounded in memory by the store's cache and write buffers. A cache
+//! Exact, since it stores whole keys, not hashes. Of a table without a key it stores whole rows, under a hash and the
+//! position: keys in the store are short, rows need not be, and equal rows need an entry each. A lookup compares the
+//! row itself, so a collision of hashes costs a step and nothing else. The price is disk, about the size of the table. Bounded in memory by the store's cache and write buffers. A cache
 //! in every other sense: the directory is emptied at start and the index read back from the key columns of the data
 //! files, so no crash can leave it different from them, and losing it loses nothing.
 
+use std::hash::{DefaultHasher, Hasher as _};
+use std::ops::Bound;
 use std::path::Path;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
+
+use super::identity::RowIdentity;
 
 /// Cache of blocks, shared by the tables of a mirror.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -15,12 +21,38 @@ const CACHE_BYTES: u64 = 64 << 20;
 const WRITE_BUFFER_BYTES: u64 = 16 << 20;
 
 /// Where a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     /// Index into the table's list of files.
     pub(crate) file: u32,
     /// Row number in the file. Files are rolled long before 2³² rows.
     pub(crate) row: u32,
+}
+
+impl Position {
+    fn pack(self) -> [u8; 8] {
+        ((u64::from(self.file) << 32) | u64::from(self.row)).to_be_bytes()
+    }
+
+    fn unpack(bytes: [u8; 8]) -> Self {
+        let packed = u64::from_be_bytes(bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the packed position")]
+        Self { file: (packed >> 32) as u32, row: packed as u32 }
+    }
+}
+
+/// The same for equal bytes within a process, which is as long as an index lives.
+fn hash(identity: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(identity);
+    hasher.finish()
+}
+
+fn equal_key(hash: u64, position: Position) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&hash.to_be_bytes());
+    key[8..].copy_from_slice(&position.pack());
+    key
 }
 
 /// The indexes of all tables of a mirror.
@@ -80,15 +112,53 @@ impl PositionIndex {
         let Ok(bytes) = <[u8; 8]>::try_from(value.as_ref()) else {
             return Err(Error::new(ErrorKind::Index, "the position index holds a malformed entry"));
         };
-        let packed = u64::from_be_bytes(bytes);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the packed position")]
-        Ok(Some(Position { file: (packed >> 32) as u32, row: packed as u32 }))
+        Ok(Some(Position::unpack(bytes)))
     }
 
     pub(crate) fn put(&self, key: &[u8], position: Position) -> Result<()> {
-        let packed = (u64::from(position.file) << 32) | u64::from(position.row);
-        self.keyspace.insert(key, packed.to_be_bytes())?;
+        self.keyspace.insert(key, position.pack())?;
         Ok(())
+    }
+
+    /// The first row of this identity after a position, in a table without a key.
+    pub(crate) fn next_equal(&self, identity: &[u8], after: Option<Position>) -> Result<Option<Position>> {
+        let hash = hash(identity);
+        let from = match after {
+            Some(after) => Bound::Excluded(equal_key(hash, after).to_vec()),
+            None => Bound::Included(hash.to_be_bytes().to_vec()),
+        };
+        let last = equal_key(hash, Position { file: u32::MAX, row: u32::MAX }).to_vec();
+        for entry in self.keyspace.range::<Vec<u8>, _>((from, Bound::Included(last))) {
+            let (key, row) = entry.into_inner()?;
+            if row.as_ref() != identity {
+                continue;
+            }
+            let position = key.get(size_of::<u64>()..).and_then(|tail| <[u8; 8]>::try_from(tail).ok());
+            let position =
+                position.ok_or_else(|| Error::new(ErrorKind::Index, "the position index holds a malformed key"))?;
+            return Ok(Some(Position::unpack(position)));
+        }
+        Ok(None)
+    }
+
+    /// Adds a row of a table without a key.
+    pub(crate) fn put_equal(&self, identity: &[u8], position: Position) -> Result<()> {
+        self.keyspace.insert(equal_key(hash(identity), position), identity)?;
+        Ok(())
+    }
+
+    /// Removes a row of a table without a key.
+    pub(crate) fn remove_equal(&self, identity: &[u8], position: Position) -> Result<()> {
+        self.keyspace.remove(equal_key(hash(identity), position))?;
+        Ok(())
+    }
+
+    /// Adds a row under its identity.
+    pub(crate) fn put_row(&self, identity: RowIdentity, bytes: &[u8], position: Position) -> Result<()> {
+        match identity {
+            RowIdentity::Key => self.put(bytes, position),
+            RowIdentity::FullRow => self.put_equal(bytes, position),
+        }
     }
 
     pub(crate) fn remove(&self, key: &[u8]) -> Result<()> {
@@ -105,6 +175,25 @@ impl PositionIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_rows_are_found_one_by_one_and_others_under_their_hash_never() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = IndexStore::create(&directory.path().join("index"), 1).unwrap();
+        let index = store.table(1, 0).unwrap();
+        let at = |row| Position { file: 1, row };
+        index.put_equal(b"twin", at(3)).unwrap();
+        index.put_equal(b"twin", at(8)).unwrap();
+        // As if it had the same hash.
+        index.keyspace.insert(equal_key(hash(b"twin"), at(5)), b"stranger").unwrap();
+        index.put_equal(b"other", at(4)).unwrap();
+        assert_eq!(index.next_equal(b"twin", None).unwrap(), Some(at(3)));
+        assert_eq!(index.next_equal(b"twin", Some(at(3))).unwrap(), Some(at(8)));
+        assert_eq!(index.next_equal(b"twin", Some(at(8))).unwrap(), None);
+        index.remove_equal(b"twin", at(3)).unwrap();
+        assert_eq!(index.next_equal(b"twin", None).unwrap(), Some(at(8)));
+        assert_eq!(index.next_equal(b"stranger", None).unwrap(), None);
+    }
 
     #[test]
     fn positions_come_back_and_a_new_store_is_empty() {

@@ -13,6 +13,7 @@ use crate::decode::row::{OldRow, key_of_cells};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::delta::{Delta, Fate, insert_shared};
+use super::identity::RowIdentity;
 use super::index::{Position, PositionIndex};
 
 /// A live data file and its deleted rows, pending ones included.
@@ -62,6 +63,9 @@ pub(crate) struct Pending {
 pub(crate) struct MirroredTable {
     pub(crate) relation: u32,
     pub(crate) spec: Arc<TableSpec>,
+    pub(crate) identity: RowIdentity,
+    /// The columns of the identity.
+    identity_columns: Vec<usize>,
     pub(crate) lake: LakeTable,
     files: Vec<FileState>,
     /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
@@ -77,6 +81,7 @@ impl MirroredTable {
     pub(crate) fn new(
         relation: u32,
         spec: Arc<TableSpec>,
+        identity: RowIdentity,
         lake: LakeTable,
         files: Vec<FileState>,
         index: PositionIndex,
@@ -84,6 +89,8 @@ impl MirroredTable {
         let delta = Delta::new(&spec)?;
         Ok(Self {
             relation,
+            identity_columns: identity.columns(&spec),
+            identity,
             spec,
             lake,
             files,
@@ -123,17 +130,20 @@ impl MirroredTable {
     pub(crate) fn insert(&mut self, new: &Tuple) -> Result<()> {
         let mut cells = Vec::with_capacity(self.spec.columns.len());
         new.cells(&mut cells)?;
-        key_of_cells(&self.spec, &cells, &mut self.key)?;
-        self.delta.insert(&self.spec, &self.key, &cells, None)
+        key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
+        match self.identity {
+            RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None),
+            RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &self.key, &cells),
+        }
     }
 
     pub(crate) fn delete(&mut self, old: &Tuple) -> Result<()> {
         let mut cells = Vec::with_capacity(self.spec.columns.len());
         old.cells(&mut cells)?;
-        key_of_cells(&self.spec, &cells, &mut self.key)?;
+        key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         let key = std::mem::take(&mut self.key);
         let place = self.place(&key)?;
-        self.take_out(&key, place);
+        self.take_out(&key, place)?;
         self.key = key;
         Ok(())
     }
@@ -152,15 +162,16 @@ impl MirroredTable {
                 }
             }
         }
-        key_of_cells(&self.spec, &cells, &mut self.key)?;
+        key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         let (key, mut old_key) = (std::mem::take(&mut self.key), std::mem::take(&mut self.old_key));
         if old.is_some() {
-            key_of_cells(&self.spec, &old_cells, &mut old_key)?;
+            key_of_cells(&self.spec, &self.identity_columns, &old_cells, &mut old_key)?;
         } else {
             old_key.clone_from(&key);
         }
         let place = self.place(&old_key)?;
         let mut from_delta = None;
+        // Without a key the old tuple has brought them all, or there would be no identity.
         if cells.contains(&Cell::Unchanged) {
             match place {
                 Place::Fresh(ordinal) => from_delta = Some(self.delta.row(ordinal)?),
@@ -171,9 +182,12 @@ impl MirroredTable {
                 Place::Stored(_) => from_delta = old_row.map(|batch| (batch.clone(), 0)),
             }
         }
-        self.take_out(&old_key, place);
+        self.take_out(&old_key, place)?;
         let source = from_delta.as_ref().map(|(batch, row)| OldRow { batch, row: *row });
-        self.delta.insert(&self.spec, &key, &cells, source)?;
+        match self.identity {
+            RowIdentity::Key => self.delta.insert(&self.spec, &key, &cells, source)?,
+            RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &key, &cells)?,
+        }
         (self.key, self.old_key) = (key, old_key);
         Ok(Step::Done)
     }
@@ -192,6 +206,13 @@ impl MirroredTable {
             Err(Error::new(ErrorKind::Table, "a changed row is not in the mirror")
                 .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")))
         };
+        if self.identity == RowIdentity::FullRow {
+            if let Some(ordinal) = self.delta.equal.newest(key) {
+                return Ok(Place::Fresh(ordinal));
+            }
+            let stored = self.index.next_equal(key, self.delta.equal.taken(key))?;
+            return stored.map_or_else(missing, |position| Ok(Place::Stored(position)));
+        }
         match self.delta.fate(key) {
             Some(Fate::Fresh(ordinal)) => Ok(Place::Fresh(ordinal)),
             Some(Fate::Gone) => missing(),
@@ -199,16 +220,24 @@ impl MirroredTable {
         }
     }
 
-    fn take_out(&mut self, key: &[u8], place: Place) {
-        match place {
-            Place::Fresh(ordinal) => self.delta.kill(key, ordinal),
-            Place::Stored(position) => {
-                self.delta.delete(key, position.file, position.row);
+    fn take_out(&mut self, key: &[u8], place: Place) -> Result<()> {
+        match (place, self.identity) {
+            (Place::Fresh(ordinal), RowIdentity::Key) => self.delta.kill(key, ordinal),
+            (Place::Fresh(ordinal), RowIdentity::FullRow) => self.delta.kill_equal(key, ordinal),
+            (Place::Stored(position), identity) => {
+                match identity {
+                    RowIdentity::Key => self.delta.delete(key, position.file, position.row),
+                    RowIdentity::FullRow => {
+                        self.delta.delete_equal(key, position);
+                        self.index.remove_equal(key, position)?;
+                    }
+                }
                 if let Some(file) = self.files.get_mut(position.file as usize) {
                     insert_shared(&mut file.deleted, u64::from(position.row));
                 }
             }
         }
+        Ok(())
     }
 
     /// The files as the current Iceberg snapshot has them.
@@ -264,23 +293,22 @@ impl MirroredTable {
             starts.push(rows);
             rows += file.rows;
         }
+        let position = |ordinal: u64| {
+            let live = self.delta.live_index(ordinal);
+            let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
+            let position = starts.get(file).and_then(|start| {
+                Some(Position { file: u32::try_from(base + file).ok()?, row: u32::try_from(live - start).ok()? })
+            });
+            position.ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))
+        };
         for (key, fate) in self.delta.fates() {
             match fate {
                 Fate::Gone => self.index.remove(key)?,
-                Fate::Fresh(ordinal) => {
-                    let live = self.delta.live_index(ordinal);
-                    let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
-                    let position = starts.get(file).and_then(|start| {
-                        Some(Position {
-                            file: u32::try_from(base + file).ok()?,
-                            row: u32::try_from(live - start).ok()?,
-                        })
-                    });
-                    let position = position
-                        .ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))?;
-                    self.index.put(key, position)?;
-                }
+                Fate::Fresh(ordinal) => self.index.put(key, position(ordinal)?)?,
             }
+        }
+        for (identity, ordinal) in self.delta.equal.live() {
+            self.index.put_equal(identity, position(ordinal)?)?;
         }
         self.files.extend(written.iter().map(FileState::written));
         self.before_truncate = None;

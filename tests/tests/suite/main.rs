@@ -7,6 +7,7 @@ mod harness;
 mod worker_copy;
 mod worker_crash;
 mod worker_isolation;
+mod worker_kinds;
 mod worker_refusals;
 mod worker_stream;
 

@@ -53,7 +53,7 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
         );
         postgres.batch(&update).await?;
         postgres.batch(&delete).await?;
-        let end = rig::wal_end(&postgres).await?;
+        let end = rig::wal_end(&postgres, rig::MARK_EVENTS).await?;
 
         theirs.push(changes / rig::timed(rig::receive(&postgres, &slot, Some(&end))?).await?);
         postgres.batch(&format!("SELECT pg_drop_replication_slot('{slot}')")).await?;

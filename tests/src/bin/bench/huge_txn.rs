@@ -22,7 +22,7 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
     let begun = Instant::now();
     postgres.batch(&rig::fill(1, size.of(ROWS))).await?;
     let written = begun.elapsed();
-    let end = rig::wal_end(&postgres).await?;
+    let end = rig::wal_end(&postgres, rig::MARK_EVENTS).await?;
     rig::acknowledged(&postgres, &mut worker, &end).await?;
     Ok(vec![
         Measure { name: "huge_txn", ours: memory_mib(worker.pid(), "VmHWM")?, reference: None, unit: "MiB peak RSS" },

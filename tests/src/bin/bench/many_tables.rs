@@ -45,7 +45,7 @@ async fn mirror(size: Size, tables: u64) -> Result<(f64, f64)> {
     for _ in 0..size.runs {
         let begun = Instant::now();
         postgres.batch(&load).await?;
-        let end = rig::wal_end(&postgres).await?;
+        let end = rig::wal_end(&postgres, "INSERT INTO t0 (v) VALUES ('mark')").await?;
         rig::acknowledged(&postgres, &mut worker, &end).await?;
         rates.push((transactions * BUSY) as f64 / begun.elapsed().as_secs_f64());
         memory.push(memory_mib(worker.pid(), "VmRSS")?);

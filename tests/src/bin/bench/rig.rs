@@ -36,11 +36,11 @@ pub(crate) async fn server() -> Result<Postgres> {
     Ok(postgres)
 }
 
-/// A worker's configuration of its own, with the shipped commit settings.
+/// A worker's configuration of its own. Batches are committed every second, so that waiting for one is not what is measured.
 pub(crate) fn worker(postgres: &Postgres, name: &str, tables: &[&str]) -> Result<WorkerConfig> {
     let mut config = WorkerConfig::new(postgres, name, tables)?;
     config.warehouse = postgres.scratch().directory(&format!("warehouse-{name}"))?;
-    config.interval = "10s".to_owned();
+    config.interval = "1s".to_owned();
     Ok(config)
 }
 
@@ -72,9 +72,15 @@ async fn wait(postgres: &Postgres, worker: &mut Worker, query: &str) -> Result<(
     .await
 }
 
-/// The end of the WAL.
-pub(crate) async fn wal_end(postgres: &Postgres) -> Result<String> {
-    postgres.value("SELECT pg_current_wal_lsn()").await
+/// A change that changes nothing, for the mark behind a scenario's end.
+pub(crate) const MARK_EVENTS: &str = "UPDATE events SET amount = amount WHERE id = (SELECT min(id) FROM events)";
+
+/// The end of the WAL, and behind it a commit of `mark`: a mirror that is idle need not move its slot up to a position
+/// that no commit has passed.
+pub(crate) async fn wal_end(postgres: &Postgres, mark: &str) -> Result<String> {
+    let end = postgres.value("SELECT pg_current_wal_lsn()").await?;
+    postgres.batch(mark).await?;
+    Ok(end)
 }
 
 /// A program of the server's version, to be run against it.
