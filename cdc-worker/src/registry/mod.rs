@@ -61,7 +61,7 @@ pub(crate) struct RegisteredTable {
     pub(crate) dropped: bool,
     /// Rows of the initial copy.
     pub(crate) copied_rows: u64,
-    /// The publication has the table, so its changes arrive.
+    /// The publication has the table, or one that it is a partition of, so its changes arrive.
     pub(crate) published: bool,
     /// The publication has a row filter for it.
     pub(crate) row_filtered: bool,
@@ -192,9 +192,11 @@ impl Registry<'_> {
             "SELECT t.relation, t.lake_table, t.state, t.table_uuid, t.error, t.error_hint, c.oid IS NULL, t.copied_rows, \
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             WHERE m.mirror = t.mirror AND (p.puballtables \
-                            OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) \
-                            OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                       WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))), \
+                            OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT pg_partition_ancestors(c.oid)) u (relid) \
+                                 JOIN pg_class uc ON uc.oid = u.relid WHERE \
+                                 EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = uc.oid) \
+                                 OR EXISTS (SELECT FROM pg_publication_namespace n \
+                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace)))), \
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
                             WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
