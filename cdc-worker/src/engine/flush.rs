@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, DataFileWriter, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes,
-};
+use iceberg_writer::{Batch, Catalog, CommitReceipt, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
-use crate::source::copy::FILE_BYTES;
-use crate::table::Pending;
 
 use super::answer::Need;
 use super::session::{Entry, Session, Streaming};
+use super::stage::write_rows;
 use super::start::own_failure;
 
 /// WAL of unmirrored tables after which an idle mirror moves its slot all the same, so that it holds no WAL back.
@@ -64,15 +61,15 @@ impl Session {
             let pending = streaming.table.pending()?;
             let lake = streaming.table.lake.clone();
             let truncate = pending.truncate;
-            let mut data = pending.copied.clone();
-            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, &pending).await?;
+            let mut data = pending.staged;
+            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, &pending.batches).await?;
             data.extend(written.iter().cloned());
             let deletes = write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
             parts.push((*relation, lake.uuid(), written));
             changes.push(TableChange { table: lake, truncate, data, deletes });
         }
         let tables = changes.len();
-        let batch = Batch {
+        let mut batch = Batch {
             mirror: self.config.mirror.clone(),
             epoch: self.epoch,
             attempt,
@@ -83,10 +80,16 @@ impl Session {
         let outcome = match self.catalog.commit(&batch).await {
             Ok(outcome) => outcome,
             Err(error) => {
+                let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
+                if own.is_some() {
+                    // The others will bring their staged files again.
+                    for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
+                        change.data = written;
+                    }
+                }
                 // Of a batch whose fate is unknown nothing is deleted: the next session's claim finds out what became
                 // of it, for its UPDATE waits for a commit that is still under way.
                 self.catalog.discard(&batch).await;
-                let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
                 let Some(relation) = own else { return Err(error.into()) };
                 // One table's own failure (I6): without it, the next batch brings the others.
                 self.fail_table(relation, own_failure(&error));
@@ -184,36 +187,6 @@ impl Session {
         self.failures.clear();
         Ok(())
     }
-}
-
-/// The fresh rows into files of bounded size.
-async fn write_rows(
-    warehouse: &iceberg_writer::Warehouse,
-    lake: &iceberg_writer::LakeTable,
-    epoch: i64,
-    attempt: Uuid,
-    pending: &Pending,
-) -> Result<Vec<WrittenFile>> {
-    let mut written: Vec<WrittenFile> = Vec::new();
-    let mut writer: Option<DataFileWriter> = None;
-    for batch in &pending.batches {
-        if writer.is_none() {
-            let ordinal = u32::try_from(written.len()).unwrap_or(u32::MAX);
-            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal).await?);
-        }
-        if let Some(open) = writer.as_mut() {
-            open.write(batch).await?;
-            if open.bytes_written() >= FILE_BYTES
-                && let Some(full) = writer.take()
-            {
-                written.extend(full.close().await?);
-            }
-        }
-    }
-    if let Some(last) = writer {
-        written.extend(last.close().await?);
-    }
-    Ok(written)
 }
 
 impl Streaming {

@@ -10,6 +10,7 @@ mod apply;
 mod copying;
 mod flush;
 mod session;
+mod stage;
 mod start;
 
 use std::sync::Arc;

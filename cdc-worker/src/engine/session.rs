@@ -278,6 +278,8 @@ impl Session {
                 self.flush().await?;
             }
             self.answer_waiters()?;
+        } else {
+            self.make_room().await?;
         }
         Ok(())
     }

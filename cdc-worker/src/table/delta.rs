@@ -56,8 +56,8 @@ pub(super) struct Delta {
     pub(super) deletes: BTreeMap<u32, RoaringTreemap>,
     /// All files from before are gone.
     pub(super) truncated: bool,
-    /// Files of the initial copy, until its first commit.
-    pub(super) copied: Vec<WrittenFile>,
+    /// Files whose rows Iceberg has not got: those of the initial copy, and those of [`Self::stage`].
+    pub(super) staged: Vec<WrittenFile>,
 }
 
 impl Delta {
@@ -73,13 +73,13 @@ impl Delta {
             equal: EqualRows::default(),
             deletes: BTreeMap::new(),
             truncated: false,
-            copied: Vec::new(),
+            staged: Vec::new(),
         })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         let rows = self.sealed_rows + self.builder.rows() as u64;
-        rows == 0 && !self.truncated && self.copied.is_empty() && self.deletes.is_empty()
+        rows == 0 && !self.truncated && self.staged.is_empty() && self.deletes.is_empty()
     }
 
     pub(super) fn live_rows(&self) -> u64 {
@@ -218,7 +218,18 @@ impl Delta {
         ordinal - self.dead.rank(ordinal)
     }
 
-    /// Starts again, empty, after a TRUNCATE.
+    /// Forgets the rows, which are in these files now.
+    pub(super) fn stage(&mut self, spec: &TableSpec, written: Vec<WrittenFile>) -> Result<()> {
+        let mut empty = Self::new(spec)?;
+        empty.deletes = std::mem::take(&mut self.deletes);
+        empty.truncated = self.truncated;
+        empty.staged = std::mem::take(&mut self.staged);
+        empty.staged.extend(written);
+        *self = empty;
+        Ok(())
+    }
+
+    /// Starts again, empty, after a TRUNCATE. Staged files are left behind unnamed: a reader may hold them.
     pub(super) fn truncate(&mut self, spec: &TableSpec) -> Result<()> {
         let mut empty = Self::new(spec)?;
         empty.truncated = true;

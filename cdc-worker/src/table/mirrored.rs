@@ -1,4 +1,9 @@
 //! A table that streams: changes go in, pins and commits come out.
+//!
+//! Its rows are in files that Iceberg has, in *staged* files that the next commit brings it (the initial copy's, and what
+//! a large transaction had no room for in memory), and in the delta. The staged ones are always the last of `files`: that
+//! is how the table as Iceberg has it is told from the table as it is. Staging changes where rows are, never which rows
+//! there are, so it may happen in the middle of a transaction; pins and commits happen at the end of one (I1).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,7 +62,8 @@ pub(crate) struct Pending {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) deletes: BTreeMap<String, RoaringTreemap>,
     pub(crate) truncate: bool,
-    pub(crate) copied: Vec<WrittenFile>,
+    /// Files to add that are written already.
+    pub(crate) staged: Vec<WrittenFile>,
 }
 
 pub(crate) struct MirroredTable {
@@ -104,7 +110,7 @@ impl MirroredTable {
 
     /// Hands over the files of the initial copy, which the next commit puts into Iceberg.
     pub(crate) fn take_copied(&mut self, copied: Vec<WrittenFile>) {
-        self.delta.copied = copied;
+        self.delta.staged = copied;
     }
 
     pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {
@@ -119,8 +125,9 @@ impl MirroredTable {
         !self.delta.is_empty()
     }
 
+    /// Rows that Iceberg has not got, in memory and in staged files.
     pub(crate) fn pending_rows(&self) -> u64 {
-        self.delta.live_rows()
+        self.delta.live_rows() + self.delta.staged.iter().map(|file| file.rows).sum::<u64>()
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
@@ -242,15 +249,13 @@ impl MirroredTable {
 
     /// The files as the current Iceberg snapshot has them.
     fn committed_files(&self) -> Vec<FileState> {
-        let copied = self.delta.copied.len();
-        let committed = self.files.len() - copied.min(self.files.len());
+        let committed = self.files.len().saturating_sub(self.delta.staged.len());
         let mut files = self.files.clone();
         for (&file, pending) in &self.delta.deletes {
             if let Some(file) = files.get_mut(file as usize) {
                 file.deleted = Arc::new(&*file.deleted - pending);
             }
         }
-        // Before its first commit the files of the copy are the only ones, and none of them is in Iceberg.
         files.truncate(committed);
         files
     }
@@ -279,12 +284,32 @@ impl MirroredTable {
             batches: self.delta.live_batches()?,
             deletes,
             truncate: self.delta.truncated,
-            copied: self.delta.copied.clone(),
+            staged: self.delta.staged.clone(),
         })
+    }
+
+    /// The rows in memory, to be written for [`Self::stage`].
+    pub(crate) fn fresh_batches(&mut self) -> Result<Vec<RecordBatch>> {
+        self.delta.live_batches()
+    }
+
+    /// Takes note that what [`Self::fresh_batches`] gave is in these files, in order, which the next commit adds.
+    pub(crate) fn stage(&mut self, written: Vec<WrittenFile>) -> Result<()> {
+        self.index_written(&written)?;
+        self.delta.stage(&self.spec, written)
     }
 
     /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written` in order.
     pub(crate) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
+        self.index_written(written)?;
+        self.before_truncate = None;
+        self.lake = lake;
+        self.delta = Delta::new(&self.spec)?;
+        Ok(())
+    }
+
+    /// Adds files that hold the delta's live rows in order, and brings the index in line with the delta.
+    fn index_written(&mut self, written: &[WrittenFile]) -> Result<()> {
         let base = self.files.len();
         // First live row of each file, to find a row's file.
         let mut starts = Vec::with_capacity(written.len());
@@ -311,9 +336,6 @@ impl MirroredTable {
             self.index.put_equal(identity, position(ordinal)?)?;
         }
         self.files.extend(written.iter().map(FileState::written));
-        self.before_truncate = None;
-        self.lake = lake;
-        self.delta = Delta::new(&self.spec)?;
         Ok(())
     }
 }

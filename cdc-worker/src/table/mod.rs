@@ -8,4 +8,4 @@ mod mirrored;
 
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, Position, PositionIndex};
-pub(crate) use mirrored::{FileState, MirroredTable, Pending, Step, TablePin};
+pub(crate) use mirrored::{FileState, MirroredTable, Step, TablePin};

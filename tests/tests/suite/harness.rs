@@ -108,8 +108,12 @@ async fn a_process_dies_with_the_thread_that_started_it() -> Result<()> {
     let thread = std::thread::spawn(move || -> Result<Process> {
         let mut command = Account::current()?.command("sleep", true);
         let process = Process::spawn(command.arg("600"), &output)?;
-        // The kernel's promise holds once setpriv has asked for it.
-        std::thread::sleep(Duration::from_millis(300));
+        // The kernel's promise holds once setpriv has asked for it, which it does before it becomes the program.
+        let started = std::time::Instant::now();
+        while std::fs::read_to_string(format!("/proc/{}/comm", process.pid()))?.trim() != "sleep" {
+            ensure!(started.elapsed() < Duration::from_secs(60), "setpriv has not become the program");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Ok(process)
     });
     let mut process = thread.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;

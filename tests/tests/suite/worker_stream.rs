@@ -142,6 +142,91 @@ async fn a_transaction_larger_than_the_memory_limit_is_one_step_in_the_lake() ->
     .await
 }
 
+/// Statements that reach, within one transaction, rows that had no room in memory any more.
+#[tokio::test]
+async fn rows_of_an_open_transaction_that_left_memory_are_changed_like_any_other() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let tables = ["public.t", "public.doc", "public.bag"];
+        let big = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 400) g)";
+        let schema = "CREATE TABLE t (id int PRIMARY KEY, v int, pad text);
+                      CREATE TABLE doc (id int PRIMARY KEY, big text, n int); ALTER TABLE doc ALTER big SET STORAGE EXTERNAL;
+                      CREATE TABLE bag (a int, pad text); ALTER TABLE bag REPLICA IDENTITY FULL;
+                      INSERT INTO t SELECT i, 0, repeat('o', 80) FROM generate_series(1, 5000) i;
+                      INSERT INTO bag SELECT i % 10, repeat('o', 80) FROM generate_series(1, 1000) i";
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres.batch(schema).await?;
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        config.max_bytes = "256KiB".to_owned();
+        config.interval = "50ms".to_owned();
+        let mut worker = Worker::start(&config, &postgres).await?;
+        let oracle = Oracle::new(&postgres);
+        let fill = "INSERT INTO t SELECT i, 1, repeat('n', 80) FROM generate_series(10001, 30000) i";
+        let bag = "INSERT INTO bag SELECT i % 10, repeat('o', 80) FROM generate_series(1, 8000) i";
+        let one = |a: u32| format!("DELETE FROM bag WHERE ctid = (SELECT ctid FROM bag WHERE a = {a} ORDER BY ctid DESC LIMIT 1)");
+        for (statements, rows) in [
+            (format!("BEGIN; {fill}; UPDATE t SET v = 2 WHERE id % 3 = 0; {bag}; UPDATE t SET id = -id WHERE id % 5 = 0;
+                      DELETE FROM t WHERE id % 7 = 0; COMMIT"), None),
+            // Keys that go and come back, with enough between to be staged each time.
+            (format!("BEGIN; DELETE FROM t WHERE id > 10000; {fill} ON CONFLICT DO NOTHING; UPDATE t SET v = 3; {one}; {one};
+                      DELETE FROM t WHERE id > 20000; SAVEPOINT s; {fill} ON CONFLICT DO NOTHING; ROLLBACK TO s;
+                      UPDATE t SET v = 4 WHERE id < 100; COMMIT", one = one(3)), None),
+            (format!("BEGIN; INSERT INTO doc SELECT i, {big}, 0 FROM generate_series(1, 100) i; {bag};
+                      UPDATE doc SET n = n + 1; UPDATE doc SET id = id + 1000 WHERE id % 2 = 0; {}; COMMIT", one(4)), None),
+            (format!("BEGIN; {bag}; {fill} ON CONFLICT DO NOTHING; TRUNCATE t; INSERT INTO t VALUES (1, 1, 'a'), (2, 1, 'b'); TRUNCATE bag;
+                      {bag}; {fill}; DELETE FROM t WHERE id = 2 OR id > 29000; {}; {}; COMMIT", one(5), one(5)),
+             Some(19_001 + 100 + 7998)),
+            ("BEGIN; UPDATE t SET v = v + 1; UPDATE t SET v = v + 1; UPDATE bag SET a = a + 1 WHERE a < 5; COMMIT".to_owned(), None),
+            (format!("BEGIN; {bag}; TRUNCATE t, bag, doc; COMMIT"), Some(0)),
+        ] {
+            postgres.batch(&statements).await?;
+            let found = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.with_context(|| statements.clone())?;
+            ensure!(rows.is_none_or(|rows| rows == found), "{found} rows after {statements}");
+        }
+        // Killed in the middle of one, it begins that one again.
+        postgres.batch(&format!("BEGIN; {fill}; {bag}; UPDATE t SET v = 9; UPDATE t SET v = 10; COMMIT")).await?;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        worker.kill().await?;
+        worker = Worker::start(&config, &postgres).await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        postgres.batch("UPDATE t SET v = 11 WHERE id % 2 = 0; DELETE FROM t WHERE id % 3 = 0").await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        ensure!(worker.runs()?, "the worker has ended");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn memory_does_not_grow_with_a_transaction() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let tables = ["public.t"];
+        let (postgres, worker, oracle) = mirrored("CREATE TABLE t (id int PRIMARY KEY, pad text)", &tables).await?;
+        let mut peaks = Vec::new();
+        for (from, to) in [(1, 300_000), (300_001, 1_500_000)] {
+            postgres
+                .batch(&format!("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series({from}, {to}) i"))
+                .await?;
+            oracle.caught_up(&postgres, TEST_LIMIT).await?;
+            peaks.push(peak_mib(worker.pid())?);
+        }
+        let rows = oracle.value("SELECT count(*) FROM {public.t}").await?;
+        ensure!(rows == "1500000", "{rows} rows");
+        // Caches fill up to their bounds; rows and keys of the larger one alone would take more than 400 MiB.
+        ensure!(peaks[1] < 384, "peaks of {peaks:?} MiB");
+        Ok(())
+    })
+    .await
+}
+
+/// The largest resident set that the process has had.
+fn peak_mib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? / 1024)
+}
+
 #[tokio::test]
 async fn a_value_that_iceberg_cannot_hold_stops_its_table_alone() -> Result<()> {
     bounded(TEST_LIMIT, async {

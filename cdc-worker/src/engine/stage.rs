@@ -1,0 +1,71 @@
+//! Files written before their transaction ends, so that memory does not grow with it (I9).
+//!
+//! Nobody sees them early: a pin is taken and a commit made between transactions only. A session that ends in the middle of a
+//! transaction leaves them behind, named by nothing; the next session reads the transaction anew.
+
+use arrow_array::RecordBatch;
+use iceberg_writer::{DataFileWriter, LakeTable, Warehouse, WrittenFile};
+use uuid::Uuid;
+
+use crate::Result;
+use crate::source::copy::FILE_BYTES;
+
+use super::session::{Entry, Session};
+
+impl Session {
+    /// Makes room in memory, if that is needed: the largest tables' rows go into files until half of the budget is free,
+    /// so that a transaction over many tables does not stage a few rows at a time.
+    pub(super) async fn make_room(&mut self) -> Result<()> {
+        let budget = self.config.commit.max_bytes;
+        if self.pending_bytes() < budget {
+            return Ok(());
+        }
+        // Once a table at most, whatever an empty one counts for.
+        for _ in 0..self.tables.len() {
+            if self.pending_bytes() <= budget / 2 {
+                break;
+            }
+            let streaming = self.tables.values_mut().filter_map(|table| match &mut table.entry {
+                Entry::Streaming(streaming) => Some(streaming),
+                Entry::Copying(_) | Entry::Errored { .. } => None,
+            });
+            let Some(largest) = streaming.max_by_key(|streaming| streaming.table.pending_bytes()) else { break };
+            let table = &mut largest.table;
+            let batches = table.fresh_batches()?;
+            let written = write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), &batches).await?;
+            tracing::debug!(table = table.relation, rows = written.iter().map(|file| file.rows).sum::<u64>(), "staged");
+            table.stage(written)?;
+        }
+        Ok(())
+    }
+}
+
+/// The fresh rows into files of bounded size.
+pub(super) async fn write_rows(
+    warehouse: &Warehouse,
+    lake: &LakeTable,
+    epoch: i64,
+    attempt: Uuid,
+    batches: &[RecordBatch],
+) -> Result<Vec<WrittenFile>> {
+    let mut written: Vec<WrittenFile> = Vec::new();
+    let mut writer: Option<DataFileWriter> = None;
+    for batch in batches {
+        if writer.is_none() {
+            let ordinal = u32::try_from(written.len()).unwrap_or(u32::MAX);
+            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal).await?);
+        }
+        if let Some(open) = writer.as_mut() {
+            open.write(batch).await?;
+            if open.bytes_written() >= FILE_BYTES
+                && let Some(full) = writer.take()
+            {
+                written.extend(full.close().await?);
+            }
+        }
+    }
+    if let Some(last) = writer {
+        written.extend(last.close().await?);
+    }
+    Ok(written)
+}
