@@ -167,3 +167,35 @@ async fn tables_that_are_altered_dropped_or_unpublished_stop_alone_and_come_back
     })
     .await
 }
+
+#[tokio::test]
+async fn a_commit_that_fails_for_one_table_leaves_the_others_their_files() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch(
+                "CREATE TABLE lost (id int PRIMARY KEY); CREATE TABLE copied (id int PRIMARY KEY, v int);
+                 INSERT INTO copied SELECT i, i FROM generate_series(1, 1000) i",
+            )
+            .await?;
+        let tables = ["public.lost", "public.copied"];
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        // Long enough for the change of one to wait for the copy of the other, and to share its commit.
+        config.interval = "3s".to_owned();
+        let mut worker = Worker::start(&config, &postgres).await?;
+        postgres
+            .batch("DELETE FROM lake_catalog.iceberg_tables WHERE table_name = 'lost'; INSERT INTO lost VALUES (1)")
+            .await?;
+        called(&config, &["resync", "public.copied"], exit_code::OK).await?;
+        let why = stopped(&postgres, "lost").await?;
+        ensure!(why.contains("dropped by someone else"), "the reason: {why}");
+        worker.streaming(&postgres, 1).await?;
+        postgres.batch("UPDATE copied SET v = -v WHERE id < 10").await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.copied"], CATCH_UP).await?;
+        ensure!(rows == 1000, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
