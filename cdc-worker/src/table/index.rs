@@ -19,6 +19,9 @@ use super::identity::RowIdentity;
 const CACHE_BYTES: u64 = 64 << 20;
 /// Write buffer of one table.
 const WRITE_BUFFER_BYTES: u64 = 16 << 20;
+/// One to compact, and one that the store then keeps for sealing and flushing write buffers: alone, a thread in a long
+/// compaction lets the write buffer grow without bound (measured: 2 GiB for 20 million keys in one go).
+const WORKER_THREADS: usize = 2;
 
 /// Where a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +82,7 @@ impl IndexStore {
             // Nothing in here needs to survive a crash.
             .manual_journal_persist(true)
             .temporary(true)
-            .worker_threads(1)
+            .worker_threads(WORKER_THREADS)
             .open()?;
         Ok(Self { database })
     }
