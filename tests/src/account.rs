@@ -43,7 +43,8 @@ impl Account {
             // setpriv wants at least one thing to do.
             command.arg("--inh-caps=-all");
         }
-        command.arg("--").arg(program.as_ref());
+        // A shell's background job ignores SIGQUIT, and so would all that it starts.
+        command.args(["--", "env", "--default-signal=QUIT"]).arg(program.as_ref());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8").env("TZ", "UTC");
         command.stdin(Stdio::null());
         command
