@@ -175,7 +175,7 @@ pub struct LagRow {
     pub copied_rows: u64,
     /// `pg_class.reltuples` when the copy began; an estimate.
     pub copy_estimate: u64,
-    /// Fresh rows not yet in Iceberg.
+    /// Rows not yet in Iceberg: in memory, and in files that the next commit adds.
     pub pending_rows: u64,
     /// Their bytes in memory.
     pub pending_bytes: u64,

@@ -1,7 +1,8 @@
 //! Files written before their transaction ends, so that memory does not grow with it (I9).
 //!
-//! Nobody sees them early: a pin is taken and a commit made between transactions only. A session that ends in the middle of a
-//! transaction leaves them behind, named by nothing; the next session reads the transaction anew.
+//! Nobody sees them early: the newest state is pinned and committed between transactions only, and a pin of what Iceberg
+//! has leaves them out. A session that ends in the middle of a transaction leaves them behind, named by nothing; the next
+//! session reads the transaction anew.
 
 use arrow_array::RecordBatch;
 use iceberg_writer::{DataFileWriter, LakeTable, Warehouse, WrittenFile};

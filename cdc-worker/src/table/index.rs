@@ -2,9 +2,10 @@
 //!
 //! Exact, since it stores whole keys, not hashes. Of a table without a key it stores whole rows, under a hash and the
 //! position: keys in the store are short, rows need not be, and equal rows need an entry each. A lookup compares the
-//! row itself, so a collision of hashes costs a step and nothing else. The price is disk, about the size of the table. Bounded in memory by the store's cache and write buffers. A cache
-//! in every other sense: the directory is emptied at start and the index read back from the key columns of the data
-//! files, so no crash can leave it different from them, and losing it loses nothing.
+//! row itself, so a collision of hashes costs a step and nothing else. The price is disk, about the size of the table.
+//! Bounded in memory by the store's cache and write buffers. A cache in every other sense: the directory is emptied at
+//! start and the index read back from the key columns of the data files, so no crash can leave it different from them,
+//! and losing it loses nothing.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::ops::Bound;

@@ -2,8 +2,9 @@
 //!
 //! Its rows are in files that Iceberg has, in *staged* files that the next commit brings it (the initial copy's, and what
 //! a large transaction had no room for in memory), and in the delta. The staged ones are always the last of `files`: that
-//! is how the table as Iceberg has it is told from the table as it is. Staging changes where rows are, never which rows
-//! there are, so it may happen in the middle of a transaction; pins and commits happen at the end of one (I1).
+//! is how the table as Iceberg has it, which may be pinned at any time, is told from the table as it is, which is pinned
+//! and committed between transactions only (I1). Staging changes where rows are, never which rows there are, so it may
+//! happen in the middle of one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
