@@ -86,6 +86,18 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The names of the files in a folder; none when there is no such folder.
+pub(crate) async fn list_folder(location: &str) -> Result<Vec<String>> {
+    let list = |folder: &Path| {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == IoKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    blocking("list", local_path(location)?, list).await
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

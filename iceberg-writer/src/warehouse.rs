@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{LocalStorageFactory, create_folder, local_path};
+use crate::storage::{LocalStorageFactory, create_folder, list_folder, local_path};
 
 /// A place that holds the files of Iceberg tables. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,6 +58,11 @@ impl Warehouse {
 
     pub(crate) fn file_io(&self) -> &FileIO {
         &self.file_io
+    }
+
+    /// The names of the files in a folder, hidden ones too. None when there is no such folder.
+    pub(crate) async fn names_in(&self, folder: &str) -> Result<Vec<String>> {
+        list_folder(folder).await.map_err(|error| Error::iceberg(format!("list {folder}"), error))
     }
 
     /// The location of a new table: its name can be used again, so that the table's UUID is part of it.

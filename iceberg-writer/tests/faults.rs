@@ -49,7 +49,7 @@ async fn an_unknown_commit_is_resolved_later() {
     proxy.set(Fault::LoseReplyAndStayDown);
     let error = catalog.commit(&lost).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
-    catalog.discard(&lost).await;
+    catalog.discard(&lost, &|_| false).await;
     let loaded = lake.catalog.load(spec("events")).await.unwrap().unwrap();
     assert_eq!(ids(&lake.warehouse, &loaded).await, [1, 2], "nothing of it was deleted");
     // Still down: still unknown, and still nothing deleted.

@@ -5,6 +5,7 @@ One JSON request on standard input, one JSON answer on standard output:
   compare    every table of the request: heap = DuckDB = PyIceberg, column types and field ids included
   invariant  one SQL query, evaluated by DuckDB on the newest source LSNs that retained snapshots stand for; all values
   read       one SQL query, evaluated by DuckDB on the current snapshots
+  strays     the files of a warehouse that no retained snapshot of the catalog's tables names
 
 The caller keeps the source still while `compare` runs, and has waited until the lake has caught up.
 """
@@ -12,6 +13,7 @@ The caller keeps the source still while `compare` runs, and has waited until the
 import decimal
 import io
 import json
+import pathlib
 import re
 import sys
 import time
@@ -332,9 +334,29 @@ def read(connection, request):
     return {"lsn": lsn, "rows": [[None if value is None else str(value) for value in row] for row in rows]}
 
 
+def strays(connection, request):
+    catalog = pyiceberg_catalog(request)
+    _, found = locations(connection, request)
+    folders, named = set(), set()
+    for name in found:
+        table = catalog.load_table(tuple(name.split(".", 1)))
+        folders.add(local(table.location()))
+        for snapshot in table.snapshots():
+            for manifest in snapshot.manifests(table.io):
+                entries = manifest.fetch_manifest_entry(table.io, discard_deleted=False)
+                named.update(local(entry.data_file.file_path) for entry in entries)
+    files = []
+    for path in pathlib.Path(request["warehouse"]).rglob("*"):
+        # The metadata of the tables that there are is not looked at.
+        known = any(str(path).startswith(folder + "/metadata/") for folder in folders)
+        if path.is_file() and not known and str(path) not in named:
+            files.append(str(path))
+    return {"strays": sorted(files)}
+
+
 def main():
     request = json.load(sys.stdin)
-    commands = {"compare": compare, "invariant": invariant, "read": read}
+    commands = {"compare": compare, "invariant": invariant, "read": read, "strays": strays}
     json.dump(commands[request["command"]](connect(request), request), sys.stdout)
 
 

@@ -3,7 +3,7 @@
 //! Why one LSN: the callers pause all writers, and the oracle waits until the mirror has committed a position past the
 //! WAL's end. From then on the lake stands for exactly what the heap holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -91,6 +91,12 @@ impl Oracle {
         }
         ensure!(!values.is_empty(), "no LSN at which all tables of the query have a snapshot");
         Ok(values.len())
+    }
+
+    /// The files of a warehouse that no retained snapshot of the catalog's tables names.
+    pub async fn strays(&self, warehouse: &Path) -> Result<Vec<String>> {
+        let answer = self.ask("strays", json!({ "warehouse": warehouse })).await?;
+        Ok(serde_json::from_value(answer["strays"].clone())?)
     }
 
     /// The first value of a query with `{schema.table}` in it on the current snapshots, by DuckDB.

@@ -1,6 +1,6 @@
 //! Changes to tables, in commit order.
 
-use iceberg_writer::Lsn;
+use iceberg_writer::{Catalog as _, Lsn};
 
 use crate::Result;
 use crate::decode::message::{Message, Relation, Tuple};
@@ -139,7 +139,7 @@ impl Session {
         match row {
             RowChange::Insert(new) => table.insert(new)?,
             RowChange::Delete(old) => table.delete(old)?,
-            RowChange::Truncate => table.truncate()?,
+            RowChange::Truncate => self.catalog.abandon(table.truncate()?),
             RowChange::Update { old, new } => match table.update(old.as_ref(), new, None)? {
                 Step::Done => {}
                 Step::NeedsOldRow(position) => {

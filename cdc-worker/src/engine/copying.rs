@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use iceberg_writer::{Catalog, LakeTable, Lsn};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
@@ -41,7 +41,16 @@ pub(super) struct Copying {
 }
 
 /// A copy's task. It ends with its table's entry, so that no copy outlives its session.
-struct Task(AbortHandle);
+struct Task(JoinHandle<()>);
+
+impl Task {
+    /// Returns when the task has ended.
+    async fn cancel(mut self) {
+        self.0.abort();
+        // Its outcome does not matter any more.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -153,13 +162,33 @@ impl Session {
     fn forget(&mut self, relation: u32) -> Result<()> {
         if let Some(table) = self.tables.remove(&relation) {
             match table.entry {
-                Entry::Copying(copying) => copying.abort(),
-                Entry::Streaming(streaming) => self.store.drop_table(streaming.table.into_index())?,
-                Entry::Errored { .. } => {}
+                Entry::Streaming(streaming) => {
+                    self.catalog.abandon(streaming.table.staged_paths());
+                    self.store.drop_table(streaming.table.into_index())?;
+                }
+                entry => self.discard_entry(entry),
             }
         }
         self.failures.retain(|(failed, _)| *failed != relation);
         Ok(())
+    }
+
+    /// Removes what a table that does not go on has written and Iceberg has not got.
+    pub(super) fn discard_entry(&self, entry: Entry) {
+        match entry {
+            Entry::Copying(copying) => {
+                let Copying { source, lake, task, .. } = *copying;
+                let catalog = Arc::clone(&self.catalog);
+                tokio::spawn(async move {
+                    task.cancel().await;
+                    if let Err(error) = catalog.discard_prepared(&source.spec, lake.uuid()).await {
+                        tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
+                    }
+                });
+            }
+            Entry::Streaming(streaming) => self.catalog.abandon(streaming.table.staged_paths()),
+            Entry::Errored { .. } => {}
+        }
     }
 
     async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
@@ -207,7 +236,7 @@ impl Session {
             lake,
             index,
             rows,
-            task: Task(task.abort_handle()),
+            task: Task(task),
             outcome: None,
             described: self.relations.get(&relation).cloned(),
             queue: Vec::new(),

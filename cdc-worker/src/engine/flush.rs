@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Batch, Catalog, CommitReceipt, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes};
+use iceberg_writer::{Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -89,7 +89,8 @@ impl Session {
                 }
                 // Of a batch whose fate is unknown nothing is deleted: the next session's claim finds out what became
                 // of it, for its UPDATE waits for a commit that is still under way.
-                self.catalog.discard(&batch).await;
+                let leases = self.leases.clone();
+                self.catalog.discard(&batch, &|path: &str| leases.holds(path)).await;
                 let Some(relation) = own else { return Err(error.into()) };
                 // One table's own failure (I6): without it, the next batch brings the others.
                 self.fail_table(relation, own_failure(&error));
@@ -176,6 +177,20 @@ impl Session {
                 let _ = before.await;
             }
             catalog.sweep(&receipt, &|path: &str| leases.holds(path)).await;
+        }));
+    }
+
+    /// Deletes in the background what earlier epochs wrote and never committed: a large transaction that was interrupted
+    /// has its staged files there, each time anew.
+    pub(super) fn sweep_strays(&mut self) {
+        let tables: Vec<LakeTable> = self.streaming().map(|streaming| streaming.table.lake.clone()).collect();
+        let (catalog, leases, epoch) = (std::sync::Arc::clone(&self.catalog), self.leases.clone(), self.epoch);
+        self.sweeping = Some(tokio::spawn(async move {
+            for table in tables {
+                if let Err(error) = catalog.sweep_strays(&table, epoch, &|path: &str| leases.holds(path)).await {
+                    tracing::warn!(error = %error, "could not look for files that earlier workers left behind");
+                }
+            }
         }));
     }
 

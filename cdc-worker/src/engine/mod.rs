@@ -23,7 +23,7 @@ pub(crate) use start::{list, published};
 use crate::Result;
 use crate::config::EngineConfig;
 use crate::error::{Error, ErrorKind, Retry};
-use crate::serve::{self, Pulse};
+use crate::serve::{self, Leases, Pulse};
 use session::Session;
 
 /// Questions that may wait for the engine's attention; more are refused at the door.
@@ -44,12 +44,14 @@ pub async fn run(config: EngineConfig, mut shutdown: watch::Receiver<bool>) -> R
     let config = Arc::new(config);
     let pulse = Arc::new(Pulse::default());
     let (asks, mut inbox) = mpsc::channel(ASK_QUEUE);
+    // Readers outlive sessions, and so does their hold on files.
+    let leases = Leases::default();
     let mut doors: Option<serve::Doors> = None;
     let mut pause = Duration::from_millis(250);
     loop {
         let begun = tokio::time::Instant::now();
         let started = tokio::select! {
-            started = Session::start(&config, &pulse) => started,
+            started = Session::start(&config, &pulse, &leases) => started,
             () = asked_to_stop(&mut shutdown) => return Ok(()),
         };
         let ended = match started {

@@ -135,6 +135,7 @@ impl Session {
         warehouse: Arc<Warehouse>,
         store: IndexStore,
         stream: ReplicationClient,
+        leases: Leases,
         epoch: i64,
         begin: Lsn,
     ) -> Self {
@@ -150,7 +151,7 @@ impl Session {
             epoch,
             tables: HashMap::new(),
             relations: HashMap::new(),
-            leases: Leases::default(),
+            leases,
             received: begin,
             applied: begin,
             committed: begin,
@@ -342,10 +343,9 @@ impl Session {
             "the table stops; the others stream on"
         );
         if let Some(table) = self.tables.get_mut(&relation) {
-            if let Entry::Copying(copying) = &table.entry {
-                copying.abort();
-            }
-            table.entry = Entry::Errored { reason: error.report(), hint: error.hint().map(str::to_owned) };
+            let stopped = Entry::Errored { reason: error.report(), hint: error.hint().map(str::to_owned) };
+            let entry = std::mem::replace(&mut table.entry, stopped);
+            self.discard_entry(entry);
         }
         self.failures.push((relation, error));
     }

@@ -2,7 +2,7 @@
 //!
 //! Nobody sees them early: the newest state is pinned and committed between transactions only, and a pin of what Iceberg
 //! has leaves them out. A session that ends in the middle of a transaction leaves them behind, named by nothing; the next
-//! session reads the transaction anew.
+//! session removes them and reads the transaction anew.
 
 use arrow_array::RecordBatch;
 use iceberg_writer::{DataFileWriter, LakeTable, Warehouse, WrittenFile};

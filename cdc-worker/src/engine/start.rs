@@ -15,7 +15,7 @@ use crate::config::{EngineConfig, TableSelection};
 use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
-use crate::serve::Pulse;
+use crate::serve::{Leases, Pulse};
 use crate::source::{connect, preflight, relation, slot};
 use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex, RowIdentity};
 
@@ -32,7 +32,7 @@ impl Session {
     ///
     /// # Errors
     /// Anything that keeps the mirror from streaming, with its remedy.
-    pub(super) async fn start(config: &Arc<EngineConfig>, pulse: &Arc<Pulse>) -> Result<Self> {
+    pub(super) async fn start(config: &Arc<EngineConfig>, pulse: &Arc<Pulse>, leases: &Leases) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
         let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
@@ -67,7 +67,7 @@ impl Session {
         drop(stream);
         let stream = follow_from(config, begin).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
-        Ok(Self::new(
+        let mut session = Self::new(
             Arc::clone(config),
             Arc::clone(pulse),
             control,
@@ -75,11 +75,14 @@ impl Session {
             warehouse,
             store,
             stream,
+            leases.clone(),
             claim.epoch,
             begin,
         )
         .with_tables(tables, copies_in, copies)
-        .with_connection(connection))
+        .with_connection(connection);
+        session.sweep_strays();
+        Ok(session)
     }
 }
 
@@ -249,7 +252,10 @@ async fn reload(
                 .with_hint(COPY_ANEW);
             return stopped(config, control, relation, error, begin).await.map(Some);
         }
-        // Not begun, or not committed: the loop starts the copy (again).
+        // Not begun, or not committed: the loop starts the copy (again), from nothing.
+        if let Some(uuid) = registered.table_uuid.filter(|_| registered.state == TableState::Copying) {
+            catalog.discard_prepared(&spec, uuid).await?;
+        }
         return Ok(None);
     };
     if registered.state == TableState::Copying {

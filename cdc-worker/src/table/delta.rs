@@ -229,7 +229,7 @@ impl Delta {
         Ok(())
     }
 
-    /// Starts again, empty, after a TRUNCATE. Staged files are left behind unnamed: a reader may hold them.
+    /// Starts again, empty, after a TRUNCATE. The caller sees to the staged files: a reader may hold them.
     pub(super) fn truncate(&mut self, spec: &TableSpec) -> Result<()> {
         let mut empty = Self::new(spec)?;
         empty.truncated = true;

@@ -118,6 +118,11 @@ impl MirroredTable {
         self.files.get(file as usize).map(|file| Arc::clone(&file.path))
     }
 
+    /// Files that hold rows of the table and that Iceberg has not got.
+    pub(crate) fn staged_paths(&self) -> Vec<String> {
+        self.delta.staged.iter().map(|file| file.path.clone()).collect()
+    }
+
     pub(crate) fn into_index(self) -> PositionIndex {
         self.index
     }
@@ -200,13 +205,16 @@ impl MirroredTable {
         Ok(Step::Done)
     }
 
-    pub(crate) fn truncate(&mut self) -> Result<()> {
+    /// Empties the table. Gives the staged files that nothing will name any more.
+    pub(crate) fn truncate(&mut self) -> Result<Vec<String>> {
+        let staged = self.staged_paths();
         if self.before_truncate.is_none() {
             self.before_truncate = Some(self.committed_files());
         }
         self.files.clear();
         self.index.clear()?;
-        self.delta.truncate(&self.spec)
+        self.delta.truncate(&self.spec)?;
+        Ok(staged)
     }
 
     fn place(&self, key: &[u8]) -> Result<Place> {

@@ -3,12 +3,14 @@
 mod connection;
 mod foreign;
 mod sql;
+mod strays;
 mod sweep;
 mod transaction;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::commit::{Batch, CommitReceipt, Outcome};
 use crate::error::Result;
@@ -78,6 +80,18 @@ pub trait Catalog: Send + Sync {
     /// sweep.
     async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept;
 
-    /// Deletes the files of a batch that will never be tried again. Does nothing to a batch whose fate is unknown.
-    async fn discard(&self, batch: &Batch);
+    /// Deletes the files of a batch that will never be tried again, but those that are still read, which the next sweep
+    /// looks at. Does nothing to a batch whose fate is unknown.
+    async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>);
+
+    /// Leaves files to the next sweep that were written for no batch that will ever be tried.
+    fn abandon(&self, files: Vec<String>);
+
+    /// Deletes the data and delete files that writers of earlier epochs left in a table's folder: of crashed attempts,
+    /// half-written ones, and those that no sweep came to. Files that a retained snapshot names stay. To be called after
+    /// the mirror was claimed under `epoch` and the table was loaded: then no commit of an earlier epoch can follow.
+    async fn sweep_strays(&self, table: &LakeTable, epoch: i64, is_pinned: &IsPinned<'_>) -> Result<Swept>;
+
+    /// Deletes the folder of a table that was prepared and never entered the catalog.
+    async fn discard_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()>;
 }

@@ -91,7 +91,7 @@ impl SqlCatalog {
         &self.warehouse
     }
 
-    async fn metadata_location(&self, spec: &TableSpec) -> Result<Option<String>> {
+    pub(super) async fn metadata_location(&self, spec: &TableSpec) -> Result<Option<String>> {
         self.statements.metadata_location(&self.connection, &self.name, &spec.namespace, &spec.name).await
     }
 
@@ -277,7 +277,7 @@ impl Catalog for SqlCatalog {
                         if !sent {
                             self.drop_plans(&mut steps).await;
                         }
-                        self.discard(batch).await;
+                        self.discard(batch, &|_| false).await;
                     }
                     return Ok(outcome);
                 }
@@ -307,10 +307,24 @@ impl Catalog for SqlCatalog {
         self.sweep_garbage(receipt, is_pinned).await
     }
 
-    async fn discard(&self, batch: &Batch) {
+    async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {
         if !lock(&self.unknown).contains(&batch.attempt) {
             let files = batch.tables.iter().flat_map(TableChange::written).map(|file| file.path.clone());
-            self.delete(&files.collect::<Vec<_>>()).await;
+            let (read, files): (Vec<_>, Vec<_>) = files.partition(|file| is_pinned(file));
+            self.delete(&files).await;
+            self.abandon(read);
         }
+    }
+
+    fn abandon(&self, files: Vec<String>) {
+        lock(&self.deferred).extend(files);
+    }
+
+    async fn sweep_strays(&self, table: &LakeTable, epoch: i64, is_pinned: &IsPinned<'_>) -> Result<Swept> {
+        self.sweep_strays_of(table, epoch, is_pinned).await
+    }
+
+    async fn discard_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {
+        self.remove_prepared(spec, uuid).await
     }
 }

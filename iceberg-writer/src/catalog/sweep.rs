@@ -1,7 +1,8 @@
 //! Removing what no retained snapshot names any more.
 //!
-//! A file is deleted only when it lies in its table's folder, an expired snapshot named it, and no retained snapshot does.
-//! Everything that could not be looked at or removed is left for later: too much is better than too little.
+//! A file is deleted only when it lies in its table's folder, an expired snapshot named it, and no retained snapshot does
+//! (or when its writer said that no snapshot ever will). Everything that could not be looked at or removed is left for
+//! later: too much is better than too little.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -27,9 +28,14 @@ impl SqlCatalog {
                 }
             }
         }
+        self.remove(superfluous, is_pinned).await
+    }
+
+    /// Deletes files, and puts off what is read or cannot be deleted.
+    pub(super) async fn remove(&self, files: BTreeSet<String>, is_pinned: &IsPinned<'_>) -> Swept {
         let mut swept = Swept::default();
         let mut deferred = BTreeSet::new();
-        for file in superfluous {
+        for file in files {
             if is_pinned(&file) {
                 swept.pinned += 1;
                 deferred.insert(file);
@@ -120,7 +126,7 @@ impl SqlCatalog {
         Ok(files)
     }
 
-    async fn manifests_of(&self, snapshot: &SnapshotRef) -> Result<Arc<[ManifestFile]>> {
+    pub(super) async fn manifests_of(&self, snapshot: &SnapshotRef) -> Result<Arc<[ManifestFile]>> {
         if let Some(manifests) = lock(&self.lists).get(snapshot.manifest_list()) {
             return Ok(Arc::clone(manifests));
         }

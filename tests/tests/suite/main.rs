@@ -10,6 +10,7 @@ mod worker_isolation;
 mod worker_kinds;
 mod worker_refusals;
 mod worker_stream;
+mod worker_strays;
 
 use std::time::Duration;
 

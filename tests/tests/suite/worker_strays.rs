@@ -1,0 +1,149 @@
+//! The standalone worker: what it wrote and never committed does not stay behind.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually, exit_code};
+
+use crate::{CATCH_UP, TEST_LIMIT};
+
+const TABLES: [&str; 1] = ["public.t"];
+const ROWS: u32 = 300_000;
+
+/// A mirror with so little memory that a transaction of [`ROWS`] goes into files while it arrives.
+async fn small(rows: u32) -> Result<(Postgres, WorkerConfig, Oracle)> {
+    let postgres = Postgres::builder().start().await?;
+    Source::prepare(&postgres).await?;
+    postgres
+        .batch(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT -i, 'old' FROM generate_series(1, {rows}) i"
+        ))
+        .await?;
+    Source::publish(&postgres, &TABLES).await?;
+    let mut config = WorkerConfig::new(&postgres, "one", &TABLES)?;
+    config.max_bytes = "1MiB".to_owned();
+    config.interval = "50ms".to_owned();
+    let oracle = Oracle::new(&postgres);
+    Ok((postgres, config, oracle))
+}
+
+async fn no_strays(oracle: &Oracle, config: &WorkerConfig) -> Result<()> {
+    let mut last = Vec::new();
+    let swept = eventually("only files that the tables name are left", CATCH_UP, async || {
+        last = oracle.strays(&config.warehouse).await?;
+        Ok(last.is_empty().then_some(()))
+    });
+    let swept = Box::pin(swept).await;
+    swept.map_err(|error| error.context(format!("left behind: {last:?}")))
+}
+
+/// Runs a transaction while somebody else looks on.
+async fn writer(client: tokio_postgres::Client, statement: String) -> Result<()> {
+    Ok(client.batch_execute(&statement).await?)
+}
+
+/// How many data files there are.
+fn files(warehouse: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(warehouse)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            count += files(&entry.path())?;
+        } else if entry.path().extension().is_some_and(|extension| extension == "parquet") {
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Waits until something was written that no table names.
+async fn copy_has_begun(postgres: &Postgres, oracle: &Oracle, config: &WorkerConfig) -> Result<()> {
+    eventually("the copy has begun to write", CATCH_UP, async || {
+        let begun = postgres.value("SELECT to_regclass('lake_catalog.iceberg_tables') IS NOT NULL").await? == "t"
+            && !oracle.strays(&config.warehouse).await?.is_empty();
+        Ok(begun.then_some(()))
+    })
+    .await
+}
+
+fn insert(first: u32) -> String {
+    let last = first + ROWS - 1;
+    format!("INSERT INTO t SELECT i, repeat('n', 60) FROM generate_series({first}, {last}) i")
+}
+
+#[tokio::test]
+async fn a_large_transaction_that_was_interrupted_leaves_nothing_behind() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let (postgres, config, oracle) = small(1000).await?;
+        let mut worker = Worker::start(&config, &postgres).await?;
+        let mut first = 1;
+        for kill in [true, false, true] {
+            let before = files(&config.warehouse)?;
+            let writing = tokio::spawn(writer(postgres.client().await?, insert(first)));
+            eventually("rows are staged", CATCH_UP, async || {
+                Ok((files(&config.warehouse)? > before + 4).then_some(()))
+            })
+            .await?;
+            if kill {
+                worker.kill().await?;
+                ensure!(!oracle.strays(&config.warehouse).await?.is_empty(), "the commit was too fast to be interrupted");
+                worker = Worker::start(&config, &postgres).await?;
+            } else {
+                let role = Source::ROLE;
+                postgres
+                    .batch(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"))
+                    .await?;
+            }
+            writing.await??;
+            oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+            no_strays(&oracle, &config).await?;
+            first += ROWS;
+        }
+        ensure!(worker.runs()?, "the worker has ended");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn staged_rows_that_the_same_transaction_truncates_leave_nothing_behind() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let (postgres, config, oracle) = small(1000).await?;
+        let _worker = Worker::start(&config, &postgres).await?;
+        postgres.batch(&format!("BEGIN; {}; TRUNCATE t; {}; COMMIT", insert(1), insert(7))).await?;
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        postgres.batch("INSERT INTO t VALUES (0, 'one more commit')").await?;
+        let rows = oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        ensure!(rows == u64::from(ROWS) + 1, "{rows} rows");
+        no_strays(&oracle, &config).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn copies_that_were_killed_or_called_off_leave_nothing_behind() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let (postgres, config, oracle) = small(1_000_000).await?;
+        for _ in 0..2 {
+            let worker = Worker::spawn(&config)?;
+            copy_has_begun(&postgres, &oracle, &config).await?;
+            worker.kill().await?;
+        }
+        ensure!(!oracle.strays(&config.warehouse).await?.is_empty(), "the copies were done too soon to be killed");
+        let mut worker = Worker::spawn(&config)?;
+        for _ in 0..3 {
+            copy_has_begun(&postgres, &oracle, &config).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let output = config.call(&["resync", "public.t"]).await?;
+            ensure!(output.status.code() == Some(exit_code::OK), "{output:?}");
+        }
+        worker.streaming(&postgres, 1).await?;
+        let rows = oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        ensure!(rows == 1_000_000, "{rows} rows");
+        postgres.batch("INSERT INTO t VALUES (0, 'one more commit')").await?;
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        no_strays(&oracle, &config).await
+    })
+    .await
+}
