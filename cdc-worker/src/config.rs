@@ -67,6 +67,14 @@ pub struct SourceConfig {
     pub slot: String,
     /// Allow TCP without TLS.
     pub insecure: bool,
+    /// Connections over which a table is copied, at most.
+    pub copy_connections: usize,
+}
+
+/// What [`SourceConfig::copy_connections`] is unless it is set: one for each core that we have, as far as the source is
+/// likely to have as many for us.
+pub fn default_copy_connections() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
 impl SourceConfig {

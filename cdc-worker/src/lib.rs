@@ -27,7 +27,9 @@ mod serve;
 mod source;
 mod table;
 
-pub use config::{CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection};
+pub use config::{
+    CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection, default_copy_connections,
+};
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};
 pub use source::identifier::quote;

@@ -66,22 +66,15 @@ pub struct DataFileWriter {
 impl DataFileWriter {
     /// A data file for a table. `epoch`, `attempt` and `ordinal` make its name unique. The file itself is made with the
     /// first row.
-    #[allow(clippy::unused_async)] // other storages will ask for an upload here
-    pub async fn create(
-        warehouse: &Warehouse,
-        table: &LakeTable,
-        epoch: i64,
-        attempt: Uuid,
-        ordinal: u32,
-    ) -> Result<Self> {
-        Ok(Self {
+    pub fn create(warehouse: &Warehouse, table: &LakeTable, epoch: i64, attempt: Uuid, ordinal: u32) -> Self {
+        Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
             spec: table.spec().clone(),
             schema: Arc::clone(table.metadata().current_schema()),
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
-        })
+        }
     }
 
     /// Appends rows. The columns are those of [`TableSpec::arrow_schema`], in its order.

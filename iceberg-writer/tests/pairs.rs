@@ -35,7 +35,7 @@ pub(crate) fn rows(table: &LakeTable, ids: impl IntoIterator<Item = i64>) -> Rec
 }
 
 pub(crate) async fn data_file(lake: &Warehouse, table: &LakeTable, ids: impl IntoIterator<Item = i64>) -> WrittenFile {
-    let mut writer = DataFileWriter::create(lake, table, 1, Uuid::now_v7(), 0).await.unwrap();
+    let mut writer = DataFileWriter::create(lake, table, 1, Uuid::now_v7(), 0);
     writer.write(&rows(table, ids)).await.unwrap();
     writer.close().await.unwrap().unwrap()
 }

@@ -155,7 +155,7 @@ async fn every_type_survives() {
     let lake = Lake::new().await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
     let written = rows(table.spec());
-    let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0).await.unwrap();
+    let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     writer.write(&written).await.unwrap();
     assert!(writer.bytes_written() > 0);
     let file = writer.close().await.unwrap().unwrap();
@@ -206,9 +206,9 @@ async fn every_type_survives() {
 async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file() {
     let lake = Lake::new().await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
-    let writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0).await.unwrap();
+    let writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     assert!(writer.close().await.unwrap().is_none());
-    let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 1).await.unwrap();
+    let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 1);
     writer.write(&rows(table.spec()).slice(0, 0)).await.unwrap();
     assert!(writer.write(&rows(table.spec()).project(&[0, 1]).unwrap()).await.is_err());
     drop(writer);

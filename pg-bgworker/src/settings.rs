@@ -18,6 +18,7 @@ static WAREHOUSE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static COMMIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static COMMIT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
+static COPY_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LOG_LEVEL: GucSetting<LogLevel> = GucSetting::<LogLevel>::new(LogLevel::info);
 
 /// Directory of everything of ours inside the data directory, which is every server process's working directory.
@@ -76,6 +77,16 @@ pub(crate) fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_int_guc(
+        c"lake.copy_connections",
+        c"Connections over which a table is copied, at most.",
+        c"0: one for each core, at most four.",
+        &COPY_CONNECTIONS,
+        0,
+        64,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_enum_guc(
         c"lake.log_level",
         c"How much the engine writes into the server log.",
@@ -99,6 +110,8 @@ pub(crate) struct Settings {
     pub(crate) commit_interval: Duration,
     /// Bytes at which a batch is committed.
     pub(crate) commit_bytes: u64,
+    /// Connections over which a table is copied.
+    pub(crate) copy_connections: usize,
     /// Slot of this database's mirror.
     pub(crate) slot: String,
     /// The engine's position index.
@@ -159,6 +172,10 @@ impl Settings {
             warehouse,
             commit_interval: Duration::from_millis(COMMIT_INTERVAL.get().unsigned_abs().into()),
             commit_bytes: u64::from(COMMIT_SIZE.get().unsigned_abs()) << 10,
+            copy_connections: match usize::try_from(COPY_CONNECTIONS.get()) {
+                Ok(set @ 1..) => set,
+                _ => cdc_worker::default_copy_connections(),
+            },
             slot: slot_name(),
             state_dir: PathBuf::from(format!("{DIRECTORY}/state.{}", database_id())),
             read_socket: read_socket(),

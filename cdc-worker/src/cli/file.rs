@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::{CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection};
+use crate::config::{
+    CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection, default_copy_connections,
+};
 use crate::error::{Error, ErrorKind};
 
 /// The password of the source's role; beats `password_file`.
 const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
+
+/// More would only queue for the same disks and cores.
+const MOST_COPY_CONNECTIONS: usize = 64;
 
 /// Form of the log on standard error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -57,6 +62,7 @@ struct Source {
     slot: String,
     #[serde(default)]
     insecure: bool,
+    copy_connections: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,6 +155,11 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         return Err(config_error(format!("\"{slot}\" is not a name for a replication slot"))
             .with_hint("up to 63 lower case letters, digits and underscores"));
     }
+    let copy_connections = file.source.copy_connections.unwrap_or_else(default_copy_connections);
+    if !(1..=MOST_COPY_CONNECTIONS).contains(&copy_connections) {
+        return Err(config_error(format!("source.copy_connections = {copy_connections}"))
+            .with_hint(format!("between 1 and {MOST_COPY_CONNECTIONS}")));
+    }
     let default = CommitConfig::default();
     let max_bytes = match &file.commit.max_bytes {
         Some(text) => bytes(text).ok_or_else(|| {
@@ -167,6 +178,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             publication: file.source.publication,
             slot,
             insecure: file.source.insecure,
+            copy_connections,
         },
         lake: LakeConfig {
             warehouse: file.lake.warehouse,

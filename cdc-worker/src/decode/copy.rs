@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
-use super::message::Cell;
+use super::message::{Cell, Cells};
 
 /// Signature, flags and header extension length: 11 + 4 + 4 bytes; the extension has been empty in every version.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
@@ -22,7 +22,6 @@ impl CopyRows {
     pub(crate) fn each<'a>(
         &mut self,
         mut chunk: &'a [u8],
-        cells: &mut Vec<Cell<'a>>,
         row: &mut dyn FnMut(&[Cell<'a>]) -> Result<()>,
     ) -> Result<()> {
         if !self.header_seen {
@@ -38,7 +37,7 @@ impl CopyRows {
             if columns == -1 {
                 return if chunk.is_empty() { Ok(()) } else { Err(malformed()) };
             }
-            cells.clear();
+            let mut cells = Cells::new();
             for _ in 0..columns {
                 let length = i32::from_be_bytes(take(&mut chunk)?);
                 cells.push(match usize::try_from(length) {
@@ -51,7 +50,7 @@ impl CopyRows {
                     Err(_) => return Err(malformed()),
                 });
             }
-            row(cells)?;
+            row(&cells)?;
         }
         Ok(())
     }
@@ -79,16 +78,15 @@ mod tests {
         raw.extend_from_slice(&[0, 0]);
         raw.extend_from_slice(&[0xff, 0xff]);
         let mut seen = Vec::new();
-        let mut cells = Vec::new();
         CopyRows::default()
-            .each(&raw, &mut cells, &mut |row| {
+            .each(&raw, &mut |row| {
                 seen.push(row.len());
                 Ok(())
             })
             .unwrap();
         assert_eq!(seen, [2, 0]);
-        assert!(CopyRows::default().each(&raw[1..], &mut Vec::new(), &mut |_| Ok(())).is_err());
+        assert!(CopyRows::default().each(&raw[1..], &mut |_| Ok(())).is_err());
         raw.truncate(raw.len() - 8);
-        assert!(CopyRows::default().each(&raw, &mut Vec::new(), &mut |_| Ok(())).is_err());
+        assert!(CopyRows::default().each(&raw, &mut |_| Ok(())).is_err());
     }
 }

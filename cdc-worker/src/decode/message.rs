@@ -3,6 +3,7 @@
 //! The transport hands Begin, Commit and logical messages over already parsed; the rest arrives as bytes.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
@@ -67,10 +68,13 @@ pub(crate) enum Cell<'a> {
     Binary(&'a [u8]),
 }
 
+/// The cells of a row. Those of most tables need no allocation.
+pub(crate) type Cells<'a> = SmallVec<[Cell<'a>; 16]>;
+
 impl Tuple {
-    /// Cells in column order, collected into `cells` so that the allocation is used again.
-    pub(crate) fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) -> Result<()> {
-        cells.clear();
+    /// Cells in column order.
+    pub(crate) fn cells(&self) -> Result<Cells<'_>> {
+        let mut cells = Cells::new();
         let mut at = Cursor { rest: &self.body };
         for _ in 0..self.columns {
             cells.push(match at.byte()? {
@@ -86,7 +90,7 @@ impl Tuple {
                 _ => return Err(malformed("an unknown kind of value")),
             });
         }
-        Ok(())
+        Ok(cells)
     }
 
     /// Bytes that the tuple keeps alive.
@@ -239,9 +243,7 @@ mod tests {
     #[test]
     fn an_insert_is_cut_into_cells() {
         let Message::Insert { relation: 9, new } = parse(&insert()).unwrap() else { panic!("not an insert") };
-        let mut cells = Vec::new();
-        new.cells(&mut cells).unwrap();
-        assert_eq!(cells, [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged]);
+        assert_eq!(new.cells().unwrap().as_slice(), [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged]);
     }
 
     #[test]
@@ -256,7 +258,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(Message::Insert { new, .. }) = parse(&Bytes::from(raw)) {
-                let _ = new.cells(&mut Vec::new());
+                let _ = new.cells();
             }
         }
     }

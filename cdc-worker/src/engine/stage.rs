@@ -54,7 +54,7 @@ pub(super) async fn write_rows(
     for batch in batches {
         if writer.is_none() {
             let ordinal = u32::try_from(written.len()).unwrap_or(u32::MAX);
-            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal).await?);
+            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal));
         }
         if let Some(open) = writer.as_mut() {
             open.write(batch).await?;

@@ -17,7 +17,7 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
 use crate::source::{connect, preflight, relation, slot};
-use crate::table::{FileState, IndexStore, MirroredTable, Position, PositionIndex, RowIdentity};
+use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::session::{Entry, Session, Streaming, Table};
 
@@ -294,6 +294,7 @@ async fn build_index(
 ) -> Result<()> {
     let keys = identity.columns(lake.spec());
     let mut key = Vec::new();
+    let mut writer = IndexWriter::new(index.clone());
     for (file, live) in files.iter().enumerate() {
         let file =
             u32::try_from(file).map_err(|error| Error::new(ErrorKind::Index, "too many files").with_source(error))?;
@@ -303,11 +304,11 @@ async fn build_index(
             for at in 0..batch.num_rows() {
                 if !live.deleted.contains(u64::from(row)) {
                     key_of_batch(&batch, at, &mut key)?;
-                    index.put_row(identity, &key, Position { file, row })?;
+                    writer.put(identity, &key, Position { file, row })?;
                 }
                 row += 1;
             }
         }
     }
-    Ok(())
+    writer.finish()
 }

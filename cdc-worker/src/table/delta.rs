@@ -3,7 +3,7 @@
 //! Invariant: a row of the delta is live (not in `dead`) exactly when `keys` maps its key to its ordinal. So at every
 //! transaction's end the table is: the rows of its files, less the deleted positions, plus the live rows here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{BooleanArray, RecordBatch};
@@ -18,23 +18,12 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::equal_rows::EqualRows;
 use super::index::Position;
+use super::keys::{Fate, Keys};
 
 /// Rows after which a batch is sealed: large enough for Parquet and Arrow, small enough to convert without a pause.
 const SEAL_ROWS: usize = 8192;
 /// The same in bytes, for wide rows.
 const SEAL_BYTES: usize = 4 << 20;
-/// What a key costs beside its bytes: the map's entry and the allocation.
-const KEY_OVERHEAD: usize = 64;
-
-/// What became of a key since the last commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// The row is in the delta, under this ordinal.
-    Fresh(u64),
-    /// There is no such row any more.
-    Gone,
-}
-
 #[derive(Debug)]
 struct Sealed {
     first: u64,
@@ -48,8 +37,7 @@ pub(super) struct Delta {
     sealed_rows: u64,
     sealed_bytes: usize,
     dead: RoaringTreemap,
-    keys: HashMap<Box<[u8]>, Fate>,
-    keys_bytes: usize,
+    keys: Keys,
     /// In place of `keys`, for a table without a key.
     pub(super) equal: EqualRows,
     /// Deleted rows of the table's files, by index of the file.
@@ -68,8 +56,7 @@ impl Delta {
             sealed_rows: 0,
             sealed_bytes: 0,
             dead: RoaringTreemap::new(),
-            keys: HashMap::new(),
-            keys_bytes: 0,
+            keys: Keys::default(),
             equal: EqualRows::default(),
             deletes: BTreeMap::new(),
             truncated: false,
@@ -87,24 +74,15 @@ impl Delta {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.sealed_bytes + self.builder.bytes() + self.keys_bytes + self.equal.bytes()
+        self.sealed_bytes + self.builder.bytes() + self.keys.bytes() + self.equal.bytes()
     }
 
     pub(super) fn fate(&self, key: &[u8]) -> Option<Fate> {
-        self.keys.get(key).copied()
+        self.keys.fate(key)
     }
 
     pub(super) fn fates(&self) -> impl Iterator<Item = (&[u8], Fate)> {
-        self.keys.iter().map(|(key, fate)| (&**key, *fate))
-    }
-
-    fn settle(&mut self, key: &[u8], fate: Fate) {
-        if let Some(known) = self.keys.get_mut(key) {
-            *known = fate;
-        } else {
-            self.keys_bytes += key.len() + KEY_OVERHEAD;
-            self.keys.insert(key.into(), fate);
-        }
+        self.keys.iter()
     }
 
     pub(super) fn insert(
@@ -114,12 +92,11 @@ impl Delta {
         cells: &[Cell<'_>],
         old: Option<OldRow<'_>>,
     ) -> Result<()> {
-        if let Some(Fate::Fresh(_)) = self.fate(key) {
+        let ordinal = self.append(spec, cells, old)?;
+        if let Some(Fate::Fresh(_)) = self.keys.settle(key, Fate::Fresh(ordinal)) {
             return Err(Error::new(ErrorKind::Table, "a key was inserted twice")
                 .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
         }
-        let ordinal = self.append(spec, cells, old)?;
-        self.settle(key, Fate::Fresh(ordinal));
         Ok(())
     }
 
@@ -142,13 +119,13 @@ impl Delta {
     /// Takes a live row of the delta out.
     pub(super) fn kill(&mut self, key: &[u8], ordinal: u64) {
         self.dead.insert(ordinal);
-        self.settle(key, Fate::Gone);
+        self.keys.settle(key, Fate::Gone);
     }
 
     /// Records that a row in a file is gone.
     pub(super) fn delete(&mut self, key: &[u8], file: u32, row: u32) {
         self.deletes.entry(file).or_default().insert(u64::from(row));
-        self.settle(key, Fate::Gone);
+        self.keys.settle(key, Fate::Gone);
     }
 
     /// Takes out a live row of the delta that [`EqualRows::newest`] gave.

@@ -14,8 +14,6 @@ use std::path::Path;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
-use super::identity::RowIdentity;
-
 /// Cache of blocks, shared by the tables of a mirror.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Write buffer of one table.
@@ -34,7 +32,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    fn pack(self) -> [u8; 8] {
+    pub(super) fn pack(self) -> [u8; 8] {
         ((u64::from(self.file) << 32) | u64::from(self.row)).to_be_bytes()
     }
 
@@ -52,7 +50,12 @@ fn hash(identity: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn equal_key(hash: u64, position: Position) -> [u8; 16] {
+/// The key of one of several rows that may be equal.
+pub(super) fn equal_key(identity: &[u8], position: Position) -> [u8; 16] {
+    hashed_key(hash(identity), position)
+}
+
+fn hashed_key(hash: u64, position: Position) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&hash.to_be_bytes());
     key[8..].copy_from_slice(&position.pack());
@@ -119,19 +122,14 @@ impl PositionIndex {
         Ok(Some(Position::unpack(bytes)))
     }
 
-    pub(crate) fn put(&self, key: &[u8], position: Position) -> Result<()> {
-        self.keyspace.insert(key, position.pack())?;
-        Ok(())
-    }
-
     /// The first row of this identity after a position, in a table without a key.
     pub(crate) fn next_equal(&self, identity: &[u8], after: Option<Position>) -> Result<Option<Position>> {
         let hash = hash(identity);
         let from = match after {
-            Some(after) => Bound::Excluded(equal_key(hash, after).to_vec()),
+            Some(after) => Bound::Excluded(hashed_key(hash, after).to_vec()),
             None => Bound::Included(hash.to_be_bytes().to_vec()),
         };
-        let last = equal_key(hash, Position { file: u32::MAX, row: u32::MAX }).to_vec();
+        let last = hashed_key(hash, Position { file: u32::MAX, row: u32::MAX }).to_vec();
         for entry in self.keyspace.range::<Vec<u8>, _>((from, Bound::Included(last))) {
             let (key, row) = entry.into_inner()?;
             if row.as_ref() != identity {
@@ -145,28 +143,31 @@ impl PositionIndex {
         Ok(None)
     }
 
-    /// Adds a row of a table without a key.
-    pub(crate) fn put_equal(&self, identity: &[u8], position: Position) -> Result<()> {
-        self.keyspace.insert(equal_key(hash(identity), position), identity)?;
-        Ok(())
-    }
-
     /// Removes a row of a table without a key.
     pub(crate) fn remove_equal(&self, identity: &[u8], position: Position) -> Result<()> {
-        self.keyspace.remove(equal_key(hash(identity), position))?;
+        self.keyspace.remove(equal_key(identity, position))?;
         Ok(())
     }
 
-    /// Adds a row under its identity.
-    pub(crate) fn put_row(&self, identity: RowIdentity, bytes: &[u8], position: Position) -> Result<()> {
-        match identity {
-            RowIdentity::Key => self.put(bytes, position),
-            RowIdentity::FullRow => self.put_equal(bytes, position),
+    /// Puts a key, or takes it out.
+    pub(super) fn change(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        match value {
+            Some(value) => self.keyspace.insert(key, value)?,
+            None => self.keyspace.remove(key)?,
         }
+        Ok(())
     }
 
-    pub(crate) fn remove(&self, key: &[u8]) -> Result<()> {
-        self.keyspace.remove(key)?;
+    /// The same for many keys, which must ascend.
+    pub(super) fn add_run<'a>(&self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<()> {
+        let mut run = self.keyspace.start_ingestion()?;
+        for (key, value) in entries {
+            match value {
+                Some(value) => run.write(key, value)?,
+                None => run.write_tombstone(key)?,
+            }
+        }
+        run.finish()?;
         Ok(())
     }
 
@@ -178,7 +179,17 @@ impl PositionIndex {
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::RowIdentity;
+    use super::super::index_writer::IndexWriter;
     use super::*;
+
+    fn put(index: &PositionIndex, rows: &[(RowIdentity, &[u8], Position)]) {
+        let mut writer = IndexWriter::new(index.clone());
+        for (identity, bytes, position) in rows {
+            writer.put(*identity, bytes, *position).unwrap();
+        }
+        writer.finish().unwrap();
+    }
 
     #[test]
     fn equal_rows_are_found_one_by_one_and_others_under_their_hash_never() {
@@ -186,11 +197,10 @@ mod tests {
         let store = IndexStore::create(&directory.path().join("index"), 1).unwrap();
         let index = store.table(1, 0).unwrap();
         let at = |row| Position { file: 1, row };
-        index.put_equal(b"twin", at(3)).unwrap();
-        index.put_equal(b"twin", at(8)).unwrap();
+        let equal = RowIdentity::FullRow;
+        put(&index, &[(equal, b"twin", at(8)), (equal, b"twin", at(3)), (equal, b"other", at(4))]);
         // As if it had the same hash.
-        index.keyspace.insert(equal_key(hash(b"twin"), at(5)), b"stranger").unwrap();
-        index.put_equal(b"other", at(4)).unwrap();
+        index.keyspace.insert(equal_key(b"twin", at(5)), b"stranger").unwrap();
         assert_eq!(index.next_equal(b"twin", None).unwrap(), Some(at(3)));
         assert_eq!(index.next_equal(b"twin", Some(at(3))).unwrap(), Some(at(8)));
         assert_eq!(index.next_equal(b"twin", Some(at(8))).unwrap(), None);
@@ -207,12 +217,12 @@ mod tests {
         {
             let store = IndexStore::create(&path, 1).unwrap();
             let index = store.table(1, 0).unwrap();
-            index.put(b"key", position).unwrap();
+            put(&index, &[(RowIdentity::Key, b"key", position)]);
             assert_eq!(index.get(b"key").unwrap(), Some(position));
             assert_eq!(store.table(1, 1).unwrap().get(b"key").unwrap(), None);
-            index.remove(b"key").unwrap();
+            index.change(b"key", None).unwrap();
             assert_eq!(index.get(b"key").unwrap(), None);
-            index.put(b"key", position).unwrap();
+            put(&index, &[(RowIdentity::Key, b"key", position)]);
         }
         let store = IndexStore::create(&path, 2).unwrap();
         assert_eq!(store.table(1, 0).unwrap().get(b"key").unwrap(), None);

@@ -14,13 +14,15 @@ use iceberg_writer::{LakeTable, LiveFile, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
-use crate::decode::message::{Cell, Tuple};
+use crate::decode::message::{Cell, Cells, Tuple};
 use crate::decode::row::{OldRow, key_of_cells};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
-use super::delta::{Delta, Fate, insert_shared};
+use super::delta::{Delta, insert_shared};
 use super::identity::RowIdentity;
 use super::index::{Position, PositionIndex};
+use super::index_writer::IndexWriter;
+use super::keys::Fate;
 
 /// A live data file and its deleted rows, pending ones included.
 #[derive(Debug, Clone)]
@@ -141,8 +143,7 @@ impl MirroredTable {
     }
 
     pub(crate) fn insert(&mut self, new: &Tuple) -> Result<()> {
-        let mut cells = Vec::with_capacity(self.spec.columns.len());
-        new.cells(&mut cells)?;
+        let cells = new.cells()?;
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         match self.identity {
             RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None),
@@ -151,8 +152,7 @@ impl MirroredTable {
     }
 
     pub(crate) fn delete(&mut self, old: &Tuple) -> Result<()> {
-        let mut cells = Vec::with_capacity(self.spec.columns.len());
-        old.cells(&mut cells)?;
+        let cells = old.cells()?;
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         let key = std::mem::take(&mut self.key);
         let place = self.place(&key)?;
@@ -163,11 +163,10 @@ impl MirroredTable {
 
     /// Applies an update. `old_row` is the row asked for by an earlier [`Step::NeedsOldRow`]: one row, all columns.
     pub(crate) fn update(&mut self, old: Option<&Tuple>, new: &Tuple, old_row: Option<&RecordBatch>) -> Result<Step> {
-        let mut cells = Vec::with_capacity(self.spec.columns.len());
-        new.cells(&mut cells)?;
-        let mut old_cells = Vec::new();
+        let mut cells = new.cells()?;
+        let mut old_cells = Cells::new();
         if let Some(old) = old {
-            old.cells(&mut old_cells)?;
+            old_cells = old.cells()?;
             // REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
             for (cell, old_cell) in cells.iter_mut().zip(&old_cells) {
                 if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_)) {
@@ -335,15 +334,17 @@ impl MirroredTable {
             });
             position.ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))
         };
+        let mut index = IndexWriter::new(self.index.clone());
         for (key, fate) in self.delta.fates() {
             match fate {
-                Fate::Gone => self.index.remove(key)?,
-                Fate::Fresh(ordinal) => self.index.put(key, position(ordinal)?)?,
+                Fate::Gone => index.remove(key)?,
+                Fate::Fresh(ordinal) => index.put(RowIdentity::Key, key, position(ordinal)?)?,
             }
         }
         for (identity, ordinal) in self.delta.equal.live() {
-            self.index.put_equal(identity, position(ordinal)?)?;
+            index.put(RowIdentity::FullRow, identity, position(ordinal)?)?;
         }
+        index.finish()?;
         self.files.extend(written.iter().map(FileState::written));
         Ok(())
     }

@@ -1,0 +1,107 @@
+//! Rows into files of bounded size, every row's position into the index.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use iceberg_writer::DataFileWriter;
+
+use crate::Result;
+use crate::decode::message::Cell;
+use crate::decode::row::{RowBuilder, key_of_cells};
+use crate::table::{IndexWriter, Position};
+
+use super::{CopyJob, FILE_BYTES, NumberedFile};
+
+/// Rows of a batch on their way to Parquet.
+const BATCH_ROWS: usize = 16_384;
+/// Bytes of a batch, for wide rows: a connection's memory is about this, plus one Parquet row group.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// The files that one connection of a copy fills.
+pub(super) struct FileRoll<'a> {
+    job: &'a CopyJob,
+    /// Numbers of files that no connection has yet.
+    numbers: &'a AtomicU32,
+    builder: RowBuilder,
+    index: IndexWriter,
+    /// The columns of the row's identity.
+    identity: Vec<usize>,
+    key: Vec<u8>,
+    current: Option<Current>,
+    closed: Vec<NumberedFile>,
+}
+
+/// The file that rows go into.
+struct Current {
+    number: u32,
+    writer: DataFileWriter,
+    /// Rows appended to it, those in the builder included.
+    rows: u32,
+}
+
+impl<'a> FileRoll<'a> {
+    pub(super) fn new(job: &'a CopyJob, numbers: &'a AtomicU32) -> Result<Self> {
+        let spec = &job.table.spec;
+        Ok(Self {
+            job,
+            numbers,
+            builder: RowBuilder::new(spec)?,
+            index: IndexWriter::new(job.index.clone()),
+            identity: job.table.identity.columns(spec),
+            key: Vec::new(),
+            current: None,
+            closed: Vec::new(),
+        })
+    }
+
+    pub(super) fn append(&mut self, cells: &[Cell<'_>]) -> Result<()> {
+        let job = self.job;
+        let spec = &job.table.spec;
+        let current = match &mut self.current {
+            Some(current) => current,
+            None => {
+                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                let writer = DataFileWriter::create(&job.warehouse, &job.lake, job.epoch, job.attempt, number);
+                self.current.insert(Current { number, writer, rows: 0 })
+            }
+        };
+        key_of_cells(spec, &self.identity, cells, &mut self.key)?;
+        self.builder.append(spec, cells, None)?;
+        let position = Position { file: current.number, row: current.rows };
+        self.index.put(job.table.identity, &self.key, position)?;
+        current.rows += 1;
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.builder.rows() >= BATCH_ROWS || self.builder.bytes() >= BATCH_BYTES
+    }
+
+    pub(super) async fn write_batch(&mut self) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if self.builder.rows() > 0 {
+            let batch = self.builder.finish()?;
+            current.writer.write(&batch).await?;
+            self.job.copied.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        }
+        if current.writer.bytes_written() >= FILE_BYTES {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        if let Some(Current { number, writer, .. }) = self.current.take()
+            && let Some(file) = writer.close().await?
+        {
+            self.closed.push(NumberedFile { number, file });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn finish(mut self) -> Result<Vec<NumberedFile>> {
+        self.write_batch().await?;
+        self.close().await?;
+        self.index.finish()?;
+        Ok(self.closed)
+    }
+}

@@ -1,0 +1,116 @@
+//! Transactions on several connections that read a table at a slot's consistent point.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iceberg_writer::Lsn;
+use tokio_postgres::Client;
+
+use crate::Result;
+use crate::error::{COPY_ANEW, Error, ErrorKind};
+
+use super::super::identifier::quote;
+use super::super::relation::{self, SourceTable};
+use super::super::{connect, slot};
+use super::CopyJob;
+use super::share::fitting_connections;
+
+/// Times that a copy begins anew because the table was truncated meanwhile. The window is some ten milliseconds, so
+/// even a table that is truncated ten times a second gets through.
+const SNAPSHOT_ATTEMPTS: usize = 30;
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Open transactions with the same snapshot. The first holds a lock that keeps the table from being rewritten.
+pub(super) struct Reading {
+    pub(super) clients: Vec<Arc<Client>>,
+    pub(super) consistent_point: Lsn,
+    /// Blocks of the heap that may hold rows of the snapshot.
+    pub(super) blocks: u64,
+}
+
+/// Begins to read.
+///
+/// TRUNCATE and the rewriting forms of ALTER TABLE do not keep to snapshots: a table that one of them replaced
+/// between the slot's creation and our first lock looks empty to the slot's snapshot, though the stream still
+/// brings the changes to its former rows. So: lock first, then compare the table's file in the snapshot's catalog
+/// with its file now, and begin again with a new slot where they differ.
+///
+/// # Errors
+/// [`ErrorKind::Table`] when the table changed, or cannot be read; [`ErrorKind::SourceUnreachable`].
+pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
+    let table = &job.table;
+    for _ in 0..SNAPSHOT_ATTEMPTS {
+        let snapshot = slot::export_snapshot(&job.source, table.relation).await?;
+        let consistent_point = snapshot.consistent_point;
+        let first = import(job, &snapshot.name).await?;
+        let Some(blocks) = lock(&first, table).await? else {
+            tracing::info!(table = table.relation, lsn = %consistent_point, "rewritten as its copy began; again");
+            tokio::time::sleep(SNAPSHOT_PAUSE).await;
+            continue;
+        };
+        let mut clients = vec![Arc::new(first)];
+        while clients.len() < fitting_connections(blocks, job.source.copy_connections) {
+            match import(job, &snapshot.name).await {
+                Ok(client) => clients.push(Arc::new(client)),
+                // The source has no connection to spare, perhaps: one is enough, the others are for speed.
+                Err(error) => {
+                    tracing::warn!(table = table.relation, connections = clients.len(), error = %error.report(), "copies over fewer connections");
+                    break;
+                }
+            }
+        }
+        // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
+        drop(snapshot);
+        return Ok(Reading { clients, consistent_point, blocks });
+    }
+    Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
+        .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
+}
+
+async fn import(job: &CopyJob, snapshot: &str) -> Result<Client> {
+    let client = connect::sql(&job.source, "lake copy").await?;
+    let import = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+        snapshot.replace('\'', "''")
+    );
+    client.batch_execute(&import).await?;
+    Ok(client)
+}
+
+/// Locks the table against a rewrite. The number of its blocks, or `None` when it was rewritten since the snapshot.
+async fn lock(client: &Client, table: &SourceTable) -> Result<Option<u64>> {
+    let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", full_name(table));
+    client.batch_execute(&lock).await.map_err(|error| denied(error, table))?;
+    // A query on pg_class goes by the snapshot; pg_relation_filenode and pg_relation_size by what is true now. All rows
+    // of the snapshot are in the blocks that there are now: later ones hold later rows.
+    let row = client
+        .query_one(
+            "SELECT relfilenode = pg_relation_filenode(oid), \
+                    pg_relation_size(oid) / current_setting('block_size')::int8 FROM pg_class WHERE oid = $1",
+            &[&table.relation],
+        )
+        .await?;
+    if row.get::<_, Option<bool>>(0) != Some(true) {
+        return Ok(None);
+    }
+    let described = relation::describe(client, table.relation, Some(&table.spec.name)).await?;
+    if described.spec != table.spec {
+        return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
+    }
+    Ok(Some(u64::try_from(row.get::<_, i64>(1)).unwrap_or(0)))
+}
+
+pub(super) fn full_name(table: &SourceTable) -> String {
+    format!("{}.{}", quote(&table.schema), quote(&table.name))
+}
+
+/// Says what a refusal of permission means.
+pub(super) fn denied(error: tokio_postgres::Error, table: &SourceTable) -> Error {
+    let denied = error.code().is_some_and(|code| code.code() == "42501");
+    if !denied {
+        return error.into();
+    }
+    Error::new(ErrorKind::Table, format!("no permission to copy {}.{}", table.schema, table.name))
+        .with_hint("GRANT SELECT to the worker's role; with row-level security on the table it also needs BYPASSRLS")
+        .with_source(error)
+}
