@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes};
+use iceberg_writer::{
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 

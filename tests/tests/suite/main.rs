@@ -9,8 +9,8 @@ mod worker_crash;
 mod worker_isolation;
 mod worker_kinds;
 mod worker_refusals;
-mod worker_stream;
 mod worker_strays;
+mod worker_stream;
 
 use std::time::Duration;
 

@@ -81,13 +81,18 @@ async fn a_large_transaction_that_was_interrupted_leaves_nothing_behind() -> Res
         for kill in [true, false, true] {
             let before = files(&config.warehouse)?;
             let writing = tokio::spawn(writer(postgres.client().await?, insert(first)));
-            eventually("rows are staged", CATCH_UP, async || {
-                Ok((files(&config.warehouse)? > before + 4).then_some(()))
-            })
+            eventually(
+                "rows are staged",
+                CATCH_UP,
+                async || Ok((files(&config.warehouse)? > before + 4).then_some(())),
+            )
             .await?;
             if kill {
                 worker.kill().await?;
-                ensure!(!oracle.strays(&config.warehouse).await?.is_empty(), "the commit was too fast to be interrupted");
+                ensure!(
+                    !oracle.strays(&config.warehouse).await?.is_empty(),
+                    "the commit was too fast to be interrupted"
+                );
                 worker = Worker::start(&config, &postgres).await?;
             } else {
                 let role = Source::ROLE;
