@@ -1,9 +1,9 @@
 //! The mirror engine: Postgres heap tables, copied and followed by logical replication into Iceberg.
 //!
 //! ```text
-//!  source ─▶ decode ─▶ table (delta + position index) ─▶ engine::flush ─▶ iceberg-writer commit ─▶ slot acknowledged
-//!                                     │
-//!                                     └─▶ serve: files − deleted positions + fresh rows, all at one LSN
+//!  source ─▶ decode ─▶ assemble ─▶ table (delta + position index) ─▶ engine::flush ─▶ iceberg-writer commit ─▶ slot acknowledged
+//!                        │                      │
+//!                        └ spool: what waits    └─▶ serve: files − deleted positions + fresh rows, all at one LSN
 //! ```
 //!
 //! *At LSN X* means, everywhere: exactly the transactions whose commit record begins before X. A commit's end, a
@@ -17,6 +17,7 @@
 //! - **I6** a table that fails goes to `errored` and the others stream on.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::too_many_lines))]
 
+mod assemble;
 pub mod cli;
 mod config;
 mod decode;
@@ -25,6 +26,7 @@ mod error;
 mod registry;
 mod serve;
 mod source;
+mod spool;
 mod table;
 
 pub use config::{

@@ -45,7 +45,7 @@ fn complain(error: &cdc_worker::Error) -> ExitCode {
 
 fn log(format: LogFormat) {
     // RUST_LOG chooses what is shown; without it, what an operator needs to see.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pgwire_replication=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

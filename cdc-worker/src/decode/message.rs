@@ -1,16 +1,42 @@
-//! pgoutput messages, protocol version 1 (PostgreSQL documentation, "Logical Replication Message Formats").
-//!
-//! The transport hands Begin, Commit and logical messages over already parsed; the rest arrives as bytes.
+//! pgoutput messages, protocol version 2 (PostgreSQL documentation, "Logical Replication Message Formats").
 
 use bytes::Bytes;
+use iceberg_writer::Lsn;
 use smallvec::SmallVec;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
-/// A change, or what a change needs to be understood.
+/// Microseconds from 1970 to 2000, where Postgres's clock starts.
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// The frame of a transaction, a change, or what a change needs to be understood.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Message {
+    /// A transaction that has committed follows, whole.
+    Begin(Commit),
+    /// It ends.
+    Commit {
+        /// Where the WAL goes on behind its commit record.
+        end: Lsn,
+    },
+    /// Changes of a transaction that still runs follow.
+    StreamStart {
+        xid: u32,
+    },
+    StreamStop,
+    /// A transaction that was sent while it ran has committed.
+    StreamCommit {
+        xid: u32,
+        commit: Commit,
+        end: Lsn,
+    },
+    /// It, or one of its subtransactions, has not.
+    StreamAbort {
+        xid: u32,
+        /// The same as `xid` when all of it is gone.
+        subxid: u32,
+    },
     Relation(Relation),
     Insert {
         relation: u32,
@@ -28,8 +54,17 @@ pub(crate) enum Message {
     Truncate {
         relations: Vec<u32>,
     },
-    /// Type and Origin messages: nothing to do.
+    /// Types, origins, and the applications' logical messages: nothing to do.
     Ignored,
+}
+
+/// When a transaction committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Commit {
+    /// Where its commit record begins.
+    pub(crate) lsn: Lsn,
+    /// Microseconds since 1970, by the source's clock.
+    pub(crate) time_us: i64,
 }
 
 /// A table as pgoutput describes it before its first change.
@@ -92,11 +127,6 @@ impl Tuple {
         }
         Ok(cells)
     }
-
-    /// Bytes that the tuple keeps alive.
-    pub(crate) fn bytes(&self) -> usize {
-        self.body.len()
-    }
 }
 
 fn malformed(what: &str) -> Error {
@@ -134,6 +164,18 @@ impl<'a> Cursor<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
+    fn long(&mut self) -> Result<u64> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    fn lsn(&mut self) -> Result<Lsn> {
+        Ok(Lsn::from_u64(self.long()?))
+    }
+
+    fn clock(&mut self) -> Result<i64> {
+        Ok(self.long()?.cast_signed().saturating_add(POSTGRES_EPOCH_US))
+    }
+
     fn length(&mut self) -> Result<usize> {
         usize::try_from(self.int()?).map_err(|_| malformed("an impossible length"))
     }
@@ -160,13 +202,56 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// What stands between [`Message::StreamStart`] and [`Message::StreamStop`]: a message of the transaction that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Streamed<'a> {
+    /// The transaction, or the subtransaction of it, that the message belongs to.
+    pub(crate) subxid: u32,
+    /// The message as [`parse`] takes it: in two parts, for the transaction's number was between them.
+    pub(crate) tag: u8,
+    pub(crate) rest: &'a [u8],
+}
+
+/// Parses what comes while a block of a streamed transaction is open; `None`: the block ends.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`].
+pub(crate) fn streamed(whole: &[u8]) -> Result<Option<Streamed<'_>>> {
+    let mut at = Cursor { rest: whole };
+    let tag = at.byte()?;
+    match tag {
+        b'E' => Ok(None),
+        // An origin belongs to no transaction, and concerns us in none.
+        b'O' => Ok(Some(Streamed { subxid: 0, tag, rest: at.rest })),
+        b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => {
+            Ok(Some(Streamed { subxid: at.int()?, tag, rest: at.rest }))
+        }
+        _ => Err(malformed("an unknown message within a streamed transaction")),
+    }
+}
+
 /// Parses one message.
 ///
 /// # Errors
-/// [`ErrorKind::Protocol`] when the bytes are not a message of protocol version 1.
+/// [`ErrorKind::Protocol`] when the bytes are not a message of protocol version 2.
 pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
     let mut at = Cursor { rest: whole };
     Ok(match at.byte()? {
+        b'B' => Message::Begin(Commit { lsn: at.lsn()?, time_us: at.clock()? }),
+        b'C' => {
+            // Flags, none are defined; and the position that Begin has told.
+            at.take(9)?;
+            Message::Commit { end: at.lsn()? }
+        }
+        b'S' => Message::StreamStart { xid: at.int()? },
+        b'E' => Message::StreamStop,
+        b'c' => {
+            let xid = at.int()?;
+            at.byte()?;
+            let (lsn, end, time_us) = (at.lsn()?, at.lsn()?, at.clock()?);
+            Message::StreamCommit { xid, commit: Commit { lsn, time_us }, end }
+        }
+        b'A' => Message::StreamAbort { xid: at.int()?, subxid: at.int()? },
         b'R' => Message::Relation(relation(&mut at)?),
         b'I' => {
             let relation = at.int()?;
@@ -200,7 +285,7 @@ pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
             let relations = (0..count).map(|_| at.int()).collect::<Result<_>>()?;
             Message::Truncate { relations }
         }
-        b'Y' | b'O' => Message::Ignored,
+        b'Y' | b'O' | b'M' => Message::Ignored,
         _ => return Err(malformed("an unknown message")),
     })
 }
@@ -254,9 +339,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_streamed_message_is_the_plain_one_with_its_transaction_cut_out() {
+        let plain = insert();
+        let mut raw = vec![b'I', 0, 0, 1, 2];
+        raw.extend_from_slice(&plain[1..]);
+        let found = streamed(&raw).unwrap().unwrap();
+        assert_eq!((found.subxid, found.tag, found.rest), (258, b'I', &plain[1..]));
+        assert_eq!(streamed(b"E").unwrap(), None);
+        assert!(streamed(b"B").is_err() && streamed(&raw[..3]).is_err());
+    }
+
+    #[test]
+    fn transactions_begin_and_end() {
+        let mut raw = vec![b'c', 0, 0, 0, 5, 0];
+        for word in [16u64, 32, 7] {
+            raw.extend_from_slice(&word.to_be_bytes());
+        }
+        let commit = Commit { lsn: Lsn::from_u64(16), time_us: POSTGRES_EPOCH_US + 7 };
+        let expected = Message::StreamCommit { xid: 5, commit, end: Lsn::from_u64(32) };
+        assert_eq!(parse(&raw.clone().into()).unwrap(), expected);
+        let (mut begin, mut end) = (vec![b'B'], vec![b'C', 0]);
+        begin.extend_from_slice(&raw[6..14]);
+        begin.extend_from_slice(&raw[22..30]);
+        begin.extend_from_slice(&[0, 0, 0, 5]);
+        end.extend_from_slice(&raw[6..]);
+        assert_eq!(parse(&begin.into()).unwrap(), Message::Begin(commit));
+        assert_eq!(parse(&end.into()).unwrap(), Message::Commit { end: Lsn::from_u64(32) });
+        assert_eq!(
+            parse(&Bytes::from_static(&[b'A', 0, 0, 0, 5, 0, 0, 0, 6])).unwrap(),
+            Message::StreamAbort { xid: 5, subxid: 6 }
+        );
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = streamed(&raw);
             if let Ok(Message::Insert { new, .. }) = parse(&Bytes::from(raw)) {
                 let _ = new.cells();
             }

@@ -10,7 +10,8 @@ use crate::Result;
 use crate::serve::{Ask, PinReply, Reply};
 use crate::table::TablePin;
 
-use super::session::{Entry, Session};
+use super::entry::Entry;
+use super::session::Session;
 
 /// `object_not_in_prerequisite_state`.
 const SQLSTATE_STATE: &str = "55000";
@@ -72,6 +73,14 @@ impl Session {
         if self.open.is_none() { self.answer_waiters() } else { Ok(()) }
     }
 
+    /// Whether there is a question whose position has been reached.
+    pub(super) fn somebody_can_be_answered(&self) -> bool {
+        self.waiters.iter().any(|waiter| match waiter.need {
+            Need::Applied { lsn, .. } => lsn <= self.applied,
+            Need::Committed { lsn, .. } => lsn <= self.committed,
+        })
+    }
+
     /// Answers those whose time has come. Called between transactions only: a pin never shows half of one (I1).
     pub(super) fn answer_waiters(&mut self) -> Result<()> {
         for waiter in std::mem::take(&mut self.waiters) {
@@ -125,7 +134,7 @@ impl Session {
                 Some(Reply::Flushed { lsn: self.committed.as_u64() })
             }
             Some(Entry::Errored { .. }) => self.unreadable(relation).map(Reply::Refused),
-            Some(Entry::Streaming(_) | Entry::Copying(_)) | None => None,
+            Some(Entry::Streaming(_) | Entry::Copying(_) | Entry::CatchingUp(_)) | None => None,
         }
     }
 
@@ -142,6 +151,11 @@ impl Session {
                     "SELECT lake.wait(…) waits for it",
                 ))
             }
+            Some(Entry::CatchingUp(catching_up)) => Some(refusal(
+                "the table was copied, and catches up with what has happened since",
+                Some(format!("{} bytes of changes wait", catching_up.queue.bytes())),
+                "SELECT lake.wait(…) waits for it",
+            )),
             Some(Entry::Errored { reason, hint }) => Some(refusal(
                 "the mirror of this table has stopped",
                 Some(reason.clone()),
@@ -209,7 +223,14 @@ impl Session {
                 match &table.entry {
                     Entry::Copying(copying) => {
                         (row.copied_rows, row.copy_estimate) = Self::copy_progress(copying);
-                        row.pending_bytes = copying.backlog_bytes as u64;
+                        row.pending_bytes = copying.queue.bytes();
+                        "copying".clone_into(&mut row.state);
+                    }
+                    Entry::CatchingUp(catching_up) => {
+                        row.copied_rows = catching_up.streaming.copied_rows;
+                        row.copy_estimate = row.copied_rows;
+                        row.pending_bytes =
+                            catching_up.queue.bytes() + catching_up.streaming.table.pending_bytes() as u64;
                         "copying".clone_into(&mut row.state);
                     }
                     Entry::Streaming(streaming) => {

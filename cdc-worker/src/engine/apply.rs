@@ -1,22 +1,16 @@
 //! Changes to tables, in commit order.
 
-use iceberg_writer::{Catalog as _, Lsn};
+use bytes::Bytes;
+use iceberg_writer::{Catalog as _, Lsn, SqlCatalog, Warehouse};
 
 use crate::Result;
-use crate::decode::message::{Message, Relation, Tuple};
+use crate::decode::message::{Commit, Message, Tuple};
 use crate::error::{Error, ErrorKind};
 use crate::source::relation;
 use crate::table::{Position, Step};
 
-use super::copying::Queued;
-use super::session::{Entry, Session};
-
-/// A message that concerns tables.
-pub(super) enum Change {
-    Described(Relation),
-    Row { relation: u32, row: RowChange },
-    Truncate { relations: Vec<u32> },
-}
+use super::entry::{Entry, Streaming};
+use super::session::Session;
 
 /// What happened to one row, or to all of them.
 #[derive(Debug)]
@@ -27,119 +21,100 @@ pub(super) enum RowChange {
     Truncate,
 }
 
-impl RowChange {
-    /// Bytes that it holds on to while it waits.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Insert(tuple) | Self::Delete(tuple) => tuple.bytes(),
-            Self::Update { old, new } => new.bytes() + old.as_ref().map_or(0, Tuple::bytes),
-            Self::Truncate => 0,
-        }
-    }
-}
-
-impl Change {
-    pub(super) fn new(message: Message) -> Option<Self> {
-        Some(match message {
-            Message::Relation(relation) => Self::Described(relation),
-            Message::Insert { relation, new } => Self::Row { relation, row: RowChange::Insert(new) },
-            Message::Update { relation, old, new } => Self::Row { relation, row: RowChange::Update { old, new } },
-            Message::Delete { relation, old } => Self::Row { relation, row: RowChange::Delete(old) },
-            Message::Truncate { relations } => Self::Truncate { relations },
-            Message::Ignored => return None,
-        })
-    }
+/// Where the rows are that a change may have to look up, and whoever removes files that nobody needs any more.
+pub(super) struct LakeSide<'a> {
+    pub(super) warehouse: &'a Warehouse,
+    pub(super) catalog: &'a SqlCatalog,
 }
 
 impl Session {
-    /// Takes a change of the open transaction.
-    pub(super) async fn apply(&mut self, change: Change) -> Result<()> {
-        let Some(open) = self.open else {
+    /// Takes a change of the open transaction; `raw` is its message.
+    pub(super) async fn apply(&mut self, raw: &Bytes, change: Message) -> Result<()> {
+        let Some(commit) = self.open else {
             return Err(Error::new(ErrorKind::Protocol, "a change arrived outside a transaction"));
         };
         match change {
-            Change::Described(described) => {
-                self.described(described);
+            Message::Relation(described) => {
+                match self.tables.get_mut(&described.oid).map(|table| &mut table.entry) {
+                    Some(Entry::Streaming(streaming)) => streaming.describe(described.clone()),
+                    Some(Entry::Copying(copying)) => copying.wait(commit, raw)?,
+                    Some(Entry::CatchingUp(catching_up)) => catching_up.wait(commit, raw)?,
+                    Some(Entry::Errored { .. }) | None => {}
+                }
+                self.relations.insert(described.oid, described);
                 Ok(())
             }
-            Change::Row { relation, row } => self.route(relation, open.commit_lsn, open.commit_time_us, row).await,
-            Change::Truncate { relations } => {
+            Message::Insert { relation, new } => self.route(relation, commit, raw, RowChange::Insert(new)).await,
+            Message::Update { relation, old, new } => {
+                self.route(relation, commit, raw, RowChange::Update { old, new }).await
+            }
+            Message::Delete { relation, old } => self.route(relation, commit, raw, RowChange::Delete(old)).await,
+            Message::Truncate { relations } => {
                 for relation in relations {
-                    self.route(relation, open.commit_lsn, open.commit_time_us, RowChange::Truncate).await?;
+                    self.route(relation, commit, raw, RowChange::Truncate).await?;
                 }
                 Ok(())
             }
+            // The frames of transactions are the assembler's.
+            _ => Ok(()),
         }
     }
 
-    fn described(&mut self, described: Relation) {
-        match self.tables.get_mut(&described.oid).map(|table| &mut table.entry) {
-            Some(Entry::Streaming(streaming)) => streaming.checked = false,
-            Some(Entry::Copying(copying)) => copying.queue.push(Queued::Described(described.clone())),
-            Some(Entry::Errored { .. }) | None => {}
-        }
-        self.relations.insert(described.oid, described);
-    }
-
-    async fn route(&mut self, relation: u32, commit_lsn: Lsn, commit_time_us: i64, row: RowChange) -> Result<()> {
+    async fn route(&mut self, relation: u32, commit: Commit, raw: &Bytes, row: RowChange) -> Result<()> {
         match self.tables.get_mut(&relation).map(|table| &mut table.entry) {
-            Some(Entry::Copying(copying)) => {
-                copying.wait(commit_lsn, commit_time_us, row);
+            Some(Entry::Copying(copying)) => copying.wait(commit, raw),
+            Some(Entry::CatchingUp(catching_up)) => catching_up.wait(commit, raw),
+            Some(Entry::Streaming(streaming)) => {
+                let lake = LakeSide { warehouse: &self.warehouse, catalog: &self.catalog };
+                let applied = streaming.apply(commit.lsn, &row, &lake).await;
+                if self.or_stopped(relation, applied)? == Some(true) && self.oldest_pending.is_none() {
+                    self.oldest_pending = Some((tokio::time::Instant::now(), commit.time_us));
+                }
                 Ok(())
             }
-            Some(Entry::Streaming(_)) => self.apply_row(relation, commit_lsn, commit_time_us, row).await,
             // Published but not mirrored, or stopped.
             Some(Entry::Errored { .. }) | None => Ok(()),
         }
     }
 
-    /// Applies a change to a streaming table. An error that is the table's own stops the table, not the session.
-    pub(super) async fn apply_row(
-        &mut self,
-        relation: u32,
-        commit_lsn: Lsn,
-        commit_time_us: i64,
-        row: RowChange,
-    ) -> Result<()> {
-        match self.try_row(relation, commit_lsn, &row).await {
-            Ok(applied) => {
-                if applied && self.oldest_pending.is_none() {
-                    self.oldest_pending = Some((tokio::time::Instant::now(), commit_time_us));
-                }
-                Ok(())
-            }
+    /// An error that is the table's own stops the table, not the session (I6).
+    pub(super) fn or_stopped<T>(&mut self, relation: u32, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Ok(done) => Ok(Some(done)),
             Err(error) if error.kind() == ErrorKind::Table => {
                 self.fail_table(relation, error);
-                Ok(())
+                Ok(None)
             }
             Err(error) => Err(error),
         }
     }
+}
 
-    /// False: the table has this transaction already (I2).
-    async fn try_row(&mut self, relation: u32, commit_lsn: Lsn, row: &RowChange) -> Result<bool> {
-        let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
-            return Ok(false);
-        };
-        if commit_lsn < streaming.replay_from {
+impl Streaming {
+    /// Applies a change. False: the table has this transaction already (I2).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Table`] when the table cannot go on; others are everybody's.
+    pub(super) async fn apply(&mut self, commit_lsn: Lsn, row: &RowChange, lake: &LakeSide<'_>) -> Result<bool> {
+        if commit_lsn < self.replay_from {
             return Ok(false);
         }
-        if !streaming.checked && !matches!(row, RowChange::Truncate) {
-            let described = self.relations.get(&relation).ok_or_else(|| {
+        if !self.checked && !matches!(row, RowChange::Truncate) {
+            let described = self.described.as_ref().ok_or_else(|| {
                 Error::new(ErrorKind::Protocol, "a change arrived before the description of its table")
             })?;
-            relation::matches(&streaming.table.spec, described)?;
-            streaming.identified = relation::identifies(&streaming.table.spec, streaming.table.identity, described);
-            streaming.checked = true;
+            relation::matches(&self.table.spec, described)?;
+            self.identified = relation::identifies(&self.table.spec, self.table.identity, described);
+            self.checked = true;
         }
-        if !streaming.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {
-            return Err(relation::not_identified(streaming.table.identity));
+        if !self.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {
+            return Err(relation::not_identified(self.table.identity));
         }
-        let table = &mut streaming.table;
+        let table = &mut self.table;
         match row {
             RowChange::Insert(new) => table.insert(new)?,
             RowChange::Delete(old) => table.delete(old)?,
-            RowChange::Truncate => self.catalog.abandon(table.truncate()?),
+            RowChange::Truncate => lake.catalog.abandon(table.truncate()?),
             RowChange::Update { old, new } => match table.update(old.as_ref(), new, None)? {
                 Step::Done => {}
                 Step::NeedsOldRow(position) => {
@@ -148,9 +123,9 @@ impl Session {
                     let path = table.file_path(file).ok_or_else(|| {
                         Error::new(ErrorKind::Index, "the position index names a file that is not there")
                     })?;
+                    let rows = [u64::from(row)];
                     let old_row =
-                        iceberg_writer::read_rows(&self.warehouse, &table.lake, &path, &[u64::from(row)], &columns)
-                            .await?;
+                        iceberg_writer::read_rows(lake.warehouse, &table.lake, &path, &rows, &columns).await?;
                     if table.update(old.as_ref(), new, Some(&old_row))? != Step::Done {
                         return Err(Error::new(ErrorKind::Table, "an unchanged TOASTed value could not be read back"));
                     }

@@ -2,27 +2,39 @@
 //!
 //! Keeps I4. The order is what makes it exact: the loop begins to keep a table's streamed changes *before* the copy's
 //! slot is made. So the changes kept include every transaction at or after the slot's consistent point, and those
-//! before it, which the copy has, are dropped by their commit LSN. The table joins when the stream has passed the
-//! consistent point, at a transaction's end, so that a commit never holds it at another LSN than its neighbours (I1).
+//! before it, which the copy has, are dropped by their commit LSN. When the copy is done, the table catches up a burst
+//! at a time while the others stream on; it joins them when nothing waits and the stream has passed the consistent
+//! point, at a transaction's end, so that a commit never holds it at another LSN than its neighbours (I1).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use iceberg_writer::{Catalog, LakeTable, Lsn};
+use bytes::{Buf as _, Bytes};
+use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::decode::message::Relation;
+use crate::decode::message::{self, Commit, Message, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
 use crate::source::relation::{self, SourceTable};
+use crate::spool::Spool;
 use crate::table::{FileState, MirroredTable, PositionIndex};
 
-use super::apply::RowChange;
-use super::session::{CopiedRows, Entry, Session, Streaming, Table};
+use super::apply::{LakeSide, RowChange};
+use super::entry::{CatchingUp, Entry, Streaming, Table};
+use super::session::Session;
 use super::start::published;
+
+/// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
+const MOST_COPIES: usize = 2;
+/// Changes that a table which catches up takes at a time: more than the stream can bring it in a turn of the loop.
+const CATCH_UP_BURST: usize = 8192;
+
+/// Rows copied so far, shared with the copying task.
+pub(super) type CopiedRows = Arc<AtomicU64>;
 
 /// A table under copy.
 pub(super) struct Copying {
@@ -32,12 +44,10 @@ pub(super) struct Copying {
     index: PositionIndex,
     pub(super) rows: CopiedRows,
     task: Task,
-    outcome: Option<Copied>,
     /// The table's description in the stream when the copy began.
     described: Option<Relation>,
     /// What the stream brought since, in order.
-    pub(super) queue: Vec<Queued>,
-    pub(super) backlog_bytes: usize,
+    pub(super) queue: Spool,
 }
 
 /// A copy's task. It ends with its table's entry, so that no copy outlives its session.
@@ -58,12 +68,6 @@ impl Drop for Task {
     }
 }
 
-/// Something that waits for the copy.
-pub(super) enum Queued {
-    Described(Relation),
-    Row { commit_lsn: Lsn, commit_time_us: i64, row: RowChange },
-}
-
 /// A copy ended.
 pub(super) struct CopyMessage {
     relation: u32,
@@ -71,21 +75,49 @@ pub(super) struct CopyMessage {
     outcome: Result<Copied>,
 }
 
-/// What a queued change costs beside its tuples.
-const QUEUED_OVERHEAD: usize = 96;
-
 impl Copying {
     pub(super) fn abort(&self) {
         self.task.0.abort();
     }
 
-    pub(super) fn wait(&mut self, commit_lsn: Lsn, commit_time_us: i64, row: RowChange) {
-        if self.outcome.as_ref().is_some_and(|copied| commit_lsn < copied.consistent_point) {
-            return;
-        }
-        self.backlog_bytes += row.bytes() + QUEUED_OVERHEAD;
-        self.queue.push(Queued::Row { commit_lsn, commit_time_us, row });
+    /// Keeps a message that concerns the table.
+    pub(super) fn wait(&mut self, commit: Commit, raw: &Bytes) -> Result<()> {
+        keep(&mut self.queue, commit, raw)
     }
+}
+
+impl CatchingUp {
+    /// Keeps a message that concerns the table.
+    pub(super) fn wait(&mut self, commit: Commit, raw: &Bytes) -> Result<()> {
+        keep(&mut self.queue, commit, raw)
+    }
+
+    /// Applies a burst of what waits.
+    async fn catch_up(&mut self, relation: u32, lake: &LakeSide<'_>) -> Result<()> {
+        for _ in 0..CATCH_UP_BURST {
+            let Some(mut record) = self.queue.pop()? else { break };
+            let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(|error| {
+                Error::new(ErrorKind::Io, "a change that waited for a copy came back damaged").with_source(error)
+            })?;
+            let row = match message::parse(&record)? {
+                Message::Relation(described) => {
+                    self.streaming.describe(described);
+                    continue;
+                }
+                Message::Insert { new, .. } => RowChange::Insert(new),
+                Message::Update { old, new, .. } => RowChange::Update { old, new },
+                Message::Delete { old, .. } => RowChange::Delete(old),
+                Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
+                _ => continue,
+            };
+            self.streaming.apply(lsn, &row, lake).await?;
+        }
+        Ok(())
+    }
+}
+
+fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
+    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), raw])
 }
 
 impl Session {
@@ -102,15 +134,16 @@ impl Session {
             tracing::info!(table = relation, "no longer mirrored");
             self.forget(relation)?;
         }
+        self.wanted.clear();
         for table in registered {
             let known = self.tables.contains_key(&table.relation);
             match table.state {
                 // Unmirrored and mirrored again between two looks.
                 TableState::Requested if known => {
                     self.forget(table.relation)?;
-                    self.begin_copy(table).await?;
+                    self.wanted.push_back(table);
                 }
-                TableState::Requested | TableState::Copying if !known => self.begin_copy(table).await?,
+                TableState::Requested | TableState::Copying if !known => self.wanted.push_back(table),
                 TableState::Streaming | TableState::Copying if table.dropped => {
                     self.source_gone(
                         table.relation,
@@ -128,6 +161,17 @@ impl Session {
                 TableState::Streaming | TableState::Copying => self.check_scope(&table),
                 TableState::Requested | TableState::Errored => {}
             }
+        }
+        self.begin_copies().await
+    }
+
+    /// Begins the copies that are wanted, as many as may run at a time. What the stream brings for the others is dropped:
+    /// it will be in their copies.
+    pub(super) async fn begin_copies(&mut self) -> Result<()> {
+        let running = |table: &Table| matches!(table.entry, Entry::Copying(_));
+        while self.tables.values().filter(|table| running(table)).count() < MOST_COPIES {
+            let Some(table) = self.wanted.pop_front() else { break };
+            self.begin_copy(table).await?;
         }
         Ok(())
     }
@@ -161,13 +205,7 @@ impl Session {
 
     fn forget(&mut self, relation: u32) -> Result<()> {
         if let Some(table) = self.tables.remove(&relation) {
-            match table.entry {
-                Entry::Streaming(streaming) => {
-                    self.catalog.abandon(streaming.table.staged_paths());
-                    self.store.drop_table(streaming.table.into_index())?;
-                }
-                entry => self.discard_entry(entry),
-            }
+            self.discard_entry(table.entry);
         }
         self.failures.retain(|(failed, _)| *failed != relation);
         Ok(())
@@ -178,16 +216,38 @@ impl Session {
         match entry {
             Entry::Copying(copying) => {
                 let Copying { source, lake, task, .. } = *copying;
-                let catalog = Arc::clone(&self.catalog);
-                tokio::spawn(async move {
-                    task.cancel().await;
-                    if let Err(error) = catalog.discard_prepared(&source.spec, lake.uuid()).await {
-                        tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
-                    }
-                });
+                self.discard_copy(Some(task), source.spec, lake.uuid());
             }
-            Entry::Streaming(streaming) => self.catalog.abandon(streaming.table.staged_paths()),
+            Entry::CatchingUp(catching_up) => {
+                let table = catching_up.streaming.table;
+                self.discard_copy(None, (*table.spec).clone(), table.lake.uuid());
+                self.discard_index(table.into_index());
+            }
+            Entry::Streaming(streaming) => {
+                self.catalog.abandon(streaming.table.staged_paths());
+                self.discard_index(streaming.table.into_index());
+            }
             Entry::Errored { .. } => {}
+        }
+    }
+
+    /// Removes the files of a copy that Iceberg has not got, when nobody writes them any more.
+    fn discard_copy(&self, task: Option<Task>, spec: TableSpec, uuid: Uuid) {
+        let catalog = Arc::clone(&self.catalog);
+        tokio::spawn(async move {
+            if let Some(task) = task {
+                task.cancel().await;
+            }
+            if let Err(error) = catalog.discard_prepared(&spec, uuid).await {
+                tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
+            }
+        });
+    }
+
+    fn discard_index(&self, index: PositionIndex) {
+        // It is a cache, and the next session begins with an empty directory.
+        if let Err(error) = self.store.drop_table(index) {
+            tracing::warn!(error = %error.report(), "could not remove the position index of a table that has stopped");
         }
     }
 
@@ -237,10 +297,8 @@ impl Session {
             index,
             rows,
             task: Task(task),
-            outcome: None,
             described: self.relations.get(&relation).cloned(),
-            queue: Vec::new(),
-            backlog_bytes: 0,
+            queue: self.spools.spool(),
         };
         self.tables.insert(relation, Table::new(schema, name, Entry::Copying(Box::new(copying))));
         Ok(())
@@ -258,8 +316,7 @@ impl Session {
         match outcome {
             Ok(copied) => {
                 tracing::info!(table = relation, lsn = %copied.consistent_point, rows = copied.rows, "copied");
-                copying.outcome = Some(copied);
-                Ok(())
+                self.begin_catching_up(relation, copied)
             }
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {
                 self.fail_table(relation, error);
@@ -270,64 +327,61 @@ impl Session {
         }
     }
 
-    /// Lets finished copies join. Called between transactions only.
-    pub(super) async fn adopt_copies(&mut self) -> Result<()> {
-        let applied = self.applied;
-        let ready: Vec<u32> = self
-            .tables
-            .iter()
-            .filter_map(|(relation, table)| match &table.entry {
-                Entry::Copying(copying) => copying
-                    .outcome
-                    .as_ref()
-                    .is_some_and(|copied| copied.consistent_point <= applied)
-                    .then_some(*relation),
-                Entry::Streaming(_) | Entry::Errored { .. } => None,
-            })
-            .collect();
-        for relation in ready {
-            self.adopt(relation).await?;
-        }
-        Ok(())
-    }
-
-    async fn adopt(&mut self, relation: u32) -> Result<()> {
+    fn begin_catching_up(&mut self, relation: u32, copied: Copied) -> Result<()> {
         let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
             return Ok(());
         };
-        let Copying { source, lake, index, outcome: Some(copied), described, queue, .. } = *copying else {
-            return Ok(());
-        };
+        let Copying { source, lake, index, described, queue, .. } = *copying;
         let files = copied.files.iter().map(FileState::written).collect();
         let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
         table.take_copied(copied.files);
         let mut streaming = Streaming::new(table, copied.consistent_point);
+        streaming.described = described;
         streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
         streaming.copied_rows = copied.rows;
-        self.tables.insert(relation, Table::new(schema, name, Entry::Streaming(Box::new(streaming))));
-        let newest = self.relations.get(&relation).cloned();
-        if let Some(described) = described {
-            self.relations.insert(relation, described);
-        }
-        for queued in queue {
-            match queued {
-                Queued::Described(described) => {
-                    self.relations.insert(relation, described);
-                    if let Some(Entry::Streaming(streaming)) =
-                        self.tables.get_mut(&relation).map(|table| &mut table.entry)
-                    {
-                        streaming.checked = false;
-                    }
-                }
-                Queued::Row { commit_lsn, commit_time_us, row } => {
-                    self.apply_row(relation, commit_lsn, commit_time_us, row).await?;
-                }
+        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
+        self.tables.insert(relation, Table::new(schema, name, entry));
+        Ok(())
+    }
+
+    /// Lets the tables whose copy is done catch up, and those that have caught up join.
+    pub(super) async fn catch_up(&mut self) -> Result<()> {
+        let waiting: Vec<u32> = self
+            .tables
+            .iter()
+            .filter(|(_, table)| matches!(table.entry, Entry::CatchingUp(_)))
+            .map(|(relation, _)| *relation)
+            .collect();
+        for relation in waiting {
+            let Some(Entry::CatchingUp(catching_up)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
+            else {
+                continue;
+            };
+            let lake = LakeSide { warehouse: &self.warehouse, catalog: &self.catalog };
+            let done = catching_up.catch_up(relation, &lake).await;
+            if self.or_stopped(relation, done)?.is_some() {
+                self.join(relation);
             }
         }
-        if let Some(newest) = newest {
-            self.relations.insert(relation, newest);
-        }
         Ok(())
+    }
+
+    /// Lets a table join the others, if it is where they are.
+    fn join(&mut self, relation: u32) {
+        let between = self.open.is_none();
+        let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
+            Entry::CatchingUp(catching_up) => {
+                between && catching_up.queue.is_empty() && catching_up.streaming.replay_from <= self.applied
+            }
+            Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
+        });
+        if !here {
+            return;
+        }
+        if let Some(Table { schema, name, entry: Entry::CatchingUp(catching_up) }) = self.tables.remove(&relation) {
+            let entry = Entry::Streaming(Box::new(catching_up.streaming));
+            self.tables.insert(relation, Table::new(schema, name, entry));
+        }
     }
 
     /// Rows copied so far and expected, for a table under copy.

@@ -12,7 +12,8 @@ use crate::Result;
 use crate::error::{Error, ErrorKind};
 
 use super::answer::Need;
-use super::session::{Entry, Session, Streaming};
+use super::entry::Entry;
+use super::session::Session;
 use super::stage::write_rows;
 use super::start::own_failure;
 
@@ -33,7 +34,7 @@ impl From<&CommitReceipt> for Acknowledgement {
 
 impl Session {
     fn acknowledge(&self, acknowledgement: &Acknowledgement) {
-        self.stream.update_applied_lsn(pgwire_replication::Lsn::from_u64(acknowledgement.0.as_u64()));
+        self.stream.acknowledge(acknowledgement.0);
     }
 
     pub(super) fn commit_is_due(&self) -> bool {
@@ -50,6 +51,7 @@ impl Session {
 
     /// Commits what is applied. Called between transactions only.
     pub(super) async fn flush(&mut self) -> Result<()> {
+        self.commit_due = false;
         self.register_failures().await?;
         let begun = Instant::now();
         let attempt = Uuid::now_v7();
@@ -203,12 +205,5 @@ impl Session {
         }
         self.failures.clear();
         Ok(())
-    }
-}
-
-impl Streaming {
-    /// Whether Iceberg has the table at all.
-    pub(super) fn is_committed(&self) -> bool {
-        self.unregistered_copy.is_none()
     }
 }

@@ -8,7 +8,9 @@
 mod answer;
 mod apply;
 mod copying;
+mod entry;
 mod flush;
+mod intake;
 mod session;
 mod stage;
 mod start;

@@ -11,9 +11,20 @@ use uuid::Uuid;
 use crate::Result;
 use crate::source::copy::FILE_BYTES;
 
-use super::session::{Entry, Session};
+use super::entry::Entry;
+use super::session::Session;
 
 impl Session {
+    /// Bytes of changes in memory, of tables that stream and of tables that catch up.
+    fn pending_bytes(&self) -> u64 {
+        let tables = self.tables.values().map(|table| match &table.entry {
+            Entry::Streaming(streaming) => streaming.table.pending_bytes(),
+            Entry::CatchingUp(catching_up) => catching_up.streaming.table.pending_bytes(),
+            Entry::Copying(_) | Entry::Errored { .. } => 0,
+        });
+        tables.sum::<usize>() as u64
+    }
+
     /// Makes room in memory, if that is needed: the largest tables' rows go into files until half of the budget is free,
     /// so that a transaction over many tables does not stage a few rows at a time.
     pub(super) async fn make_room(&mut self) -> Result<()> {
@@ -26,12 +37,12 @@ impl Session {
             if self.pending_bytes() <= budget / 2 {
                 break;
             }
-            let streaming = self.tables.values_mut().filter_map(|table| match &mut table.entry {
-                Entry::Streaming(streaming) => Some(streaming),
+            let tables = self.tables.values_mut().filter_map(|table| match &mut table.entry {
+                Entry::Streaming(streaming) => Some(&mut streaming.table),
+                Entry::CatchingUp(catching_up) => Some(&mut catching_up.streaming.table),
                 Entry::Copying(_) | Entry::Errored { .. } => None,
             });
-            let Some(largest) = streaming.max_by_key(|streaming| streaming.table.pending_bytes()) else { break };
-            let table = &mut largest.table;
+            let Some(table) = tables.max_by_key(|table| table.pending_bytes()) else { break };
             let batches = table.fresh_batches()?;
             let written = write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), &batches).await?;
             tracing::debug!(table = table.relation, rows = written.iter().map(|file| file.rows).sum::<u64>(), "staged");

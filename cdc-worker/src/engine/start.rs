@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, Warehouse};
-use pgwire_replication::ReplicationClient;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
@@ -16,10 +15,13 @@ use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::replication::{ReplicationSession, WalStream};
 use crate::source::{connect, preflight, relation, slot};
+use crate::spool::SpoolDirectory;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
-use super::session::{Entry, Session, Streaming, Table};
+use super::entry::{Entry, Streaming, Table};
+use super::session::Session;
 
 /// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -39,11 +41,9 @@ impl Session {
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
         registry::ensure_schema(&control, &config.lake.catalog_schema).await?;
-        let mut stream = connect::replication(source, 0, "lake engine").await?;
-        let system =
-            stream.identify_system().await.map_err(|error| connect::transport(&error, "identify the source"))?;
+        let system_id = ReplicationSession::connect(source, "lake engine").await?.system_id().await?;
         let registry = config.registry(&control);
-        let claim = registry.claim(source, &system.system_id).await?;
+        let claim = registry.claim(source, &system_id).await?;
         if let TableSelection::Listed(names) = &config.tables {
             list(config, &control, names).await?;
         }
@@ -63,8 +63,7 @@ impl Session {
                 tables.insert(relation, table);
             }
         }
-        // A second, fresh session: the first one answered IDENTIFY_SYSTEM before the slot was known to exist.
-        drop(stream);
+        let spools = SpoolDirectory::create(config.state_dir.join("spool"))?;
         let stream = follow_from(config, begin).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(
@@ -74,6 +73,7 @@ impl Session {
             catalog,
             warehouse,
             store,
+            spools,
             stream,
             leases.clone(),
             claim.epoch,
@@ -87,21 +87,15 @@ impl Session {
 }
 
 /// Starts the replication stream. The walsender of a worker that has just ended holds the slot until it notices.
-async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<ReplicationClient> {
-    let step = "start replication";
+async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<WalStream> {
     let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
     loop {
-        let mut stream = connect::replication(&config.source, begin.as_u64(), "lake engine").await?;
-        let started = match stream.start().await {
-            Ok(()) => stream.wait_started().await,
-            Err(error) => Err(error),
-        };
-        match started.map_err(|error| connect::transport(&error, step)) {
-            Ok(()) => return Ok(stream),
+        let session = ReplicationSession::connect(&config.source, "lake engine").await?;
+        match session.start(&config.source, begin).await {
             Err(error) if error.kind() == ErrorKind::AlreadyRunning && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(SLOT_POLL).await;
             }
-            Err(error) => return Err(error),
+            started => return started,
         }
     }
 }

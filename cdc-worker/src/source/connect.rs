@@ -1,8 +1,7 @@
-//! Connections to the source: SQL ones, and replication sessions.
+//! SQL connections to the source.
 
 use std::time::Duration;
 
-use pgwire_replication::{ReplicationClient, ReplicationConfig};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -12,12 +11,6 @@ use crate::error::{Error, ErrorKind};
 
 /// Longest wait for a connection to be accepted and authenticated.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How often the slot hears from us. Well below the smallest sensible `wal_sender_timeout` (the default is 60 s).
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Messages between the transport's task and the engine: enough to overlap the two, little enough to bound memory.
-const STREAM_BUFFER: usize = 4096;
 
 /// Settings pinned on every connection: nobody's `search_path` decides what a name means, and a row-level security
 /// policy makes the copy fail instead of making it incomplete.
@@ -98,61 +91,4 @@ fn unreachable_source(source: &SourceConfig, error: tokio_postgres::Error) -> Er
         None => place(source),
     };
     Error::new(kind, message).with_hint(hint).with_source(error)
-}
-
-/// A replication session that is authenticated and waits for commands.
-///
-/// # Errors
-/// [`ErrorKind::SourceUnreachable`] or [`ErrorKind::SourceUnfit`].
-pub(crate) async fn replication(source: &SourceConfig, start_lsn: u64, application: &str) -> Result<ReplicationClient> {
-    let password = source.password.as_ref().map_or("", |password| password.reveal());
-    let mut config = ReplicationConfig::new(
-        &source.host,
-        &source.user,
-        password,
-        &source.database,
-        source.slot.as_str(),
-        source.publication.as_str(),
-    )
-    .with_port(source.port)
-    .with_start_lsn(pgwire_replication::Lsn::from_u64(start_lsn))
-    .with_status_interval(STATUS_INTERVAL)
-    .with_wakeup_interval(STATUS_INTERVAL)
-    .with_buffer_size(STREAM_BUFFER)
-    .with_binary(true)
-    .with_application_name(application);
-    // Binary values do not depend on DateStyle and the like; only the messages' encoding does.
-    config.options = Some("-c search_path=pg_catalog -c statement_timeout=0".to_owned());
-    ReplicationClient::connect_gated(config).await.map_err(|error| transport(&error, "open a replication session"))
-}
-
-/// Sorts the transport's errors into ours.
-pub(crate) fn transport(error: &pgwire_replication::PgWireError, step: &str) -> Error {
-    use pgwire_replication::PgWireError as Wire;
-    let text = error.to_string();
-    let (kind, hint) = match error {
-        Wire::Auth(_) => (ErrorKind::SourceUnfit, Some("check role, password and pg_hba.conf")),
-        Wire::Server(_)
-            if text.contains("42501")
-                || text.contains("permission denied")
-                || text.contains("must be superuser or replication role") =>
-        {
-            (ErrorKind::SourceUnfit, Some("the role needs REPLICATION: ALTER ROLE … REPLICATION"))
-        }
-        Wire::Server(_) if text.contains("53400") || text.contains("all replication slots are in use") => (
-            ErrorKind::SourceUnfit,
-            Some("drop a replication slot that is not in use, or raise max_replication_slots (needs a restart)"),
-        ),
-        Wire::Server(_) if text.contains("53300") => (
-            ErrorKind::SourceUnfit,
-            Some("raise max_wal_senders (needs a restart) or stop an unused replication client"),
-        ),
-        Wire::Server(_) if text.contains("is active for PID") => (ErrorKind::AlreadyRunning, None),
-        _ => (ErrorKind::SourceUnreachable, None),
-    };
-    let error = Error::new(kind, format!("{step}: {text}"));
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
 }

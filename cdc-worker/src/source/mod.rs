@@ -5,4 +5,5 @@ pub(crate) mod copy;
 pub(crate) mod identifier;
 pub(crate) mod preflight;
 pub(crate) mod relation;
+pub(crate) mod replication;
 pub(crate) mod slot;

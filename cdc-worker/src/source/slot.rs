@@ -1,15 +1,14 @@
 //! Replication slots: the mirror's own, and the short-lived one whose snapshot a copy reads.
 
 use iceberg_writer::Lsn;
-use pgwire_replication::ReplicationClient;
 use tokio_postgres::Client;
 
 use crate::Result;
 use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 
-use super::connect;
 use super::identifier::quote;
+use super::replication::ReplicationSession;
 
 /// Where a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +48,9 @@ pub(crate) async fn find(client: &Client, source: &SourceConfig) -> Result<Optio
 /// Creates the mirror's slot. Nothing committed before the returned position will be streamed.
 ///
 /// # Errors
-/// As [`connect::replication`].
+/// As [`ReplicationSession::query`].
 pub(crate) async fn create(source: &SourceConfig) -> Result<Lsn> {
-    let mut session = connect::replication(source, 0, "lake slot").await?;
+    let mut session = ReplicationSession::connect(source, "lake slot").await?;
     let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')", quote(&source.slot));
     let (point, _) = create_slot(&mut session, &command).await?;
     Ok(point)
@@ -62,16 +61,16 @@ pub(crate) struct ExportedSnapshot {
     /// The snapshot holds exactly the transactions whose commit record begins before this LSN.
     pub(crate) consistent_point: Lsn,
     pub(crate) name: String,
-    _session: ReplicationClient,
+    _session: ReplicationSession,
 }
 
 /// Exports a snapshot together with the WAL position that it stands for (I4). Waits for the transactions that are
 /// running now, as every logical slot's creation does.
 ///
 /// # Errors
-/// As [`connect::replication`].
+/// As [`ReplicationSession::query`].
 pub(crate) async fn export_snapshot(source: &SourceConfig, relation: u32) -> Result<ExportedSnapshot> {
-    let mut session = connect::replication(source, 0, "lake copy").await?;
+    let mut session = ReplicationSession::connect(source, "lake copy").await?;
     let name = format!("{}_copy_{relation}", source.slot.chars().take(40).collect::<String>());
     let command = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')", quote(&name));
     let (consistent_point, snapshot) = create_slot(&mut session, &command).await?;
@@ -79,16 +78,13 @@ pub(crate) async fn export_snapshot(source: &SourceConfig, relation: u32) -> Res
     Ok(ExportedSnapshot { consistent_point, name, _session: session })
 }
 
-async fn create_slot(session: &mut ReplicationClient, command: &str) -> Result<(Lsn, Option<String>)> {
-    let step = "create a replication slot";
-    let rows = session.simple_query(command).await.map_err(|error| connect::transport(&error, step))?;
+async fn create_slot(session: &mut ReplicationSession, command: &str) -> Result<(Lsn, Option<String>)> {
+    let rows = session.query(command, "create a replication slot").await?;
     let malformed = || Error::new(ErrorKind::Protocol, "the slot's creation gave an unexpected answer");
-    let row = rows.into_iter().next().ok_or_else(malformed)?;
-    let text = |at: usize| -> Option<String> {
-        row.get(at).and_then(Option::as_ref).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-    };
-    let point = text(1).and_then(|point| point.parse::<Lsn>().ok()).ok_or_else(malformed)?;
-    Ok((point, text(2)))
+    let mut columns = rows.into_iter().next().ok_or_else(malformed)?.into_iter();
+    // Its name comes first.
+    let point = columns.nth(1).flatten().and_then(|point| point.parse::<Lsn>().ok()).ok_or_else(malformed)?;
+    Ok((point, columns.next().flatten()))
 }
 
 /// Drops the mirror's slot if it is there and idle.

@@ -11,6 +11,7 @@ mod worker_kinds;
 mod worker_refusals;
 mod worker_strays;
 mod worker_stream;
+mod worker_streamed;
 
 use std::time::Duration;
 

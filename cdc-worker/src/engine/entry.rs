@@ -1,0 +1,82 @@
+//! A session's tables, each in one of the states of its life: copying → catching up → streaming, or errored.
+
+use iceberg_writer::Lsn;
+
+use crate::decode::message::Relation;
+use crate::spool::Spool;
+use crate::table::MirroredTable;
+
+use super::copying::Copying;
+
+/// A mirrored table, whatever its state.
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) entry: Entry,
+}
+
+pub(super) enum Entry {
+    Copying(Box<Copying>),
+    CatchingUp(Box<CatchingUp>),
+    Streaming(Box<Streaming>),
+    Errored { reason: String, hint: Option<String> },
+}
+
+/// A table whose copy is done, and which applies what the stream brought meanwhile.
+pub(super) struct CatchingUp {
+    pub(super) streaming: Streaming,
+    pub(super) queue: Spool,
+}
+
+/// A table that follows the stream.
+pub(super) struct Streaming {
+    pub(super) table: MirroredTable,
+    /// Transactions whose commit record begins before this are in the table already.
+    pub(super) replay_from: Lsn,
+    /// Its description in the stream, as of the last change that was applied.
+    pub(super) described: Option<Relation>,
+    /// That was compared with what the mirror knows.
+    pub(super) checked: bool,
+    /// By that description, updates and deletes say which row they mean.
+    pub(super) identified: bool,
+    /// The copy's end, until the registry knows of it.
+    pub(super) unregistered_copy: Option<(Lsn, u64)>,
+    pub(super) copied_rows: u64,
+    pub(super) last_commit_us: Option<i64>,
+}
+
+impl Streaming {
+    pub(super) fn new(table: MirroredTable, replay_from: Lsn) -> Self {
+        Self {
+            table,
+            replay_from,
+            described: None,
+            checked: false,
+            identified: false,
+            unregistered_copy: None,
+            copied_rows: 0,
+            last_commit_us: None,
+        }
+    }
+
+    /// The stream describes the table, perhaps otherwise than before.
+    pub(super) fn describe(&mut self, described: Relation) {
+        self.described = Some(described);
+        self.checked = false;
+    }
+
+    /// Whether Iceberg has the table at all.
+    pub(super) fn is_committed(&self) -> bool {
+        self.unregistered_copy.is_none()
+    }
+}
+
+impl Table {
+    pub(super) fn new(schema: String, name: String, entry: Entry) -> Self {
+        Self { schema, name, entry }
+    }
+
+    pub(super) fn errored(reason: String, hint: Option<String>) -> Self {
+        Self { schema: String::new(), name: String::new(), entry: Entry::Errored { reason, hint } }
+    }
+}

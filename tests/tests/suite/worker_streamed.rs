@@ -1,0 +1,147 @@
+//! The standalone worker: transactions that the source sends while they still run (pgoutput's protocol 2). The servers
+//! here have the least `logical_decoding_work_mem`, so that some hundred rows make a large transaction.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually};
+
+use crate::{CATCH_UP, TEST_LIMIT};
+
+const TABLES: &[&str] = &["public.big", "public.small", "public.plain"];
+
+async fn server() -> Result<Postgres> {
+    let postgres = Postgres::builder()
+        .set("logical_decoding_work_mem", "64kB")
+        .set("max_prepared_transactions", "5")
+        .start()
+        .await?;
+    Source::prepare(&postgres).await?;
+    postgres
+        .batch(
+            "CREATE TABLE big (id int PRIMARY KEY, v text, wide text);
+             ALTER TABLE big ALTER wide SET STORAGE EXTERNAL;
+             CREATE TABLE small (id serial PRIMARY KEY, v text);
+             CREATE TABLE plain (id int, v text); ALTER TABLE plain REPLICA IDENTITY FULL;
+             INSERT INTO big SELECT i, 'old ' || i, repeat(md5(i::text), 100) FROM generate_series(1, 1000) i;
+             INSERT INTO plain SELECT i % 100, 'twin' FROM generate_series(1, 1000) i",
+        )
+        .await?;
+    Source::publish(&postgres, TABLES).await?;
+    Ok(postgres)
+}
+
+/// Transactions that the source has sent before they ended, so far.
+async fn streamed(postgres: &Postgres) -> Result<u64> {
+    let sql = "SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = 'lakemirror'";
+    Ok(postgres.value(sql).await?.parse()?)
+}
+
+#[tokio::test]
+async fn interleaved_transactions_with_savepoints_arrive_whole_and_in_the_order_of_their_commits() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        let _worker = Worker::start(&WorkerConfig::new(&postgres, "lake", TABLES)?, &postgres).await?;
+        let (a, b, c) = (postgres.client().await?, postgres.client().await?, postgres.client().await?);
+        let insert = |from: u32, to: u32, word: &str| {
+            format!("INSERT INTO big SELECT i, '{word}', repeat(md5(i::text), 20) FROM generate_series({from}, {to}) i")
+        };
+        a.batch_execute(&format!("BEGIN; {}", insert(2000, 2999, "a"))).await?;
+        b.batch_execute(&format!("BEGIN; {}", insert(3000, 3999, "b"))).await?;
+        // Rolled back subtransactions, one within another that is kept, and one that is kept within one that is not.
+        a.batch_execute(&format!("SAVEPOINT one; {}; DELETE FROM big WHERE id <= 100", insert(4000, 4999, "gone")))
+            .await?;
+        b.batch_execute(&format!("SAVEPOINT keep; {}; SAVEPOINT inner_one", insert(5000, 5499, "kept"))).await?;
+        b.batch_execute("UPDATE big SET v = 'lost' WHERE id BETWEEN 101 AND 600; TRUNCATE plain").await?;
+        a.batch_execute(&format!("SAVEPOINT two; {}", insert(6000, 6499, "gone too"))).await?;
+        c.batch_execute(&format!("BEGIN; {}", insert(7000, 7999, "never"))).await?;
+        a.batch_execute("RELEASE two; ROLLBACK TO one").await?;
+        b.batch_execute("ROLLBACK TO inner_one; RELEASE keep").await?;
+        // After the rollback, the same keys and rows again; unchanged TOAST of rows from before and of its own.
+        a.batch_execute(&format!(
+            "{}; UPDATE big SET v = 'new' WHERE id BETWEEN 50 AND 80 OR id BETWEEN 2000 AND 2400;
+             UPDATE big SET id = id + 100000 WHERE id BETWEEN 1 AND 40; DELETE FROM big WHERE id BETWEEN 2900 AND 2950",
+            insert(4000, 4499, "again")
+        ))
+        .await?;
+        c.batch_execute("ROLLBACK").await?;
+        b.batch_execute("COMMIT").await?;
+        postgres.batch("UPDATE big SET v = 'between' WHERE id BETWEEN 3000 AND 3010; INSERT INTO small (v) VALUES ('x')").await?;
+        a.batch_execute("UPDATE big SET v = v || '!' WHERE id BETWEEN 3000 AND 3020; COMMIT").await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
+        ensure!(rows == 1000 + 949 + 1000 + 500 + 500 + 1000 + 1, "{rows} rows");
+        ensure!(streamed(&postgres).await? >= 3, "the source has not streamed");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_large_transaction_that_runs_holds_nobody_up_and_may_be_prepared() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        let mut config = WorkerConfig::new(&postgres, "lake", TABLES)?;
+        config.interval = "200ms".to_owned();
+        let worker = Worker::start(&config, &postgres).await?;
+        let client = postgres.client().await?;
+        client
+            .batch_execute(
+                "BEGIN; INSERT INTO big SELECT i, 'large', repeat(md5(i::text), 20) FROM generate_series(2000, 21999) i;
+                 DELETE FROM plain WHERE id < 50; UPDATE big SET v = 'changed' WHERE id < 500",
+            )
+            .await?;
+        eventually("the source streams", CATCH_UP, async || Ok((streamed(&postgres).await? > 0).then_some(()))).await?;
+        let oracle = Oracle::new(&postgres);
+        postgres.batch("INSERT INTO small (v) SELECT 'meanwhile' FROM generate_series(1, 100)").await?;
+        // The heap shows the others nothing of it either.
+        let rows = oracle.assert_equal(&postgres, TABLES, Duration::from_secs(20)).await?;
+        ensure!(rows == 2100, "{rows} rows");
+        client.batch_execute("PREPARE TRANSACTION 'large'").await?;
+        // What was sent is lost with the worker; what was not acknowledged is sent again.
+        worker.kill().await?;
+        let _worker = Worker::start(&config, &postgres).await?;
+        postgres.batch("INSERT INTO small (v) SELECT 'after a kill' FROM generate_series(1, 100)").await?;
+        ensure!(oracle.assert_equal(&postgres, TABLES, CATCH_UP).await? == 2200);
+        postgres.batch("COMMIT PREPARED 'large'").await?;
+        let rows = oracle.assert_equal(&postgres, TABLES, CATCH_UP).await?;
+        ensure!(rows == 2200 + 20_000 - 500, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn changes_of_a_table_under_copy_wait_on_disk_and_a_streamed_transaction_may_be_among_them() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        // The copy's slot has to wait for a transaction that runs: so the copy lasts as long as the test wants.
+        let blocker = postgres.client().await?;
+        let mut config = WorkerConfig::new(&postgres, "lake", &["public.small"])?;
+        let mut worker = Worker::start(&config, &postgres).await?;
+        blocker.batch_execute("BEGIN; CREATE TABLE elsewhere (x int); SELECT txid_current()").await?;
+        config.tables = TABLES.iter().map(|table| (*table).to_owned()).collect();
+        let listed = config.call(&["mirror"]).await?;
+        ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        eventually("the copy waits for its slot", CATCH_UP, async || {
+            let sql = "SELECT count(*) > 0 FROM lake_catalog.mirrored_tables WHERE state = 'copying'";
+            Ok((postgres.value(sql).await? == "t").then_some(()))
+        })
+        .await?;
+        let client = postgres.client().await?;
+        client
+            .batch_execute(
+                "BEGIN; INSERT INTO big SELECT i, 'streamed', repeat(md5(i::text), 20) FROM generate_series(2000, 5999) i;
+                 SAVEPOINT one; DELETE FROM big; ROLLBACK TO one; UPDATE plain SET v = 'b' WHERE id < 10;
+                 UPDATE big SET v = 'new' WHERE id > 500; COMMIT",
+            )
+            .await?;
+        postgres.batch("UPDATE big SET id = -id WHERE id < 300; DELETE FROM plain WHERE id = 20").await?;
+        blocker.batch_execute("COMMIT").await?;
+        postgres.batch("UPDATE big SET v = 'after' WHERE id < 0").await?;
+        worker.streaming(&postgres, 3).await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
+        ensure!(rows == 5000 + 990, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
