@@ -38,14 +38,7 @@ impl SpoolDirectory {
 
     /// An empty spool.
     pub(crate) fn spool(&self) -> Spool {
-        Spool {
-            directory: self.clone(),
-            head: Bytes::new(),
-            file: None,
-            read: 0,
-            written: 0,
-            tail: BytesMut::new(),
-        }
+        Spool { directory: self.clone(), head: Bytes::new(), file: None, read: 0, written: 0, tail: BytesMut::new() }
     }
 }
 

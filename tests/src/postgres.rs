@@ -231,6 +231,16 @@ impl Postgres {
         signal_pid(pid, "KILL")
     }
 
+    /// Stops a server process where it is, until [`Self::resume_backend`].
+    pub fn freeze_backend(&self, pid: u32) -> Result<()> {
+        signal_pid(pid, "STOP")
+    }
+
+    /// Lets a process go on that [`Self::freeze_backend`] has stopped.
+    pub fn resume_backend(&self, pid: u32) -> Result<()> {
+        signal_pid(pid, "CONT")
+    }
+
     /// Ids of this server's processes whose title contains the text.
     pub fn processes(&self, title: &str) -> Result<Vec<u32>> {
         let Some(postmaster) = self.process.as_ref().map(Process::pid) else { return Ok(Vec::new()) };

@@ -255,11 +255,7 @@ mod tests {
         let begin = [&b"B"[..], &[0; 20]].concat();
         let commit = [&b"C"[..], &[0; 25]].concat();
         let truncate = word(b'T', &[0]);
-        for (messages, fine) in [
-            (vec![&begin, &commit], true),
-            (vec![&commit], false),
-            (vec![&begin, &begin], false),
-        ] {
+        for (messages, fine) in [(vec![&begin, &commit], true), (vec![&commit], false), (vec![&begin, &begin], false)] {
             let mut assembler = Assembler::default();
             let mut all = messages.iter().map(|raw| assembler.take(&Bytes::copy_from_slice(raw)).is_ok());
             assert_eq!(all.all(|ok| ok), fine, "{messages:?}");

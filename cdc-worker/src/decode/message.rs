@@ -223,9 +223,7 @@ pub(crate) fn streamed(whole: &[u8]) -> Result<Option<Streamed<'_>>> {
         b'E' => Ok(None),
         // An origin belongs to no transaction, and concerns us in none.
         b'O' => Ok(Some(Streamed { subxid: 0, tag, rest: at.rest })),
-        b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => {
-            Ok(Some(Streamed { subxid: at.int()?, tag, rest: at.rest }))
-        }
+        b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => Ok(Some(Streamed { subxid: at.int()?, tag, rest: at.rest })),
         _ => Err(malformed("an unknown message within a streamed transaction")),
     }
 }

@@ -1,9 +1,9 @@
 //! The standalone worker: what it wrote and never committed does not stay behind.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually, exit_code};
 
 use crate::{CATCH_UP, TEST_LIMIT};
@@ -45,26 +45,38 @@ async fn writer(client: tokio_postgres::Client, statement: String) -> Result<()>
 
 /// How many data files there are.
 fn files(warehouse: &Path) -> Result<usize> {
+    files_named(warehouse, "parquet")
+}
+
+/// How many files there are whose name ends so.
+fn files_named(folder: &Path, ending: &str) -> Result<usize> {
     let mut count = 0;
-    for entry in std::fs::read_dir(warehouse)? {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            count += files(&entry.path())?;
-        } else if entry.path().extension().is_some_and(|extension| extension == "parquet") {
+            count += files_named(&entry.path(), ending)?;
+        } else if entry.path().extension().is_some_and(|extension| extension == ending) {
             count += 1;
         }
     }
     Ok(count)
 }
 
-/// Waits until something was written that no table names.
-async fn copy_has_begun(postgres: &Postgres, oracle: &Oracle, config: &WorkerConfig) -> Result<()> {
-    eventually("the copy has begun to write", CATCH_UP, async || {
-        let begun = postgres.value("SELECT to_regclass('lake_catalog.iceberg_tables') IS NOT NULL").await? == "t"
-            && !oracle.strays(&config.warehouse).await?.is_empty();
-        Ok(begun.then_some(()))
-    })
-    .await
+/// Waits until a copy has begun to write, other than those of the `frozen` processes, and stops the source's processes
+/// that feed it.
+async fn freeze_copy(postgres: &Postgres, config: &WorkerConfig, frozen: &[u32]) -> Result<Vec<u32>> {
+    let begun = Instant::now();
+    // A file that is being written has another ending; what an earlier copy left is not one that is fed.
+    while begun.elapsed() < CATCH_UP {
+        let mut feeding = postgres.processes("COPY")?;
+        feeding.retain(|pid| !frozen.contains(pid));
+        if !feeding.is_empty() && files_named(&config.warehouse, "tmp")? > 0 {
+            feeding.iter().try_for_each(|pid| postgres.freeze_backend(*pid))?;
+            return Ok(feeding);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    bail!("no copy has begun to write")
 }
 
 fn insert(first: u32) -> String {
@@ -130,19 +142,22 @@ async fn staged_rows_that_the_same_transaction_truncates_leave_nothing_behind() 
 async fn copies_that_were_killed_or_called_off_leave_nothing_behind() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let (postgres, config, oracle) = small(1_000_000).await?;
+        let resume = |frozen: Vec<u32>| frozen.into_iter().try_for_each(|pid| postgres.resume_backend(pid));
         for _ in 0..2 {
             let worker = Worker::spawn(&config)?;
-            copy_has_begun(&postgres, &oracle, &config).await?;
+            let frozen = freeze_copy(&postgres, &config, &[]).await?;
             worker.kill().await?;
+            resume(frozen)?;
         }
-        ensure!(!oracle.strays(&config.warehouse).await?.is_empty(), "the copies were done too soon to be killed");
+        ensure!(!oracle.strays(&config.warehouse).await?.is_empty(), "the copies had written nothing");
         let mut worker = Worker::spawn(&config)?;
+        let mut frozen = Vec::new();
         for _ in 0..3 {
-            copy_has_begun(&postgres, &oracle, &config).await?;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            frozen.extend(freeze_copy(&postgres, &config, &frozen).await?);
             let output = config.call(&["resync", "public.t"]).await?;
             ensure!(output.status.code() == Some(exit_code::OK), "{output:?}");
         }
+        resume(frozen)?;
         worker.streaming(&postgres, 1).await?;
         let rows = oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
         ensure!(rows == 1_000_000, "{rows} rows");

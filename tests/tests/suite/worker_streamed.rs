@@ -66,7 +66,9 @@ async fn interleaved_transactions_with_savepoints_arrive_whole_and_in_the_order_
         .await?;
         c.batch_execute("ROLLBACK").await?;
         b.batch_execute("COMMIT").await?;
-        postgres.batch("UPDATE big SET v = 'between' WHERE id BETWEEN 3000 AND 3010; INSERT INTO small (v) VALUES ('x')").await?;
+        postgres
+            .batch("UPDATE big SET v = 'between' WHERE id BETWEEN 3000 AND 3010; INSERT INTO small (v) VALUES ('x')")
+            .await?;
         a.batch_execute("UPDATE big SET v = v || '!' WHERE id BETWEEN 3000 AND 3020; COMMIT").await?;
         let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
         ensure!(rows == 1000 + 949 + 1000 + 500 + 500 + 1000 + 1, "{rows} rows");

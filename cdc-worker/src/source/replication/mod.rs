@@ -200,8 +200,7 @@ fn message(frame: &Frame) -> Result<Option<backend::Message>, Failure> {
 }
 
 fn text_columns(row: &backend::DataRowBody) -> Result<Vec<Option<String>>, Failure> {
-    let text = |range: Option<Range<usize>>| {
-        Ok(range.map(|range| String::from_utf8_lossy(&row.buffer()[range]).into_owned()))
-    };
+    let text =
+        |range: Option<Range<usize>>| Ok(range.map(|range| String::from_utf8_lossy(&row.buffer()[range]).into_owned()));
     Ok(row.ranges().map(text).collect()?)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use iceberg_writer::Lsn;
-use postgres_protocol::message::backend::{Message, COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG};
+use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG, Message};
 use postgres_protocol::message::frontend;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -87,11 +87,7 @@ struct Pump {
 }
 
 impl Pump {
-    fn new(
-        wire: Wire,
-        engine: mpsc::Sender<Result<Vec<WalMessage>>>,
-        acknowledged: watch::Receiver<Lsn>,
-    ) -> Self {
+    fn new(wire: Wire, engine: mpsc::Sender<Result<Vec<WalMessage>>>, acknowledged: watch::Receiver<Lsn>) -> Self {
         let now = Instant::now();
         Self { wire, engine, acknowledged, next_status: now, heard: now }
     }
