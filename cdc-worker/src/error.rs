@@ -147,14 +147,6 @@ impl From<iceberg_writer::Error> for Error {
     }
 }
 
-impl From<fjall::Error> for Error {
-    fn from(error: fjall::Error) -> Self {
-        Self::new(ErrorKind::Index, "use the position index")
-            .with_hint("check space and rights of the state directory; the index is a cache and is rebuilt at start")
-            .with_source(error)
-    }
-}
-
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         let message = match error.as_db_error() {

@@ -15,7 +15,7 @@
 //! - **I4** a table's copy reads the snapshot exported by a slot's creation, and the stream takes over at that slot's
 //!   consistent point;
 //! - **I6** a table that fails goes to `errored` and the others stream on.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::too_many_lines))]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::too_many_lines))]
 
 mod assemble;
 pub mod cli;

@@ -27,6 +27,9 @@ use crate::warehouse::Warehouse;
 
 /// Rows of a row group: the unit in which readers divide a file among threads.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// A column with more distinct values than fit is written without a dictionary: a larger one costs more time to build,
+/// in vain for keys and the like, than it saves space.
+const DICTIONARY_BYTES: usize = 128 << 10;
 /// Bytes of text that a statistics value keeps.
 const STATISTICS_BYTES: usize = 32;
 
@@ -146,6 +149,7 @@ pub(crate) fn properties() -> WriterPropertiesBuilder {
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a level of zstd")))
         .set_created_by(concat!("lakemirror ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
 }
 
 fn data_properties(spec: &TableSpec) -> WriterProperties {

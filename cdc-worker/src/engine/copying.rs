@@ -221,12 +221,8 @@ impl Session {
             Entry::CatchingUp(catching_up) => {
                 let table = catching_up.streaming.table;
                 self.discard_copy(None, (*table.spec).clone(), table.lake.uuid());
-                self.discard_index(table.into_index());
             }
-            Entry::Streaming(streaming) => {
-                self.catalog.abandon(streaming.table.staged_paths());
-                self.discard_index(streaming.table.into_index());
-            }
+            Entry::Streaming(streaming) => self.catalog.abandon(streaming.table.staged_paths()),
             Entry::Errored { .. } => {}
         }
     }
@@ -242,13 +238,6 @@ impl Session {
                 tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
             }
         });
-    }
-
-    fn discard_index(&self, index: PositionIndex) {
-        // It is a cache, and the next session begins with an empty directory.
-        if let Err(error) = self.store.drop_table(index) {
-            tracing::warn!(error = %error.report(), "could not remove the position index of a table that has stopped");
-        }
     }
 
     async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
@@ -271,7 +260,7 @@ impl Session {
         self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
         self.generation += 1;
         let generation = self.generation;
-        let index = self.store.table(relation, generation)?;
+        let index = self.store.table(source.identity);
         let rows = Arc::new(AtomicU64::new(0));
         let job = CopyJob {
             source: self.config.source.clone(),

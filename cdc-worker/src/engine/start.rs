@@ -55,7 +55,7 @@ impl Session {
             &config.lake.catalog_name,
             (*warehouse).clone(),
         ));
-        let store = IndexStore::create(&config.state_dir.join("index"), claim.epoch)?;
+        let store = IndexStore::create(&config.state_dir.join("index"))?;
         let mut tables = HashMap::new();
         for registered in registry.tables().await? {
             let relation = registered.relation;
@@ -255,9 +255,9 @@ async fn reload(
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
-    let index = store.table(relation, 0)?;
-    let files = lake.live_files(warehouse).await?;
     let identity = described.identity;
+    let index = store.table(identity);
+    let files = lake.live_files(warehouse).await?;
     build_index(warehouse, &lake, identity, &index, &files).await?;
     let files = files.into_iter().map(FileState::new).collect();
     let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
@@ -298,7 +298,7 @@ async fn build_index(
             for at in 0..batch.num_rows() {
                 if !live.deleted.contains(u64::from(row)) {
                     key_of_batch(&batch, at, &mut key)?;
-                    writer.put(identity, &key, Position { file, row })?;
+                    writer.put(&key, Position { file, row })?;
                 }
                 row += 1;
             }

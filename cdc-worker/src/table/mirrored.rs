@@ -20,8 +20,7 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::delta::{Delta, insert_shared};
 use super::identity::RowIdentity;
-use super::index::{Position, PositionIndex};
-use super::index_writer::IndexWriter;
+use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
 
 /// A live data file and its deleted rows, pending ones included.
@@ -125,10 +124,6 @@ impl MirroredTable {
         self.delta.staged.iter().map(|file| file.path.clone()).collect()
     }
 
-    pub(crate) fn into_index(self) -> PositionIndex {
-        self.index
-    }
-
     pub(crate) fn has_changes(&self) -> bool {
         !self.delta.is_empty()
     }
@@ -211,7 +206,7 @@ impl MirroredTable {
             self.before_truncate = Some(self.committed_files());
         }
         self.files.clear();
-        self.index.clear()?;
+        self.index.clear();
         self.delta.truncate(&self.spec)?;
         Ok(staged)
     }
@@ -338,11 +333,11 @@ impl MirroredTable {
         for (key, fate) in self.delta.fates() {
             match fate {
                 Fate::Gone => index.remove(key)?,
-                Fate::Fresh(ordinal) => index.put(RowIdentity::Key, key, position(ordinal)?)?,
+                Fate::Fresh(ordinal) => index.put(key, position(ordinal)?)?,
             }
         }
         for (identity, ordinal) in self.delta.equal.live() {
-            index.put(RowIdentity::FullRow, identity, position(ordinal)?)?;
+            index.put(identity, position(ordinal)?)?;
         }
         index.finish()?;
         self.files.extend(written.iter().map(FileState::written));

@@ -79,6 +79,23 @@ async fn interleaved_transactions_with_savepoints_arrive_whole_and_in_the_order_
 }
 
 #[tokio::test]
+async fn a_table_may_be_described_in_a_subtransaction_that_is_rolled_back() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        let _worker = Worker::start(&WorkerConfig::new(&postgres, "lake", TABLES)?, &postgres).await?;
+        // The first changes of this table that the worker hears of are in `one`, which leaves nothing but the description.
+        let insert = "INSERT INTO big SELECT i, 'v', repeat(md5(i::text), 20) FROM generate_series(2000, 3999) i";
+        let sql = format!("BEGIN; SAVEPOINT one; {insert}; ROLLBACK TO one; {insert}; COMMIT");
+        postgres.batch(&sql).await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
+        ensure!(rows == 4000, "{rows} rows");
+        ensure!(streamed(&postgres).await? > 0, "the source has not streamed");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_large_transaction_that_runs_holds_nobody_up_and_may_be_prepared() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let postgres = server().await?;

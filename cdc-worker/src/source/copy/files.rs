@@ -67,7 +67,7 @@ impl<'a> FileRoll<'a> {
         key_of_cells(spec, &self.identity, cells, &mut self.key)?;
         self.builder.append(spec, cells, None)?;
         let position = Position { file: current.number, row: current.rows };
-        self.index.put(job.table.identity, &self.key, position)?;
+        self.index.put(&self.key, position)?;
         current.rows += 1;
         Ok(())
     }

@@ -123,10 +123,8 @@ impl ReplicationSession {
     /// # Errors
     /// [`ErrorKind::AlreadyRunning`] when somebody else reads the slot; as [`Self::query`].
     pub(crate) async fn start(mut self, source: &SourceConfig, begin: Lsn) -> Result<WalStream> {
-        match self.started(source, begin).await {
-            Ok(()) => Ok(WalStream::begin(self.wire, begin)),
-            Err(failure) => Err(failure.at("start replication")),
-        }
+        let started = self.started(source, begin).await;
+        started.and_then(|()| WalStream::begin(self.wire, begin)).map_err(|failure| failure.at("start replication"))
     }
 
     async fn started(&mut self, source: &SourceConfig, begin: Lsn) -> Result<(), Failure> {

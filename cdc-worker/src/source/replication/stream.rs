@@ -1,8 +1,12 @@
-//! The running stream: a task that reads the socket, answers the server, and hands messages over in batches.
+//! The running stream: a thread that reads the socket, answers the server, and hands messages over in batches.
 //!
-//! The task is the session's only reader and writer, so the server hears from us however long the engine is busy with a
+//! The thread is the session's only reader and writer, so the server hears from us however long the engine is busy with a
 //! commit: a slow flush must not look like a dead client to `wal_sender_timeout`. What the engine has no time for stays in
 //! the socket: the queue is bounded, and TCP holds the server back.
+//!
+//! A walsender with much to send writes message by message. Whoever reads as it writes is woken for each, and wakes the
+//! engine for each: measured, half of the engine's time. So in a stream that flows the thread sleeps a moment between two
+//! reads, which is why it is a thread and no task.
 
 use std::time::Duration;
 
@@ -27,6 +31,13 @@ const SILENCE_BEFORE_ASKING: Duration = Duration::from_secs(30);
 /// After so long a silence the connection counts as broken. A server that decodes a large transaction of tables that are
 /// not published can be busy for a while without looking at its socket.
 const LONGEST_SILENCE: Duration = Duration::from_secs(600);
+
+/// A read that brings fewer messages is too small to be worth the wake-up, if more are on their way.
+const FEW_MESSAGES: usize = 64;
+/// More are on their way when the last ones came less than this before.
+const FLOW: Duration = Duration::from_millis(1);
+/// How long they are given to come: less than it takes a walsender to fill the socket (some 250 messages).
+const PAUSE: Duration = Duration::from_micros(250);
 
 /// Messages of a batch, at most.
 const BATCH_MESSAGES: usize = 1024;
@@ -56,11 +67,19 @@ pub(crate) struct WalStream {
 }
 
 impl WalStream {
-    pub(super) fn begin(wire: Wire, acknowledged: Lsn) -> Self {
+    pub(super) fn begin(wire: Wire, acknowledged: Lsn) -> Result<Self, Failure> {
         let (to_engine, batches) = mpsc::channel(BATCHES);
         let (acknowledged, from_engine) = watch::channel(acknowledged);
-        tokio::spawn(Pump::new(wire, to_engine, from_engine).run());
-        Self { batches, acknowledged }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let wire = wire.detach()?;
+        std::thread::Builder::new().name("lake wal".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let pump = Pump::new(wire.attach()?, to_engine, from_engine);
+                pump.run().await;
+                std::io::Result::Ok(())
+            })
+        })?;
+        Ok(Self { batches, acknowledged })
     }
 
     /// The next messages, at least one. `None`: the stream has ended. Dropped halfway, it loses nothing.
@@ -77,7 +96,7 @@ impl WalStream {
     }
 }
 
-/// The task between socket and engine.
+/// The thread between socket and engine.
 struct Pump {
     wire: Wire,
     engine: mpsc::Sender<Result<Vec<WalMessage>>>,
@@ -107,9 +126,22 @@ impl Pump {
 
     /// Ends well when the engine has let go, or the server has said goodbye.
     async fn pump(&mut self) -> Result<(), Failure> {
+        let mut handed_over = Instant::now();
         loop {
             let (batch, ended) = self.gather().await?;
-            if !batch.is_empty() && !self.hand_over(batch).await? || ended {
+            if !batch.is_empty() {
+                let few = batch.len() < FEW_MESSAGES;
+                if !self.hand_over(batch).await? {
+                    return Ok(());
+                }
+                let now = Instant::now();
+                if few && now - handed_over < FLOW {
+                    // Nothing else runs on this thread.
+                    std::thread::sleep(PAUSE);
+                }
+                handed_over = now;
+            }
+            if ended {
                 return Ok(());
             }
             tokio::select! {

@@ -15,8 +15,45 @@ const HEADER_BYTES: usize = 5;
 /// Longest message a server may announce: a row of Postgres is below 1 GiB, and an update brings two.
 const LONGEST_MESSAGE: usize = (2 << 30) + (64 << 20);
 
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Lets go of the runtime that the socket belongs to.
+    fn detach(self: Box<Self>) -> io::Result<Detached>;
+}
+
+impl Socket for UnixStream {
+    fn detach(self: Box<Self>) -> io::Result<Detached> {
+        Ok(Detached::Unix(self.into_std()?))
+    }
+}
+
+impl Socket for TcpStream {
+    fn detach(self: Box<Self>) -> io::Result<Detached> {
+        Ok(Detached::Tcp(self.into_std()?))
+    }
+}
+
+/// A socket between two runtimes.
+enum Detached {
+    Unix(std::os::unix::net::UnixStream),
+    Tcp(std::net::TcpStream),
+}
+
+/// A [`Wire`] between two runtimes.
+pub(super) struct DetachedWire {
+    socket: Detached,
+    read: BytesMut,
+}
+
+impl DetachedWire {
+    /// Joins the runtime of the caller.
+    pub(super) fn attach(self) -> io::Result<Wire> {
+        let socket: Box<dyn Socket> = match self.socket {
+            Detached::Unix(socket) => Box::new(UnixStream::from_std(socket)?),
+            Detached::Tcp(socket) => Box::new(TcpStream::from_std(socket)?),
+        };
+        Ok(Wire { socket, read: self.read })
+    }
+}
 
 /// One message of the server.
 #[derive(Debug)]
@@ -44,6 +81,11 @@ impl Wire {
             Box::new(stream)
         };
         Ok(Self { socket, read: BytesMut::with_capacity(READ_BYTES) })
+    }
+
+    /// Takes the wire out of the runtime that it was opened in.
+    pub(super) fn detach(self) -> io::Result<DetachedWire> {
+        Ok(DetachedWire { socket: self.socket.detach()?, read: self.read })
     }
 
     /// The next message, if all of it has been read.

@@ -1,0 +1,149 @@
+//! Several runs into one: the newest word on each row stays.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::Arc;
+
+use super::super::identity::RowIdentity;
+use super::entry::{Entry, Key};
+use super::run::{Iter, Run};
+
+/// Runs that are worth merging, when each is no larger than the newer ones together. More make lookups slow, fewer make
+/// merges frequent.
+const FAN_IN: usize = 4;
+/// A run of so many entries (384 MiB) is merged no more: that would take seconds, in which nothing else happens.
+const LARGEST: usize = 16 << 20;
+
+/// How many of the newest runs should become one now, by their sizes from the oldest to the newest.
+pub(super) fn due(sizes: &[usize]) -> usize {
+    let (mut count, mut together) = (0, 0);
+    for size in sizes.iter().rev() {
+        if *size >= LARGEST || count > 0 && *size > together {
+            break;
+        }
+        count += 1;
+        together += size;
+    }
+    if count >= FAN_IN { count } else { 0 }
+}
+
+/// Merges runs, given from the oldest to the newest.
+pub(super) struct Merge<'a> {
+    identity: RowIdentity,
+    /// Nothing older lies beneath: that a row is gone need not be remembered.
+    whole: bool,
+    sources: Vec<Iter<'a>>,
+    /// The next entry of each source.
+    next: BinaryHeap<Ahead>,
+    failed: Option<io::Error>,
+}
+
+/// An entry that has been read.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    subject: (Key, u64),
+    source: usize,
+    entry: Entry,
+}
+
+/// The greatest is the one whose turn it is: the least subject, and of equal ones the newest.
+impl Ord for Ahead {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.subject.cmp(&self.subject).then(self.source.cmp(&other.source))
+    }
+}
+
+impl PartialOrd for Ahead {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ahead {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ahead {}
+
+impl<'a> Merge<'a> {
+    pub(super) fn new(identity: RowIdentity, whole: bool, runs: &'a [Arc<Run>]) -> Self {
+        let sources = runs.iter().map(|run| run.iter()).collect();
+        let mut merge = Self { identity, whole, sources, next: BinaryHeap::new(), failed: None };
+        (0..runs.len()).for_each(|source| merge.advance(source));
+        merge
+    }
+
+    fn advance(&mut self, source: usize) {
+        match self.sources[source].next() {
+            Some(Ok(entry)) => {
+                self.next.push(Ahead { subject: entry.subject(self.identity), source, entry });
+            }
+            Some(Err(error)) => self.failed = Some(error),
+            None => {}
+        }
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                return Some(Err(error));
+            }
+            let Ahead { subject, source, entry } = self.next.pop()?;
+            self.advance(source);
+            // What older runs say of the same row is hidden.
+            while let Some(older) = self.next.peek().filter(|older| older.subject == subject) {
+                let source = older.source;
+                self.next.pop();
+                self.advance(source);
+            }
+            if !self.whole || entry.position().is_some() {
+                return Some(Ok(entry));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However runs come, there are few of them, and no entry is written again too often.
+        #[test]
+        fn runs_stay_few_and_are_merged_seldom(sizes in proptest::collection::vec(1usize..1000, 1..400)) {
+            let total: usize = sizes.iter().sum();
+            let (mut runs, mut written): (Vec<usize>, usize) = (Vec::new(), 0);
+            for size in sizes {
+                runs.push(size);
+                loop {
+                    let count = due(&runs);
+                    if count == 0 {
+                        break;
+                    }
+                    let merged: usize = runs.drain(runs.len() - count..).sum();
+                    written += merged;
+                    runs.push(merged);
+                }
+                prop_assert!(runs.len() <= 30, "{runs:?}");
+            }
+            prop_assert!(written <= total * 12, "{written} of {total}");
+        }
+    }
+
+    #[test]
+    fn the_largest_runs_are_left_alone() {
+        assert_eq!(due(&[LARGEST; 10]), 0);
+        assert_eq!(due(&[LARGEST, 5, 5, 5, 5]), 4);
+        assert_eq!(due(&[100, 5, 5, 5]), 0);
+        assert_eq!(due(&[]), 0);
+    }
+}

@@ -1,0 +1,129 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn store() -> (tempfile::TempDir, IndexStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = IndexStore::create(&directory.path().join("index")).unwrap();
+    (directory, store)
+}
+
+fn at(file: u32, row: u32) -> Position {
+    Position { file, row }
+}
+
+/// Identities long and short; of the long ones only hashes are kept.
+fn identity(number: u32) -> Vec<u8> {
+    if number.is_multiple_of(2) { number.to_be_bytes().to_vec() } else { [&[7; 20][..], &number.to_be_bytes()].concat() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Batches of puts and removals, small and large, and a clearing now and then: as in a map.
+    #[test]
+    fn with_a_key_it_is_a_map(
+        batches in proptest::collection::vec((0u32..400, 1u32..90, 0u32..3, any::<bool>()), 1..60),
+    ) {
+        let (_directory, store) = store();
+        let index = store.table(RowIdentity::Key);
+        let mut model: BTreeMap<u32, Position> = BTreeMap::new();
+        for (file, (first, count, third, large)) in batches.into_iter().enumerate() {
+            let file = file as u32;
+            if count == 13 {
+                index.clear();
+                model.clear();
+            }
+            // Ones far above are only there to make a run of the batch.
+            let ballast = if large { writer::RUN_ENTRIES as u32 } else { 0 };
+            let mut writer = IndexWriter::new(index.clone());
+            for number in (first..first + count).chain(1_000_000..1_000_000 + ballast) {
+                if number % 3 == third {
+                    writer.remove(&identity(number)).unwrap();
+                    model.remove(&number);
+                } else {
+                    writer.put(&identity(number), at(file, number)).unwrap();
+                    model.insert(number, at(file, number));
+                }
+            }
+            writer.finish().unwrap();
+        }
+        for number in (0..500).chain((1_000_000..1_008_000).step_by(97)) {
+            prop_assert_eq!(index.get(&identity(number)).unwrap(), model.get(&number).copied(), "{}", number);
+        }
+        let runs = index.content().runs.len();
+        prop_assert!(runs <= 12, "{} runs", runs);
+    }
+
+    /// Of equal rows each is found once, in the order of their positions, until it is removed.
+    #[test]
+    fn without_a_key_it_is_a_bag(
+        batches in proptest::collection::vec((proptest::collection::vec(0u32..6, 0..60), any::<bool>()), 1..30),
+        removals in proptest::collection::vec(0u32..6, 0..300),
+    ) {
+        let (_directory, store) = store();
+        let index = store.table(RowIdentity::FullRow);
+        let mut model: BTreeMap<u32, BTreeSet<Position>> = BTreeMap::new();
+        let mut removals = removals.into_iter();
+        for (file, (rows, large)) in batches.into_iter().enumerate() {
+            let file = file as u32;
+            let ballast = if large { writer::RUN_ENTRIES as u32 } else { 0 };
+            let mut writer = IndexWriter::new(index.clone());
+            for (row, number) in rows.into_iter().chain((0..ballast).map(|_| 99)).enumerate() {
+                writer.put(&identity(number), at(file, row as u32)).unwrap();
+                model.entry(number).or_default().insert(at(file, row as u32));
+            }
+            writer.finish().unwrap();
+            for number in removals.by_ref().take(10) {
+                let found = index.next_equal(&identity(number), None).unwrap();
+                let rows = model.entry(number).or_default();
+                prop_assert_eq!(found, rows.first().copied());
+                if let Some(position) = found {
+                    index.remove_equal(&identity(number), position).unwrap();
+                    rows.remove(&position);
+                }
+            }
+        }
+        for (number, rows) in model {
+            let (mut after, mut found) = (None, BTreeSet::new());
+            while let Some(position) = index.next_equal(&identity(number), after).unwrap() {
+                found.insert(position);
+                after = Some(position);
+            }
+            prop_assert_eq!(found, rows);
+        }
+    }
+}
+
+#[test]
+fn a_key_twice_is_an_error() {
+    let (_directory, store) = store();
+    for entries in [2, writer::RUN_ENTRIES] {
+        let mut writer = IndexWriter::new(store.table(RowIdentity::Key));
+        for row in 0..entries as u32 {
+            writer.put(&(row / 2).to_be_bytes(), at(0, row)).unwrap();
+        }
+        assert_eq!(writer.finish().unwrap_err().kind(), ErrorKind::Table);
+    }
+}
+
+#[test]
+fn memory_is_bounded_over_all_tables_and_given_back() {
+    let (directory, store) = store();
+    let tables: Vec<PositionIndex> = (0..40).map(|_| store.table(RowIdentity::Key)).collect();
+    for table in &tables {
+        let mut writer = IndexWriter::new(table.clone());
+        for row in 0..writer::RUN_ENTRIES as u32 - 1 {
+            writer.put(&row.to_be_bytes(), at(0, row)).unwrap();
+        }
+        writer.finish().unwrap();
+        assert!(store.shared.recent.load(Ordering::Relaxed) < RECENT_ENTRIES);
+    }
+    let last = writer::RUN_ENTRIES as u32 - 2;
+    assert!(tables.iter().all(|table| table.get(&last.to_be_bytes()).unwrap() == Some(at(0, last))));
+    drop(tables);
+    assert_eq!(store.shared.recent.load(Ordering::Relaxed), 0);
+    // None of the files ever had a name.
+    assert_eq!(std::fs::read_dir(directory.path().join("index")).unwrap().count(), 0);
+}
