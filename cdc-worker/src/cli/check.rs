@@ -71,6 +71,7 @@ pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
         return Err(Error::new(ErrorKind::SourceUnfit, format!("mirror \"{}\" has never run", config.mirror))
             .with_hint("cdc-worker run enters the tables itself"));
     }
+    crate::registry::ensure_schema(&client, &config.lake.catalog_schema).await?;
     crate::engine::list(config, &client, names).await?;
     println!("mirror \"{}\" follows {} table(s)", config.mirror, names.len());
     Ok(())

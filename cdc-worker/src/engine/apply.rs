@@ -59,11 +59,18 @@ impl Session {
         };
         match change {
             Change::Described(described) => {
+                self.trees.described(described.oid);
                 self.described(described);
                 Ok(())
             }
-            Change::Row { relation, row } => self.route(relation, open.commit_lsn, open.commit_time_us, row).await,
+            Change::Row { relation, row } => {
+                if let Some(partition) = self.trees.partition_of_change(relation) {
+                    self.partition_changes(relation, partition, open.commit_lsn).await?;
+                }
+                self.route(relation, open.commit_lsn, open.commit_time_us, row).await
+            }
             Change::Truncate { relations } => {
+                self.trees.no_partition_changes();
                 for relation in relations {
                     self.route(relation, open.commit_lsn, open.commit_time_us, RowChange::Truncate).await?;
                 }
@@ -109,7 +116,9 @@ impl Session {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Table => {
-                self.fail_table(relation, error);
+                if !self.partitions_explain(relation).await? {
+                    self.fail_table(relation, error);
+                }
                 Ok(())
             }
             Err(error) => Err(error),

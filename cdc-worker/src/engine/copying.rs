@@ -129,7 +129,7 @@ impl Session {
                 TableState::Requested | TableState::Errored => {}
             }
         }
-        Ok(())
+        self.look_at_partitions().await
     }
 
     /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
@@ -145,6 +145,8 @@ impl Session {
             relation::has_heirs(&shown)
         } else if registered.sent_as_root {
             relation::published_as_root(&shown)
+        } else if registered.sent_as_partitions {
+            relation::published_as_partitions(&shown)
         } else {
             return;
         };
@@ -159,7 +161,8 @@ impl Session {
         self.fail_table(relation, Error::new(ErrorKind::Table, how).with_hint(hint));
     }
 
-    fn forget(&mut self, relation: u32) -> Result<()> {
+    pub(super) fn forget(&mut self, relation: u32) -> Result<()> {
+        self.trees.forget(relation);
         if let Some(table) = self.tables.remove(&relation) {
             match table.entry {
                 Entry::Streaming(streaming) => {
@@ -191,7 +194,7 @@ impl Session {
         }
     }
 
-    async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
+    pub(super) async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
         let relation = registered.relation;
         let described = relation::describe(&self.control, relation, Some(&registered.lake_table)).await;
         let checked = match described {
@@ -229,6 +232,9 @@ impl Session {
             // The session may have ended; then nobody waits for this copy.
             let _ = done.send(CopyMessage { relation, generation, outcome }).await;
         });
+        if source.partitions.is_some() {
+            self.trees.copying(relation);
+        }
         let (schema, name) = (source.schema.clone(), source.name.clone());
         let copying = Copying {
             generation,
@@ -305,6 +311,11 @@ impl Session {
         streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
         streaming.copied_rows = copied.rows;
         self.tables.insert(relation, Table::new(schema, name, Entry::Streaming(Box::new(streaming))));
+        if let Some(partitions) = copied.partitions
+            && !self.partitions_copied(relation, partitions, copied.consistent_point).await?
+        {
+            return Ok(());
+        }
         let newest = self.relations.get(&relation).cloned();
         if let Some(described) = described {
             self.relations.insert(relation, described);

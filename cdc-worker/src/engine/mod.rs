@@ -9,6 +9,7 @@ mod answer;
 mod apply;
 mod copying;
 mod flush;
+mod partitions;
 mod session;
 mod stage;
 mod start;

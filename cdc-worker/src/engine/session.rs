@@ -24,6 +24,7 @@ use crate::table::{IndexStore, MirroredTable};
 use super::answer::Waiter;
 use super::apply::Change;
 use super::copying::{CopyMessage, Copying};
+use super::partitions::Trees;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -100,6 +101,8 @@ pub(super) struct Session {
     pub(super) tables: HashMap<u32, Table>,
     /// The newest description of each table in the stream.
     pub(super) relations: HashMap<u32, Relation>,
+    /// What is known of the partitions of partitioned tables.
+    pub(super) trees: Trees,
     pub(super) leases: Leases,
     /// End of what the source has sent.
     pub(super) received: Lsn,
@@ -151,6 +154,7 @@ impl Session {
             epoch,
             tables: HashMap::new(),
             relations: HashMap::new(),
+            trees: Trees::default(),
             leases,
             received: begin,
             applied: begin,
@@ -172,10 +176,11 @@ impl Session {
     pub(super) fn with_tables(
         mut self,
         tables: HashMap<u32, Table>,
+        trees: Trees,
         copies_in: mpsc::Sender<CopyMessage>,
         copies: mpsc::Receiver<CopyMessage>,
     ) -> Self {
-        (self.tables, self.copies_in, self.copies) = (tables, copies_in, copies);
+        (self.tables, self.trees, self.copies_in, self.copies) = (tables, trees, copies_in, copies);
         self
     }
 

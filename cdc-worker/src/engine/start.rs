@@ -16,9 +16,11 @@ use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::partitions::Links;
 use crate::source::{connect, preflight, relation, slot};
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
+use super::partitions::Trees;
 use super::session::{Entry, Session, Streaming, Table};
 
 /// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
@@ -57,9 +59,14 @@ impl Session {
         ));
         let store = IndexStore::create(&config.state_dir.join("index"), claim.epoch)?;
         let mut tables = HashMap::new();
+        let mut trees = Trees::default();
         for registered in registry.tables().await? {
             let relation = registered.relation;
+            let remembered = Links::from_text(registered.partitions.as_deref());
             if let Some(table) = reload(config, &control, &catalog, &warehouse, &store, registered, begin).await? {
+                if let (Entry::Streaming(_), Some(links)) = (&table.entry, remembered) {
+                    trees.know(relation, links);
+                }
                 tables.insert(relation, table);
             }
         }
@@ -79,7 +86,7 @@ impl Session {
             claim.epoch,
             begin,
         )
-        .with_tables(tables, copies_in, copies)
+        .with_tables(tables, trees, copies_in, copies)
         .with_connection(connection);
         session.sweep_strays();
         Ok(session)
@@ -136,7 +143,8 @@ pub(crate) async fn published(control: &Client, relation: u32, publication: &str
                              JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
                              (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = v.oid AND r.prrelid = u.relid) \
                              OR EXISTS (SELECT FROM pg_publication_namespace s \
-                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))) \
+                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))), \
+                    c.relkind = 'p' AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND NOT v.pubviaroot) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              LEFT JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname \
                  AND p.tablename = c.relname WHERE c.oid = $1",
@@ -146,6 +154,9 @@ pub(crate) async fn published(control: &Client, relation: u32, publication: &str
     let name: &str = row.get(0);
     if row.get(4) {
         return Err(relation::published_as_root(name));
+    }
+    if row.get(5) {
+        return Err(relation::published_as_partitions(name));
     }
     if row.get(2) {
         return Err(relation::row_filtered(name));
@@ -258,6 +269,11 @@ async fn reload(
         }
         return Ok(None);
     };
+    if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
+        tracing::info!(table = relation, "the table is copied anew: its partitions were not remembered");
+        config.registry(control).resync(relation).await?;
+        return Ok(None);
+    }
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }

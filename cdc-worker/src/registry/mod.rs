@@ -69,15 +69,26 @@ pub(crate) struct RegisteredTable {
     pub(crate) has_heirs: bool,
     /// It is a partition, and the publication sends partitions' changes as those of their root.
     pub(crate) sent_as_root: bool,
+    /// It is a partitioned table, and the publication sends its changes as those of its partitions.
+    pub(crate) sent_as_partitions: bool,
+    /// The partitions whose rows the mirror has, as [`Registry::partitions`] remembered them.
+    pub(crate) partitions: Option<String>,
 }
 
-/// Creates schema and tables where they are missing.
+/// The column of `mirrored_tables` that came last: where it is, nothing is missing.
+const NEWEST_COLUMN: &str = "partitions";
+
+/// Creates schema, tables and columns where they are missing.
 ///
 /// # Errors
 /// [`ErrorKind::SourceUnfit`] when the role may not.
 pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
-        .query_one("SELECT to_regclass(quote_ident($1) || '.mirrored_tables') IS NOT NULL", &[&schema])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') \
+             AND attname = $2)",
+            &[&schema, &NEWEST_COLUMN],
+        )
         .await?
         .get(0);
     if complete {
@@ -200,14 +211,16 @@ impl Registry<'_> {
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
                             WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
-                    EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.relation), \
+                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.relation), \
                     coalesce(c.relispartition, false) AND EXISTS (SELECT FROM pg_publication p \
                             JOIN {0} m ON m.publication = p.pubname WHERE m.mirror = t.mirror AND p.pubviaroot \
                             AND (p.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
                                  JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
                                  (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = u.relid) \
                                  OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))) \
+                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))), \
+                    c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
+                            WHERE m.mirror = t.mirror AND p.pubviaroot), t.partitions \
              FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
@@ -231,8 +244,10 @@ impl Registry<'_> {
                 copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
                 published: row.get(8),
                 row_filtered: row.get(9),
-                has_heirs: row.get(10),
+                has_heirs: row.get::<_, Option<bool>>(10).unwrap_or(false),
                 sent_as_root: row.get(11),
+                sent_as_partitions: row.get::<_, Option<bool>>(12).unwrap_or(false),
+                partitions: row.get(13),
             })
             .collect())
     }
@@ -283,8 +298,8 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, error = NULL, \
-                     error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, \
+                     partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &table_uuid],
@@ -313,6 +328,17 @@ impl Registry<'_> {
                 &[&self.mirror, &relation, &lsn, &rows],
             )
             .await?;
+        Ok(())
+    }
+
+    /// Remembers the partitions whose rows the mirror has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn partitions(&self, relation: u32, partitions: &str) -> Result<()> {
+        let statement =
+            format!("UPDATE {} SET partitions = $3 WHERE mirror = $1 AND relation = $2", self.table("mirrored_tables"));
+        self.client.execute(&statement, &[&self.mirror, &relation, &partitions]).await?;
         Ok(())
     }
 

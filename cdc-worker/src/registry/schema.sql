@@ -54,6 +54,12 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     error text,
     error_hint text,
     error_lsn pg_lsn,
+    -- Of a partitioned table: the partitions whose rows the mirror has, and what must be as it was for nothing to have
+    -- happened that the stream does not tell.
+    partitions text,
     PRIMARY KEY (mirror, relation),
     UNIQUE (mirror, source_schema, lake_table)
 );
+
+-- What installations from before have not got.
+ALTER TABLE lake_catalog.mirrored_tables ADD COLUMN IF NOT EXISTS partitions text;

@@ -11,6 +11,8 @@ use crate::decode::message::Relation;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::table::RowIdentity;
 
+use super::partitions::{self, Partition};
+
 /// A table that can be mirrored.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceTable {
@@ -22,6 +24,20 @@ pub(crate) struct SourceTable {
     pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
+    /// The partitions that hold the rows of a partitioned table, and those between.
+    pub(crate) partitions: Option<Vec<Partition>>,
+}
+
+impl SourceTable {
+    /// The names of the key's columns.
+    pub(crate) fn key_names(&self) -> Vec<&str> {
+        key_names(&self.spec)
+    }
+}
+
+/// The names of the key's columns.
+pub(crate) fn key_names(spec: &TableSpec) -> Vec<&str> {
+    spec.key.iter().filter_map(|&index| Some(spec.columns.get(index)?.name.as_str())).collect()
 }
 
 fn unfit(message: String, hint: impl Into<String>) -> Error {
@@ -49,7 +65,7 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
         .query_opt(
             "SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
                     greatest(c.reltuples, 0)::float8, has_table_privilege(c.oid, 'SELECT'), \
-                    (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND \
+                    (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid AND \
                      CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END), \
                     EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
@@ -100,7 +116,64 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    Ok(SourceTable { relation, schema, name, spec, identity: by, estimate })
+    let mut table = SourceTable { relation, schema, name, spec, identity: by, estimate, partitions: None };
+    if kind == "p" {
+        describe_partitions(client, &mut table).await?;
+    }
+    Ok(table)
+}
+
+/// Adds the partitions of a partitioned table, or says which of them is in the way.
+async fn describe_partitions(client: &Client, table: &mut SourceTable) -> Result<()> {
+    let shown = format!("{}.{}", table.schema, table.name);
+    let found = partitions::read(client, &[table.relation]).await?;
+    for partition in &found {
+        let (what, hint) = match (partition.kind.as_str(), partition.persistence.as_str()) {
+            ("r" | "p", "p") => continue,
+            ("f", _) => ("a foreign table: its rows are elsewhere", "ALTER TABLE … DETACH PARTITION …"),
+            ("r", "u") => ("unlogged: its changes are not in the WAL", "ALTER TABLE … SET LOGGED"),
+            _ => ("not a permanent table", "ALTER TABLE … DETACH PARTITION …"),
+        };
+        return Err(unfit(format!("partition {} of {shown} is {what}", partition.shown()), hint));
+    }
+    let oids: Vec<u32> = found.iter().filter(|partition| partition.is_leaf()).map(|partition| partition.oid).collect();
+    let shown_of =
+        |oid: u32| found.iter().find(|partition| partition.oid == oid).map_or_else(String::new, Partition::shown);
+    let row = client
+        .query_one(
+            "SELECT sum(greatest(reltuples, 0))::float8, min(oid) FILTER (WHERE NOT has_table_privilege(oid, 'SELECT')) \
+             FROM pg_class WHERE oid = ANY ($1)",
+            &[&oids],
+        )
+        .await?;
+    if let Some(closed) = row.get::<_, Option<u32>>(1) {
+        return Err(unfit(
+            format!("no permission to read {}, a partition of {shown}", shown_of(closed)),
+            "GRANT SELECT ON … TO the worker's role, on all partitions; ALTER DEFAULT PRIVILEGES covers those to come",
+        ));
+    }
+    if let Some(other) = partitions::unidentified(client, &oids, table.identity, &table.key_names()).await? {
+        return Err(unfit(
+            format!(
+                "the replica identity of {}, a partition of {shown}, does not tell {}",
+                shown_of(other),
+                identity_tells(table.identity)
+            ),
+            match table.identity {
+                RowIdentity::Key => "ALTER TABLE <partition> REPLICA IDENTITY DEFAULT (or FULL)",
+                RowIdentity::FullRow => "ALTER TABLE <partition> REPLICA IDENTITY FULL",
+            },
+        ));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate, not negative by the query"
+    )]
+    let estimate = row.get::<_, Option<f64>>(0).unwrap_or(0.0) as u64;
+    table.estimate = estimate;
+    table.partitions = Some(found);
+    Ok(())
 }
 
 /// Refuses what is not an ordinary, permanent table that has all of its rows itself.
@@ -110,10 +183,8 @@ fn check_kind(shown: &str, kind: &str, persistence: &str, has_children: bool) ->
         ("r", "p") => return Ok(()),
         ("r", "u") => ("an unlogged table: its changes are not in the WAL", "ALTER TABLE … SET LOGGED"),
         ("r", _) => ("a temporary table: its changes are not in the WAL", "only permanent tables can be mirrored"),
-        ("p", _) => (
-            "a partitioned table, which cannot be mirrored as a whole yet",
-            "name its partitions instead, and publish them without publish_via_partition_root",
-        ),
+        // Its partitions are looked at one by one.
+        ("p", _) => return Ok(()),
         ("v", _) => ("a view", "mirror the tables that it reads from"),
         ("m", _) => ("a materialized view", "mirror the tables that it reads from"),
         ("f", _) => ("a foreign table", "mirror it in the database where its rows are"),
@@ -137,6 +208,14 @@ pub(crate) fn published_as_root(shown: &str) -> Error {
     unfit(
         format!("{shown} is a partition, and the publication sends its changes as those of its root"),
         "ALTER PUBLICATION … SET (publish_via_partition_root = false)",
+    )
+}
+
+/// The refusal of a partitioned table whose changes the publication sends under the names of its partitions.
+pub(crate) fn published_as_partitions(shown: &str) -> Error {
+    unfit(
+        format!("{shown} is a partitioned table, and the publication sends its changes as those of its partitions"),
+        "ALTER PUBLICATION … SET (publish_via_partition_root = true), or name the partitions instead",
     )
 }
 
@@ -231,12 +310,17 @@ pub(crate) fn identifies(spec: &TableSpec, identity: RowIdentity, relation: &Rel
     }
 }
 
-/// An update or delete came that does not say which row it means.
-pub(crate) fn not_identified(identity: RowIdentity) -> Error {
-    let what = match identity {
+/// What an update or delete must tell of its row.
+fn identity_tells(identity: RowIdentity) -> &'static str {
+    match identity {
         RowIdentity::Key => "its key",
         RowIdentity::FullRow => "all of its columns",
-    };
+    }
+}
+
+/// An update or delete came that does not say which row it means.
+pub(crate) fn not_identified(identity: RowIdentity) -> Error {
+    let what = identity_tells(identity);
     unfit(
         format!("the replica identity of the source table changed: an update or delete came that does not tell {what}"),
         format!("set the replica identity that it had, then {COPY_ANEW}"),

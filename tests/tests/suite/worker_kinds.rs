@@ -56,7 +56,6 @@ async fn what_is_not_an_ordinary_table_published_whole_is_refused_by_its_kind() 
             ("public.sequence", &["not a table"]),
             ("public.elsewhere", &["a foreign table"]),
             ("public.parent", &["inheritance children", "mirror the children"]),
-            ("public.parts", &["a partitioned table", "partitions instead"]),
             ("public.leaf", &["a partition", "publish_via_partition_root = false"]),
             ("public.narrow", &["list of columns", "without a list"]),
             ("public.filtered", &["row filter", "without WHERE"]),
@@ -65,6 +64,12 @@ async fn what_is_not_an_ordinary_table_published_whole_is_refused_by_its_kind() 
         }
         // The remedies are remedies: an inheritance child, and a partition published under its own name, are mirrored.
         postgres.batch("ALTER PUBLICATION lakemirror SET (publish_via_partition_root = false)").await?;
+        refused(
+            &postgres,
+            "public.parts",
+            &["a partitioned table", "publish_via_partition_root = true", "partitions instead"],
+        )
+        .await?;
         let tables = ["public.child", "public.leaf"];
         let _worker = Worker::start(&WorkerConfig::new(&postgres, "fit", &tables)?, &postgres).await?;
         postgres
