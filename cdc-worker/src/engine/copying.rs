@@ -17,12 +17,13 @@ use crate::decode::message::Relation;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
-use crate::source::relation::{self, SourceTable};
+use crate::source::partitions::Links;
+use crate::source::publication;
+use crate::source::relation::{self, SourceTable, Wanted};
 use crate::table::{FileState, MirroredTable, PositionIndex};
 
 use super::apply::RowChange;
 use super::session::{CopiedRows, Entry, Session, Streaming, Table};
-use super::start::published;
 
 /// A table under copy.
 pub(super) struct Copying {
@@ -125,7 +126,7 @@ impl Session {
                         &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
-                TableState::Streaming | TableState::Copying => self.check_scope(&table),
+                TableState::Streaming | TableState::Copying => self.check_scope(&table).await?,
                 TableState::Requested | TableState::Errored => {}
             }
         }
@@ -133,24 +134,34 @@ impl Session {
     }
 
     /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
-    fn check_scope(&mut self, registered: &RegisteredTable) {
-        let Some(table) = self.tables.get(&registered.relation) else { return };
+    async fn check_scope(&mut self, registered: &RegisteredTable) -> Result<()> {
+        let Some(table) = self.tables.get(&registered.relation) else { return Ok(()) };
         if matches!(table.entry, Entry::Errored { .. }) {
-            return;
+            return Ok(());
         }
+        let streams = matches!(table.entry, Entry::Streaming(_));
         let shown = format!("{}.{}", table.schema, table.name);
-        let error = if registered.row_filtered {
-            relation::row_filtered(&shown)
+        let error = if registered.row_filtered && !publication::allows_parts(&self.config) {
+            publication::row_filtered(&shown)
         } else if registered.has_heirs {
             relation::has_heirs(&shown)
         } else if registered.sent_as_root {
-            relation::published_as_root(&shown)
+            publication::as_root(&shown)
         } else if registered.sent_as_partitions {
-            relation::published_as_partitions(&shown)
+            publication::as_partitions(&shown)
+        } else if streams && registered.copied_as.is_none() {
+            // Copied before this was remembered.
+            let registry = self.config.registry(&self.control);
+            return registry
+                .copied(registered.relation, &registered.published_as, registered.partitions.as_deref())
+                .await;
+        } else if streams && registered.copied_as.as_ref() != Some(&registered.published_as) {
+            publication::otherwise(&shown)
         } else {
-            return;
+            return Ok(());
         };
         self.fail_table(registered.relation, error);
+        Ok(())
     }
 
     fn source_gone(&mut self, relation: u32, how: &str, hint: &str) {
@@ -196,9 +207,13 @@ impl Session {
 
     pub(super) async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
         let relation = registered.relation;
-        let described = relation::describe(&self.control, relation, Some(&registered.lake_table)).await;
+        let wanted = Wanted {
+            lake_name: Some(&registered.lake_table),
+            ..Wanted::new(&self.config.source.publication, registered.append_only)
+        };
+        let described = relation::describe(&self.control, relation, wanted).await;
         let checked = match described {
-            Ok(source) => published(&self.control, relation, &self.config.source.publication).await.map(|()| source),
+            Ok(source) => publication::check(&self.control, relation, &self.config).await.map(|()| source),
             Err(error) => Err(error),
         };
         let source = match checked {
@@ -304,6 +319,9 @@ impl Session {
         let Copying { source, lake, index, outcome: Some(copied), described, queue, .. } = *copying else {
             return Ok(());
         };
+        let partitions = copied.partitions.as_ref().map(Links::to_text);
+        let registry = self.config.registry(&self.control);
+        registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
         let files = copied.files.iter().map(FileState::written).collect();
         let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
         table.take_copied(copied.files);

@@ -95,7 +95,7 @@ impl Session {
     pub(super) async fn partitions_copied(&mut self, root: u32, copied: Links, at: Lsn) -> Result<bool> {
         let waiting = self.trees.waiting.remove(&root).unwrap_or_default();
         let changed: Vec<u32> = waiting.into_iter().filter(|(_, newest)| *newest >= at).map(|(oid, _)| oid).collect();
-        self.remember(root, copied).await?;
+        self.trees.know(root, copied);
         self.look_for(root, &changed).await
     }
 

@@ -11,13 +11,14 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::{EngineConfig, TableSelection};
+use crate::config::{EngineConfig, ListedTable, TableSelection};
 use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
 use crate::source::partitions::Links;
-use crate::source::{connect, preflight, relation, slot};
+use crate::source::relation::Wanted;
+use crate::source::{connect, preflight, publication, relation, slot};
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::partitions::Trees;
@@ -46,8 +47,8 @@ impl Session {
             stream.identify_system().await.map_err(|error| connect::transport(&error, "identify the source"))?;
         let registry = config.registry(&control);
         let claim = registry.claim(source, &system.system_id).await?;
-        if let TableSelection::Listed(names) = &config.tables {
-            list(config, &control, names).await?;
+        if let TableSelection::Listed(tables) = &config.tables {
+            list(config, &control, tables).await?;
         }
         let begin = resume_at(config, &control, claim.lsn).await?;
         tracing::info!(mirror = config.mirror, epoch = claim.epoch, lsn = %begin, "claimed the mirror");
@@ -115,60 +116,20 @@ async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<ReplicationCli
 
 /// Enters the configured tables into the registry. A new one that cannot be mirrored stops the start, for the person who
 /// wrote the list is there to read why; one that the mirror has already stops alone (I6), when its turn comes.
-pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[String]) -> Result<()> {
+pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[ListedTable]) -> Result<()> {
     let registered = config.registry(control).tables().await?;
-    let mut relations = Vec::with_capacity(names.len());
-    for name in names {
-        let relation = relation::resolve(control, name).await?;
-        if registered.iter().any(|table| table.relation == relation) {
-            relations.push(relation);
+    let mut relations = Vec::with_capacity(tables.len());
+    for table in tables {
+        let relation = relation::resolve(control, &table.name).await?;
+        relations.push((relation, table.append_only));
+        if registered.iter().any(|known| known.relation == relation) {
             continue;
         }
-        relation::describe(control, relation, None).await.map_err(Error::of_the_source)?;
-        published(control, relation, &config.source.publication).await.map_err(Error::of_the_source)?;
-        relations.push(relation);
+        let wanted = Wanted::new(&config.source.publication, table.append_only);
+        relation::describe(control, relation, wanted).await.map_err(Error::of_the_source)?;
+        publication::check(control, relation, config).await.map_err(Error::of_the_source)?;
     }
     config.registry(control).list(&relations).await
-}
-
-/// Refuses a table that is not in the publication, or not as a whole: its changes would not all arrive.
-pub(crate) async fn published(control: &Client, relation: u32, publication: &str) -> Result<()> {
-    let row = control
-        .query_one(
-            "SELECT n.nspname || '.' || c.relname, p.pubname IS NOT NULL, p.rowfilter IS NOT NULL, \
-                    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                            AND NOT a.attisdropped AND a.attname <> ALL (p.attnames)), \
-                    c.relispartition AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND v.pubviaroot \
-                        AND (v.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
-                             JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
-                             (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = v.oid AND r.prrelid = u.relid) \
-                             OR EXISTS (SELECT FROM pg_publication_namespace s \
-                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))), \
-                    c.relkind = 'p' AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND NOT v.pubviaroot) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             LEFT JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname \
-                 AND p.tablename = c.relname WHERE c.oid = $1",
-            &[&relation, &publication],
-        )
-        .await?;
-    let name: &str = row.get(0);
-    if row.get(4) {
-        return Err(relation::published_as_root(name));
-    }
-    if row.get(5) {
-        return Err(relation::published_as_partitions(name));
-    }
-    if row.get(2) {
-        return Err(relation::row_filtered(name));
-    }
-    if row.get(3) {
-        return Err(relation::column_filtered(name));
-    }
-    if row.get(1) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
-        .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
 }
 
 /// Where streaming goes on, and the proof that nothing before it was skipped.
@@ -236,7 +197,13 @@ async fn reload(
         let reason = registered.error.unwrap_or_default();
         return Ok(Some(Table::errored(reason, registered.error_hint)));
     }
-    let described = match relation::describe(control, relation, Some(&registered.lake_table)).await {
+    let wanted = Wanted {
+        lake_name: Some(&registered.lake_table),
+        publication: &config.source.publication,
+        append_only: registered.append_only,
+        streams: registered.state == TableState::Streaming,
+    };
+    let described = match relation::describe(control, relation, wanted).await {
         Ok(described) => described,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, relation, error, begin).await.map(Some);
@@ -308,6 +275,9 @@ async fn build_index(
     index: &PositionIndex,
     files: &[iceberg_writer::LiveFile],
 ) -> Result<()> {
+    if identity == RowIdentity::AppendOnly {
+        return Ok(());
+    }
     let keys = identity.columns(lake.spec());
     let mut key = Vec::new();
     let mut writer = IndexWriter::new(index.clone());

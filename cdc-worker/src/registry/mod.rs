@@ -14,6 +14,7 @@ use crate::Result;
 use crate::config::{EngineConfig, SourceConfig};
 use crate::error::{Error, ErrorKind};
 use crate::source::identifier::quote;
+use crate::source::publication::PUBLISHED_AS;
 
 /// The tables' definitions; `lake_catalog` stands for the configured schema.
 const SCHEMA_SQL: &str = include_str!("schema.sql");
@@ -73,10 +74,16 @@ pub(crate) struct RegisteredTable {
     pub(crate) sent_as_partitions: bool,
     /// The partitions whose rows the mirror has, as [`Registry::partitions`] remembered them.
     pub(crate) partitions: Option<String>,
+    /// Only its inserts and truncations are wanted.
+    pub(crate) append_only: bool,
+    /// How the publication had it when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
+    pub(crate) copied_as: Option<String>,
+    /// How the publication has it.
+    pub(crate) published_as: String,
 }
 
 /// The column of `mirrored_tables` that came last: where it is, nothing is missing.
-const NEWEST_COLUMN: &str = "partitions";
+const NEWEST_COLUMN: &str = "published_as";
 
 /// Creates schema, tables and columns where they are missing.
 ///
@@ -220,7 +227,10 @@ impl Registry<'_> {
                                  OR EXISTS (SELECT FROM pg_publication_namespace n \
                                             WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))), \
                     c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
-                            WHERE m.mirror = t.mirror AND p.pubviaroot), t.partitions \
+                            WHERE m.mirror = t.mirror AND p.pubviaroot), t.partitions, \
+                    t.append_only, t.published_as, \
+                    coalesce((SELECT {PUBLISHED_AS} FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
+                              WHERE m.mirror = t.mirror), '') \
              FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
@@ -248,16 +258,22 @@ impl Registry<'_> {
                 sent_as_root: row.get(11),
                 sent_as_partitions: row.get::<_, Option<bool>>(12).unwrap_or(false),
                 partitions: row.get(13),
+                append_only: row.get(14),
+                copied_as: row.get(15),
+                published_as: row.get(16),
             })
             .collect())
     }
 
-    /// Makes the registry list exactly these tables: new ones are requested, others are forgotten.
+    /// Makes the registry list exactly these tables (those with `true` append-only): new ones are requested, others are
+    /// forgotten. One that is wanted otherwise than before is copied anew, for its index is another.
     ///
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
-    pub(crate) async fn list(&self, relations: &[u32]) -> Result<()> {
+    pub(crate) async fn list(&self, tables: &[(u32, bool)]) -> Result<()> {
         let table = self.table("mirrored_tables");
+        let relations: Vec<u32> = tables.iter().map(|(relation, _)| *relation).collect();
+        let append_only: Vec<bool> = tables.iter().map(|(_, append_only)| *append_only).collect();
         self.client
             .execute(
                 &format!("DELETE FROM {table} WHERE mirror = $1 AND relation <> ALL ($2)"),
@@ -267,11 +283,23 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table) \
-                     SELECT $1, c.oid, n.nspname, c.relname, c.relname FROM pg_catalog.pg_class c \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($2) ON CONFLICT DO NOTHING"
+                    "UPDATE {table} t SET append_only = u.append_only, state = 'requested', error = NULL, \
+                     error_hint = NULL, error_lsn = NULL FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
+                     WHERE t.mirror = $1 AND t.relation = u.relation AND t.append_only <> u.append_only"
                 ),
-                &[&self.mirror, &relations],
+                &[&self.mirror, &relations, &append_only],
+            )
+            .await?;
+        self.client
+            .execute(
+                &format!(
+                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table, append_only) \
+                     SELECT $1, c.oid, n.nspname, c.relname, c.relname, u.append_only \
+                     FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
+                     JOIN pg_catalog.pg_class c ON c.oid = u.relation \
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ON CONFLICT DO NOTHING"
+                ),
+                &[&self.mirror, &relations, &append_only],
             )
             .await?;
         Ok(())
@@ -299,7 +327,7 @@ impl Registry<'_> {
             .execute(
                 &format!(
                     "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, \
-                     partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                     published_as = NULL, partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &table_uuid],
@@ -339,6 +367,19 @@ impl Registry<'_> {
         let statement =
             format!("UPDATE {} SET partitions = $3 WHERE mirror = $1 AND relation = $2", self.table("mirrored_tables"));
         self.client.execute(&statement, &[&self.mirror, &relation, &partitions]).await?;
+        Ok(())
+    }
+
+    /// What the copy of a table is a copy of, before it is committed: how the publication had it, and its partitions.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn copied(&self, relation: u32, published_as: &str, partitions: Option<&str>) -> Result<()> {
+        let statement = format!(
+            "UPDATE {} SET published_as = $3, partitions = $4 WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        self.client.execute(&statement, &[&self.mirror, &relation, &published_as, &partitions]).await?;
         Ok(())
     }
 

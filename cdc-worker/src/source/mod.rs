@@ -5,5 +5,6 @@ pub(crate) mod copy;
 pub(crate) mod identifier;
 pub(crate) mod partitions;
 pub(crate) mod preflight;
+pub(crate) mod publication;
 pub(crate) mod relation;
 pub(crate) mod slot;

@@ -235,6 +235,7 @@ pub(crate) async fn unidentified(
             || match identity {
                 RowIdentity::Key => key.iter().all(|name| columns.iter().any(|column| column == name)),
                 RowIdentity::FullRow => false,
+                RowIdentity::AppendOnly => true,
             };
         (!fit).then_some(oid)
     }))

@@ -45,6 +45,7 @@ impl IndexWriter {
         match identity {
             RowIdentity::Key => self.push(bytes, Some(&position.pack())),
             RowIdentity::FullRow => self.push(&equal_key(bytes, position), Some(bytes)),
+            RowIdentity::AppendOnly => Ok(()),
         }
     }
 

@@ -86,10 +86,11 @@ pub(super) async fn copy(
     numbers: Arc<AtomicU32>,
 ) -> Result<Vec<NumberedFile>> {
     let columns = job.table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    let filter = job.table.projection.filter.as_ref().map_or_else(String::new, |filter| format!(" AND ({filter})"));
     let mut files = FileRoll::new(&job, &numbers)?;
     while let Some((heap, blocks)) = shares.take() {
         let command = format!(
-            "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)') TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)'{filter}) TO STDOUT (FORMAT binary)",
             blocks.start, blocks.end
         );
         let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;

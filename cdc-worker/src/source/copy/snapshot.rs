@@ -8,10 +8,11 @@ use tokio_postgres::Client;
 
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
+use crate::table::RowIdentity;
 
 use super::super::identifier::quote;
 use super::super::partitions::{self, Links};
-use super::super::relation::{self, SourceTable};
+use super::super::relation::{self, SourceTable, Wanted};
 use super::super::{connect, slot};
 use super::CopyJob;
 use super::share::{Extent, fitting_connections};
@@ -124,8 +125,15 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
         let blocks = row.get::<_, Option<i64>>(1).and_then(|blocks| u64::try_from(blocks).ok()).unwrap_or(0);
         extents.push(Extent { name, blocks });
     }
-    let described = relation::describe(client, table.relation, Some(&table.spec.name)).await?;
-    if described.spec != table.spec || described.partitions.is_some() != table.partitions.is_some() {
+    let wanted = Wanted {
+        lake_name: Some(&table.spec.name),
+        publication: &job.source.publication,
+        append_only: table.identity == RowIdentity::AppendOnly,
+        streams: false,
+    };
+    let described = relation::describe(client, table.relation, wanted).await?;
+    let same_kind = described.partitions.is_some() == table.partitions.is_some();
+    if described.spec != table.spec || described.projection != table.projection || !same_kind {
         return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
     }
     Ok(Some(Locked { extents, partitions: described.partitions.as_deref().map(Links::of) }))
