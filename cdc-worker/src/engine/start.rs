@@ -247,7 +247,19 @@ async fn reload(
     let index = store.table(relation, 0)?;
     let files = lake.live_files(warehouse).await?;
     let identity = described.identity;
-    build_index(warehouse, &lake, identity, &index, &files).await?;
+    match build_index(warehouse, &lake, identity, &index, &files).await {
+        Ok(()) => {}
+        // Rows of a partition that was emptied beside the stream, say, and came again.
+        Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
+            tracing::info!(table = relation, "the table is copied anew: {}", error.report());
+            config.registry(control).resync(relation).await?;
+            return Ok(None);
+        }
+        Err(error) if error.kind() == ErrorKind::Table => {
+            return stopped(config, control, relation, error, begin).await.map(Some);
+        }
+        Err(error) => return Err(error),
+    }
     let files = files.into_iter().map(FileState::new).collect();
     let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
     streaming.copied_rows = registered.copied_rows;

@@ -137,6 +137,10 @@ const CHANGES: &[(&str, bool)] = &[
     ),
     ("TRUNCATE day_4", true),
     ("TRUNCATE day_5; INSERT INTO events VALUES (801, 'a', 'same key'), (802, 'a', 'too')", true),
+    (
+        "BEGIN; INSERT INTO events VALUES (803, 'a', 'twice'); TRUNCATE day_5; INSERT INTO events VALUES (803, 'a', 'in one transaction'); COMMIT",
+        true,
+    ),
     ("ALTER TABLE events DETACH PARTITION day_1", true),
     (
         "ALTER TABLE events DETACH PARTITION day_5; DELETE FROM day_5 WHERE id = 801; INSERT INTO day_5 VALUES (890, 'x', 'unseen');
@@ -192,6 +196,7 @@ async fn what_happened_to_partitions_while_the_worker_was_down_is_noticed() -> R
         let config = WorkerConfig::new(&postgres, "one", &tables)?;
         let mut worker = Worker::start(&config, &postgres).await?;
         settled(&postgres, &mut worker, &tables).await?;
+        let mut copies = 0;
         for (statements, copy) in CHANGES {
             worker.kill().await?;
             postgres.batch(statements).await?;
@@ -200,11 +205,18 @@ async fn what_happened_to_partitions_while_the_worker_was_down_is_noticed() -> R
             if !copy {
                 Oracle::new(&postgres).assert_equal(&postgres, &tables, CATCH_UP).await.context(*statements)?;
             }
-            ensure!((copied_anew(&worker) > 0) == *copy, "copied anew: {}: {statements}", copied_anew(&worker));
+            let now = copied_anew(&worker);
+            ensure!((now > copies) == *copy, "copied anew {} times: {statements}", now - copies);
+            copies = now;
         }
-        // A registry from before the column was there: the partitions are not known, so the table is copied.
+        // A registry from before the columns were there: the partitions are not known, so the table is copied.
         worker.kill().await?;
-        postgres.batch("ALTER TABLE lake_catalog.mirrored_tables DROP COLUMN partitions; TRUNCATE odd").await?;
+        postgres
+            .batch(
+                "ALTER TABLE lake_catalog.mirrored_tables
+                    DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN append_only; TRUNCATE odd",
+            )
+            .await?;
         worker = Worker::spawn(&config)?;
         settled(&postgres, &mut worker, &tables).await?;
         Ok(())
@@ -239,6 +251,18 @@ async fn partitions_may_come_and_go_under_load() -> Result<()> {
             }
             Ok(())
         });
+        // Also while a copy begins.
+        let brief = postgres.client().await?;
+        let coming_and_going = tokio::spawn(async move {
+            for round in 0..100 {
+                let create = "CREATE TABLE brief PARTITION OF events FOR VALUES FROM (20000) TO (20010)";
+                brief.batch_execute(create).await?;
+                brief.batch_execute(&format!("INSERT INTO events VALUES (20001, 'b', '{round}')")).await?;
+                brief.batch_execute("DROP TABLE brief").await?;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok::<(), tokio_postgres::Error>(())
+        });
         for round in 0..6 {
             postgres
                 .batch(&format!(
@@ -263,6 +287,7 @@ async fn partitions_may_come_and_go_under_load() -> Result<()> {
             }
         }
         writing.await??;
+        coming_and_going.await??;
         settled(&postgres, &mut worker, &tables).await?;
         ensure!(copied_anew(&worker) > 0, "nothing was noticed");
         Ok(())
