@@ -96,7 +96,8 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     client.batch_execute(&lock).await.map_err(|error| denied(error, table))?;
     let heaps = match &table.partitions {
         None => vec![(table.relation, full_name(table))],
-        // A query goes by the snapshot on this connection, and by what is true now on another.
+        // A query goes by the snapshot on this connection, and by what is true now on another. What was a partition and is
+        // none any more is not locked: it could be dropped while it is copied.
         Some(_) => {
             let now = connect::sql(&job.source, "lake copy").await?;
             let partitions = partitions::read(client, &[table.relation]).await?;
