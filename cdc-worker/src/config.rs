@@ -117,5 +117,31 @@ pub enum TableSelection {
     /// The rows of `lake_catalog.mirrored_tables`, as `lake.mirror` and `lake.unmirror` leave them; watched.
     Registry,
     /// These tables (`schema.table`), from a configuration file: entered into the registry at start.
-    Listed(Vec<String>),
+    Listed(Vec<ListedTable>),
+}
+
+/// A table of a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedTable {
+    /// `schema.table`, as in SQL.
+    pub name: String,
+    /// Only for its inserts and truncations: nothing tells its rows apart.
+    pub append_only: bool,
+}
+
+impl EngineConfig {
+    /// What whoever wrote the configuration should know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let TableSelection::Listed(tables) = &self.tables else { return Vec::new() };
+        let append_only = tables.iter().filter(|table| table.append_only);
+        append_only
+            .map(|table| {
+                format!(
+                    "{} is mirrored append-only: Postgres refuses its updates and deletes while it is published without a \
+                     replica identity, and one that comes all the same stops its mirror",
+                    table.name
+                )
+            })
+            .collect()
+    }
 }

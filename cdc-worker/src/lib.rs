@@ -30,7 +30,7 @@ mod spool;
 mod table;
 
 pub use config::{
-    CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection, default_copy_connections,
+    CommitConfig, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig, TableSelection, default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};

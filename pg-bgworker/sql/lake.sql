@@ -24,11 +24,11 @@ CREATE FUNCTION lake_catalog.engine_status() RETURNS jsonb
 
 -- The functions below check ownership themselves, so anybody may call them.
 
-CREATE FUNCTION lake.mirror(rel regclass, "as" text DEFAULT NULL) RETURNS text
+CREATE FUNCTION lake.mirror(rel regclass, "as" text DEFAULT NULL, append_only boolean DEFAULT false) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
     AS 'MODULE_PATHNAME', 'lake_mirror_wrapper';
-COMMENT ON FUNCTION lake.mirror(regclass, text) IS
-    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing.';
+COMMENT ON FUNCTION lake.mirror(regclass, text, boolean) IS
+    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing. append_only: only its inserts and truncations, for a table without a key.';
 
 CREATE FUNCTION lake.unmirror(rel regclass) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'

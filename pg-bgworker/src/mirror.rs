@@ -13,12 +13,12 @@ use pgrx::prelude::*;
 use crate::error::{Error, or_raise};
 use crate::lock::Lock;
 use crate::preflight;
-use crate::registry;
+use crate::registry::{self, MirroredTable};
 
-/// `lake.mirror(rel, as)`; returns the name of the table in the lake.
+/// `lake.mirror(rel, as, append_only)`; returns the name of the table in the lake.
 #[pg_extern]
-fn lake_mirror(relation: Option<pg_sys::Oid>, lake_table: Option<String>) -> String {
-    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table)))
+fn lake_mirror(relation: Option<pg_sys::Oid>, lake_table: Option<String>, append_only: Option<bool>) -> String {
+    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table, append_only.unwrap_or_default())))
 }
 
 /// `lake.unmirror(rel)`.
@@ -41,7 +41,7 @@ pub(crate) fn required<T>(argument: Option<T>) -> Result<T, Error> {
     })
 }
 
-fn mirror(relation: pg_sys::Oid, lake_table: Option<String>) -> Result<String, Error> {
+fn mirror(relation: pg_sys::Oid, lake_table: Option<String>, append_only: bool) -> Result<String, Error> {
     preflight::check_owner(relation)?;
     preflight::check_server()?;
     with_patience(|| {
@@ -50,13 +50,19 @@ fn mirror(relation: pg_sys::Oid, lake_table: Option<String>) -> Result<String, E
             preflight::check_mirror()
         })?;
         if let Some(existing) = registry::as_owner(|| registry::mirrored_table(relation))? {
-            return already_mirrored(existing.lake_table, lake_table);
+            return already_mirrored(existing, lake_table, append_only);
         }
-        let source = preflight::check_table(relation)?;
+        let source = preflight::check_table(relation, append_only)?;
         let lake_table = lake_table.unwrap_or_else(|| source.table.clone());
         registry::as_owner(|| {
             preflight::check_name(&source.schema, &lake_table)?;
-            registry::insert_table(relation, &source.schema, &source.table, &lake_table)?;
+            registry::insert_table(relation, &source.schema, &source.table, &lake_table, append_only)?;
+            if append_only {
+                warning!(
+                    "{lake_table} is mirrored append-only: Postgres refuses updates and deletes of a published table without \
+                     a replica identity, and one that comes all the same stops its mirror"
+                );
+            }
             if registry::extension("lake_query").is_some() {
                 Spi::run_with_args(
                     "SELECT lake.create_relation($1::pg_catalog.regclass, $2)",
@@ -69,7 +75,16 @@ fn mirror(relation: pg_sys::Oid, lake_table: Option<String>) -> Result<String, E
 }
 
 /// A second call is fine, unless it asks for something else.
-fn already_mirrored(is: String, wanted: Option<String>) -> Result<String, Error> {
+fn already_mirrored(existing: MirroredTable, wanted: Option<String>, append_only: bool) -> Result<String, Error> {
+    let is = existing.lake_table;
+    if existing.append_only != append_only {
+        let how = if existing.append_only { "append-only" } else { "with its updates and deletes" };
+        return Err(Error::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("the table is already mirrored, {how}"),
+        )
+        .with_hint("lake.unmirror it first, then mirror it anew"));
+    }
     match wanted {
         Some(wanted) if wanted != is => Err(Error::new(
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
@@ -116,7 +131,8 @@ fn unmirror(relation: pg_sys::Oid) -> Result<(), Error> {
 fn resync(relation: pg_sys::Oid) -> Result<(), Error> {
     preflight::check_owner(relation)?;
     with_patience(|| {
-        let source = preflight::check_table(relation)?;
+        let known = registry::as_owner(|| registry::mirrored_table(relation))?;
+        let source = preflight::check_table(relation, known.is_some_and(|table| table.append_only))?;
         registry::as_owner(|| {
             Lock::Registry.for_transaction();
             let Some(lake_table) = registry::request_copy(relation, &source.schema, &source.table)? else {

@@ -112,12 +112,14 @@ pub(crate) fn check_owner(relation: pg_sys::Oid) -> Result<(), Error> {
     }
 }
 
-/// Whether the table can be mirrored.
-pub(crate) fn check_table(relation: pg_sys::Oid) -> Result<Source, Error> {
+/// Whether the table can be mirrored, append-only perhaps: then nothing need tell its rows apart.
+pub(crate) fn check_table(relation: pg_sys::Oid, append_only: bool) -> Result<Source, Error> {
     let class = read_class(relation)?;
     let name = format!("\"{}\"", class.table);
     check_kind(&class, &name)?;
-    check_key(&class, &name)?;
+    if !append_only {
+        check_key(&class, &name)?;
+    }
     check_columns(relation, &name)?;
     Ok(Source { schema: class.schema, table: class.table })
 }
@@ -189,6 +191,9 @@ fn check_kind(class: &Class, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The way out for a table that has nothing to tell its rows apart by.
+const APPEND_ONLY: &str = "or, where rows are only ever inserted: lake.mirror(…, append_only => true)";
+
 fn check_key(class: &Class, name: &str) -> Result<(), Error> {
     if class.has_deferrable_key {
         return Err(Error::state(format!("the primary key of {name} is deferrable"))
@@ -203,13 +208,14 @@ fn check_key(class: &Class, name: &str) -> Result<(), Error> {
         return Err(Error::state(format!("{name} has no primary key"))
             .with_detail("Updates and deletes name their row by its key.")
             .with_hint(format!(
-                "ALTER TABLE {name} ADD PRIMARY KEY (…); where no column is unique: ALTER TABLE {name} REPLICA IDENTITY FULL"
+                "ALTER TABLE {name} ADD PRIMARY KEY (…); where no column is unique: ALTER TABLE {name} REPLICA IDENTITY FULL; \
+                 {APPEND_ONLY}"
             )));
     }
     if class.replica_identity == "n" {
         return Err(Error::state(format!("the replica identity of {name} is \"nothing\""))
             .with_detail("Its updates and deletes do not say which row they changed.")
-            .with_hint(format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT")));
+            .with_hint(format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT; {APPEND_ONLY}")));
     }
     if !class.identity_is_key {
         return Err(Error::state(format!("the replica identity of {name} is another index than its primary key"))

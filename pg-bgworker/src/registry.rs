@@ -39,6 +39,8 @@ pub(crate) struct MirroredTable {
     pub(crate) error: Option<String>,
     /// What to do about it.
     pub(crate) error_hint: Option<String>,
+    /// Only its inserts and truncations are wanted.
+    pub(crate) append_only: bool,
 }
 
 /// The oid of an extension, if it is installed. Inside a transaction.
@@ -120,7 +122,7 @@ pub(crate) fn mirror_of_database() -> Result<Option<Mirror>, Error> {
 
 /// The row of a mirrored table.
 pub(crate) fn mirrored_table(relation: pg_sys::Oid) -> Result<Option<MirroredTable>, Error> {
-    let query = "SELECT lake_table, state, error, error_hint
+    let query = "SELECT lake_table, state, error, error_hint, append_only
                  FROM lake_catalog.mirrored_tables WHERE mirror = $1 AND relation = $2";
     row(query, &[MIRROR.into(), relation.into()], |row| {
         Ok(MirroredTable {
@@ -128,21 +130,28 @@ pub(crate) fn mirrored_table(relation: pg_sys::Oid) -> Result<Option<MirroredTab
             state: row.get(2)?.unwrap_or_default(),
             error: row.get(3)?,
             error_hint: row.get(4)?,
+            append_only: row.get(5)?.unwrap_or_default(),
         })
     })
 }
 
 /// Enters a table, and the mirror with it when it is the first. The publication comes before both.
-pub(crate) fn insert_table(relation: pg_sys::Oid, schema: &str, table: &str, lake_table: &str) -> Result<(), Error> {
+pub(crate) fn insert_table(
+    relation: pg_sys::Oid,
+    schema: &str,
+    table: &str,
+    lake_table: &str,
+    append_only: bool,
+) -> Result<(), Error> {
     publish(schema, table)?;
     Spi::run_with_args(
         "INSERT INTO lake_catalog.mirrors (mirror, publication, slot) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         &[MIRROR.into(), PUBLICATION.into(), settings::slot_name().into()],
     )?;
     Spi::run_with_args(
-        "INSERT INTO lake_catalog.mirrored_tables (mirror, relation, source_schema, source_table, lake_table)
-         VALUES ($1, $2, $3, $4, $5)",
-        &[MIRROR.into(), relation.into(), schema.into(), table.into(), lake_table.into()],
+        "INSERT INTO lake_catalog.mirrored_tables (mirror, relation, source_schema, source_table, lake_table, append_only)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        &[MIRROR.into(), relation.into(), schema.into(), table.into(), lake_table.into(), append_only.into()],
     )?;
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 One JSON request on standard input, one JSON answer on standard output:
 
-  compare    every table of the request: heap = DuckDB = PyIceberg, column types and field ids included
+  compare    every table of the request: heap = DuckDB = PyIceberg, column types and field ids included; the heap may
+             be a query, for a table of which the lake has some rows and columns only
   invariant  one SQL query, evaluated by DuckDB on the newest source LSNs that retained snapshots stand for; all values
   read       one SQL query, evaluated by DuckDB on the current snapshots
   strays     the files of a warehouse that no retained snapshot of the catalog's tables names
@@ -76,11 +77,14 @@ def quoted(table):
     return psycopg2.sql.SQL(".").join([psycopg2.sql.Identifier(schema), psycopg2.sql.Identifier(name)])
 
 
-def columns_of(connection, table):
+def columns_of(connection, table, heap):
     with connection.cursor() as cursor:
         cursor.execute(COLUMNS, [quoted(table).as_string(connection)])
         names = ("id", "name", "type", "precision", "scale", "key")
-        return [dict(zip(names, row)) for row in cursor.fetchall()]
+        columns = [dict(zip(names, row)) for row in cursor.fetchall()]
+        cursor.execute(f"SELECT * FROM {heap} LIMIT 0")
+        wanted = {column.name for column in cursor.description}
+        return [column for column in columns if column["name"] in wanted]
 
 
 def locations(connection, request):
@@ -96,14 +100,14 @@ def locations(connection, request):
     return (rows[0][0] if rows else None), {row[1]: row[2] for row in rows}
 
 
-def heap_rows(connection, table, columns):
+def heap_rows(connection, heap, columns):
     """The heap's rows in canonical text."""
     prints = []
     for column in columns:
         name = psycopg2.sql.Identifier(column["name"]).as_string(connection)
         pattern = TYPES[column["type"]][1]
         prints.append(pattern.format(c=name, s=column["scale"]))
-    statement = f"COPY (SELECT {', '.join(prints)} FROM {quoted(table).as_string(connection)}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
+    statement = f"COPY (SELECT {', '.join(prints)} FROM {heap}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
     buffer = io.BytesIO()
     with connection.cursor() as cursor:
         cursor.copy_expert(statement, buffer)
@@ -241,8 +245,10 @@ def by_duckdb(session, location):
 def compare_table(connection, request, session, catalog, table):
     lsn, found = locations(connection, request)
     expect(table in found, f"not in the catalog, which has {sorted(found)}")
-    columns = columns_of(connection, table)
-    heap = ordered(heap_rows(connection, table, columns), columns)
+    query = request["heap"].get(table)
+    source = f"({query}) part" if query else quoted(table).as_string(connection)
+    columns = columns_of(connection, table, source)
+    heap = ordered(heap_rows(connection, source, columns), columns)
     iceberg = catalog.load_table(tuple(table.split(".", 1)))
     compare_schema(iceberg, columns)
     result = {"table": table, "rows": heap.num_rows, "lsn": lsn}

@@ -62,8 +62,21 @@ impl Oracle {
     /// Waits for the lake, then compares every table, by DuckDB and by PyIceberg: rows, values bit by bit, column types
     /// and field ids. The source must stand still. Gives the number of rows compared.
     pub async fn assert_equal(&self, postgres: &Postgres, tables: &[&str], limit: Duration) -> Result<u64> {
+        self.compare(postgres, tables, json!({}), limit).await
+    }
+
+    /// The same for tables of which the lake has a part: each with the query that gives that part of the heap, a subset of
+    /// the table's rows and columns.
+    pub async fn assert_equal_to(&self, postgres: &Postgres, parts: &[(&str, &str)], limit: Duration) -> Result<u64> {
+        let tables: Vec<&str> = parts.iter().map(|(table, _)| *table).collect();
+        let heap: serde_json::Map<String, Value> =
+            parts.iter().map(|(table, query)| ((*table).to_owned(), json!(query))).collect();
+        self.compare(postgres, &tables, json!(heap), limit).await
+    }
+
+    async fn compare(&self, postgres: &Postgres, tables: &[&str], heap: Value, limit: Duration) -> Result<u64> {
         self.caught_up(postgres, limit).await?;
-        let answer = self.ask("compare", json!({ "tables": tables })).await?;
+        let answer = self.ask("compare", json!({ "tables": tables, "heap": heap })).await?;
         let results = answer["tables"].as_array().context("results by table")?;
         ensure!(results.len() == tables.len(), "{} results for {} tables", results.len(), tables.len());
         let mut rows = 0;

@@ -37,6 +37,8 @@ pub mod exit_code {
 pub struct WorkerConfig {
     /// `tables`.
     pub tables: Vec<String>,
+    /// `append_only`.
+    pub append_only: Vec<String>,
     /// `source.host`.
     pub host: String,
     /// `source.port`.
@@ -71,6 +73,7 @@ impl WorkerConfig {
         let directory = scratch.directory(&format!("worker-{name}"))?;
         Ok(Self {
             tables: tables.iter().map(|&table| table.to_owned()).collect(),
+            append_only: Vec::new(),
             host: postgres.socket_dir().display().to_string(),
             port: postgres.port(),
             user: Source::ROLE.to_owned(),
@@ -100,13 +103,13 @@ impl WorkerConfig {
             return text.clone();
         }
         let mut text = String::new();
-        let tables: Vec<String> = self.tables.iter().map(|table| format!("{table:?}")).collect();
+        let list = |tables: &[String]| tables.iter().map(|table| format!("{table:?}")).collect::<Vec<_>>().join(", ");
         let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
         let (warehouse, state) = (self.warehouse.display(), self.state.display());
         let _ = write!(
             text,
             "mirror = \"lake\"\n\
-             tables = [{}]\n\
+             tables = [{}]\nappend_only = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n\
@@ -115,7 +118,8 @@ impl WorkerConfig {
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
              [read]\nsocket = \"{}/read.sock\"\n\
              [log]\nformat = \"text\"\n",
-            tables.join(", "),
+            list(&self.tables),
+            list(&self.append_only),
             self.directory.display()
         );
         text
@@ -169,7 +173,7 @@ impl Worker {
     /// Starts it and waits until all of its tables stream.
     pub async fn start(config: &WorkerConfig, postgres: &Postgres) -> Result<Self> {
         let mut worker = Self::spawn(config)?;
-        worker.streaming(postgres, config.tables.len()).await?;
+        worker.streaming(postgres, config.tables.len() + config.append_only.len()).await?;
         Ok(worker)
     }
 

@@ -4,10 +4,11 @@ use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::{EngineConfig, TableSelection};
-use crate::engine::published;
+use crate::config::{EngineConfig, ListedTable, TableSelection};
 use crate::error::{Error, ErrorKind};
-use crate::source::{connect, preflight, relation, slot};
+use crate::registry::ensure_schema;
+use crate::source::relation::Wanted;
+use crate::source::{connect, preflight, publication, relation, slot};
 
 /// Prints every finding with its remedy.
 ///
@@ -24,9 +25,9 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     let mut find = |error: &Error| {
         findings.push((error.report(), error.hint().unwrap_or("").to_owned()));
     };
-    if let TableSelection::Listed(names) = &config.tables {
-        for name in names {
-            match listed(config, &client, name).await {
+    if let TableSelection::Listed(tables) = &config.tables {
+        for table in tables {
+            match listed(config, &client, table).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::SourceUnreachable => return Err(error),
                 Err(error) => find(&error),
@@ -36,6 +37,9 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     let warehouse = Warehouse::open(&config.lake.warehouse).map_err(Error::from);
     if let Err(error) = &warehouse {
         find(error);
+    }
+    for warning in config.warnings() {
+        println!("warning: {warning}");
     }
     if findings.is_empty() {
         println!("ready: the mirror can run");
@@ -53,10 +57,10 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
 }
 
 /// Whether a listed table is there, fit, and published.
-async fn listed(config: &EngineConfig, client: &Client, name: &str) -> Result<()> {
-    let relation = relation::resolve(client, name).await?;
-    relation::describe(client, relation, None).await?;
-    published(client, relation, &config.source.publication).await
+async fn listed(config: &EngineConfig, client: &Client, table: &ListedTable) -> Result<()> {
+    let relation = relation::resolve(client, &table.name).await?;
+    relation::describe(client, relation, Wanted::new(&config.source.publication, table.append_only)).await?;
+    publication::check(client, relation, config).await
 }
 
 /// Enters the configured tables into the registry, where a running worker looks every half second.
@@ -66,13 +70,14 @@ async fn listed(config: &EngineConfig, client: &Client, name: &str) -> Result<()
 pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
     connect::check(&config.source)?;
     let client = connect::sql(&config.source, "lake mirror").await?;
-    let TableSelection::Listed(names) = &config.tables else { return Ok(()) };
+    let TableSelection::Listed(tables) = &config.tables else { return Ok(()) };
     if !config.registry(&client).exists().await? {
         return Err(Error::new(ErrorKind::SourceUnfit, format!("mirror \"{}\" has never run", config.mirror))
             .with_hint("cdc-worker run enters the tables itself"));
     }
-    crate::engine::list(config, &client, names).await?;
-    println!("mirror \"{}\" follows {} table(s)", config.mirror, names.len());
+    ensure_schema(&client, &config.lake.catalog_schema).await?;
+    crate::engine::list(config, &client, tables).await?;
+    println!("mirror \"{}\" follows {} table(s)", config.mirror, tables.len());
     Ok(())
 }
 
@@ -83,17 +88,22 @@ pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
 pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()> {
     connect::check(&config.source)?;
     let client = connect::sql(&config.source, "lake resync").await?;
-    let mut relations = Vec::with_capacity(names.len());
-    for name in names {
-        listed(config, &client, name).await.map_err(Error::of_the_source)?;
-        relations.push(relation::resolve(&client, name).await?);
-    }
     let missing = |name: &str| {
         Error::new(ErrorKind::SourceUnfit, format!("{name} is not a table of mirror \"{}\"", config.mirror))
             .with_hint("add it to `tables` in the configuration, then: cdc-worker mirror")
     };
     if !config.registry(&client).exists().await? {
         return Err(missing(&names.join(", ")));
+    }
+    ensure_schema(&client, &config.lake.catalog_schema).await?;
+    let registered = config.registry(&client).tables().await?;
+    let mut relations = Vec::with_capacity(names.len());
+    for name in names {
+        let relation = relation::resolve(&client, name).await?;
+        let known = registered.iter().find(|table| table.relation == relation);
+        let table = ListedTable { name: name.clone(), append_only: known.is_some_and(|table| table.append_only) };
+        listed(config, &client, &table).await.map_err(Error::of_the_source)?;
+        relations.push(relation);
     }
     client.batch_execute("BEGIN").await?;
     for (name, relation) in names.iter().zip(relations) {

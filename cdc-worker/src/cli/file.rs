@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::{
-    CommitConfig, EngineConfig, LakeConfig, Secret, SourceConfig, TableSelection, default_copy_connections,
+    CommitConfig, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig, TableSelection, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -33,7 +33,11 @@ pub enum LogFormat {
 struct File {
     #[serde(default = "default_mirror")]
     mirror: String,
+    #[serde(default)]
     tables: Vec<String>,
+    /// Tables of which only inserts and truncations are followed.
+    #[serde(default)]
+    append_only: Vec<String>,
     source: Source,
     lake: Lake,
     #[serde(default)]
@@ -144,8 +148,12 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             .with_hint("the README lists all keys")
     })?;
     let password = password(file.source.password_file.as_deref())?;
-    if file.tables.is_empty() {
+    if file.tables.is_empty() && file.append_only.is_empty() {
         return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
+    }
+    if let Some(name) = file.append_only.iter().find(|name| file.tables.contains(name)) {
+        return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
+            .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
     }
     let slot = file.source.slot;
     if slot.is_empty()
@@ -189,9 +197,13 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         state_dir: file.state.dir,
         read_socket: file.read.socket,
         admin_listen: file.admin.listen,
-        tables: TableSelection::Listed(file.tables),
+        tables: TableSelection::Listed(listed(file.tables, false).chain(listed(file.append_only, true)).collect()),
     };
     Ok((config, file.log.format))
+}
+
+fn listed(names: Vec<String>, append_only: bool) -> impl Iterator<Item = ListedTable> {
+    names.into_iter().map(move |name| ListedTable { name, append_only })
 }
 
 fn password(file: Option<&Path>) -> Result<Option<Secret>, Error> {
@@ -245,6 +257,16 @@ mod tests {
         let error = load_text(&format!("{LEAST}\n[commit]\nintervall = '1s'\n")).unwrap_err();
         assert!(error.report().contains("intervall"), "{}", error.report());
         assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_table_is_named_once() {
+        let both = format!("append_only = ['public.t']\n{LEAST}");
+        assert!(load_text(&both).unwrap_err().report().contains("public.t"));
+        let (config, _) = load_text(&both.replace("tables = ['public.t']", "")).unwrap();
+        assert_eq!(config.warnings().len(), 1);
+        assert!(config.warnings()[0].contains("public.t"));
+        assert!(load_text(&LEAST.replace("'public.t'", "")).is_err(), "no table at all");
     }
 
     #[test]

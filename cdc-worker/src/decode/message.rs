@@ -288,11 +288,6 @@ pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
     })
 }
 
-/// Whether a message describes a table.
-pub(crate) fn is_relation(raw: &[u8]) -> bool {
-    raw.first() == Some(&b'R')
-}
-
 fn expect(at: &mut Cursor<'_>, byte: u8) -> Result<()> {
     if at.byte()? == byte { Ok(()) } else { Err(malformed("an unknown part in a change")) }
 }

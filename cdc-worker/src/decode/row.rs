@@ -194,7 +194,9 @@ impl RowBuilder {
                 }
                 Cell::Unchanged => {
                     let old = old.ok_or_else(|| {
+                        // A row that an update moves into the publication's row filter arrives as an insert.
                         Error::new(ErrorKind::Table, "an unchanged TOASTed value has no old row to come from")
+                            .with_hint(format!("ALTER TABLE … REPLICA IDENTITY FULL, then {COPY_ANEW}"))
                     })?;
                     let value = value_at(old.batch.column(index).as_ref(), old.row)?;
                     if let Some(Value::Text(text)) = value {

@@ -35,6 +35,7 @@ impl Session {
         };
         match change {
             Message::Relation(described) => {
+                self.trees.described(described.oid);
                 match self.tables.get_mut(&described.oid).map(|table| &mut table.entry) {
                     Some(Entry::Streaming(streaming)) => streaming.describe(described.clone()),
                     Some(Entry::Copying(copying)) => copying.wait(commit, raw)?,
@@ -50,6 +51,7 @@ impl Session {
             }
             Message::Delete { relation, old } => self.route(relation, commit, raw, RowChange::Delete(old)).await,
             Message::Truncate { relations } => {
+                self.trees.no_partition_changes();
                 for relation in relations {
                     self.route(relation, commit, raw, RowChange::Truncate).await?;
                 }
@@ -61,13 +63,16 @@ impl Session {
     }
 
     async fn route(&mut self, relation: u32, commit: Commit, raw: &Bytes, row: RowChange) -> Result<()> {
+        if let Some(partition) = self.trees.partition_of_change(relation) {
+            self.partition_changes(relation, partition, commit.lsn).await?;
+        }
         match self.tables.get_mut(&relation).map(|table| &mut table.entry) {
             Some(Entry::Copying(copying)) => copying.wait(commit, raw),
             Some(Entry::CatchingUp(catching_up)) => catching_up.wait(commit, raw),
             Some(Entry::Streaming(streaming)) => {
                 let lake = LakeSide { warehouse: &self.warehouse, catalog: &self.catalog };
                 let applied = streaming.apply(commit.lsn, &row, &lake).await;
-                if self.or_stopped(relation, applied)? == Some(true) && self.oldest_pending.is_none() {
+                if self.or_stopped(relation, applied).await? == Some(true) && self.oldest_pending.is_none() {
                     self.oldest_pending = Some((tokio::time::Instant::now(), commit.time_us));
                 }
                 Ok(())
@@ -78,11 +83,13 @@ impl Session {
     }
 
     /// An error that is the table's own stops the table, not the session (I6).
-    pub(super) fn or_stopped<T>(&mut self, relation: u32, done: Result<T>) -> Result<Option<T>> {
+    pub(super) async fn or_stopped<T>(&mut self, relation: u32, done: Result<T>) -> Result<Option<T>> {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(error) if error.kind() == ErrorKind::Table => {
-                self.fail_table(relation, error);
+                if !self.partitions_explain(relation).await? {
+                    self.fail_table(relation, error);
+                }
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -19,14 +19,15 @@ use crate::decode::message::{self, Commit, Message, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
-use crate::source::relation::{self, SourceTable};
+use crate::source::partitions::Links;
+use crate::source::publication;
+use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
 use crate::table::{FileState, MirroredTable, PositionIndex};
 
 use super::apply::{LakeSide, RowChange};
 use super::entry::{CatchingUp, Entry, Streaming, Table};
 use super::session::Session;
-use super::start::published;
 
 /// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
 const MOST_COPIES: usize = 2;
@@ -132,7 +133,7 @@ impl Session {
             .collect();
         for relation in gone {
             tracing::info!(table = relation, "no longer mirrored");
-            self.forget(relation)?;
+            self.forget(relation);
         }
         self.wanted.clear();
         for table in registered {
@@ -140,7 +141,7 @@ impl Session {
             match table.state {
                 // Unmirrored and mirrored again between two looks.
                 TableState::Requested if known => {
-                    self.forget(table.relation)?;
+                    self.forget(table.relation);
                     self.wanted.push_back(table);
                 }
                 TableState::Requested | TableState::Copying if !known => self.wanted.push_back(table),
@@ -158,10 +159,11 @@ impl Session {
                         &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
-                TableState::Streaming | TableState::Copying => self.check_scope(&table),
+                TableState::Streaming | TableState::Copying => self.check_scope(&table).await?,
                 TableState::Requested | TableState::Errored => {}
             }
         }
+        self.look_at_partitions().await?;
         self.begin_copies().await
     }
 
@@ -177,22 +179,34 @@ impl Session {
     }
 
     /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
-    fn check_scope(&mut self, registered: &RegisteredTable) {
-        let Some(table) = self.tables.get(&registered.relation) else { return };
+    async fn check_scope(&mut self, registered: &RegisteredTable) -> Result<()> {
+        let Some(table) = self.tables.get(&registered.relation) else { return Ok(()) };
         if matches!(table.entry, Entry::Errored { .. }) {
-            return;
+            return Ok(());
         }
+        let streams = table.entry.following().is_some();
         let shown = format!("{}.{}", table.schema, table.name);
-        let error = if registered.row_filtered {
-            relation::row_filtered(&shown)
+        let error = if registered.row_filtered && !publication::allows_parts(&self.config) {
+            publication::row_filtered(&shown)
         } else if registered.has_heirs {
             relation::has_heirs(&shown)
         } else if registered.sent_as_root {
-            relation::published_as_root(&shown)
+            publication::as_root(&shown)
+        } else if registered.sent_as_partitions {
+            publication::as_partitions(&shown)
+        } else if streams && registered.copied_as.is_none() {
+            // Copied before this was remembered.
+            let registry = self.config.registry(&self.control);
+            return registry
+                .copied(registered.relation, &registered.published_as, registered.partitions.as_deref())
+                .await;
+        } else if streams && registered.copied_as.as_ref() != Some(&registered.published_as) {
+            publication::otherwise(&shown)
         } else {
-            return;
+            return Ok(());
         };
         self.fail_table(registered.relation, error);
+        Ok(())
     }
 
     fn source_gone(&mut self, relation: u32, how: &str, hint: &str) {
@@ -203,12 +217,12 @@ impl Session {
         self.fail_table(relation, Error::new(ErrorKind::Table, how).with_hint(hint));
     }
 
-    fn forget(&mut self, relation: u32) -> Result<()> {
+    pub(super) fn forget(&mut self, relation: u32) {
+        self.trees.forget(relation);
         if let Some(table) = self.tables.remove(&relation) {
             self.discard_entry(table.entry);
         }
         self.failures.retain(|(failed, _)| *failed != relation);
-        Ok(())
     }
 
     /// Removes what a table that does not go on has written and Iceberg has not got.
@@ -242,9 +256,13 @@ impl Session {
 
     async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
         let relation = registered.relation;
-        let described = relation::describe(&self.control, relation, Some(&registered.lake_table)).await;
+        let wanted = Wanted {
+            lake_name: Some(&registered.lake_table),
+            ..Wanted::new(&self.config.source.publication, registered.append_only)
+        };
+        let described = relation::describe(&self.control, relation, wanted).await;
         let checked = match described {
-            Ok(source) => published(&self.control, relation, &self.config.source.publication).await.map(|()| source),
+            Ok(source) => publication::check(&self.control, relation, &self.config).await.map(|()| source),
             Err(error) => Err(error),
         };
         let source = match checked {
@@ -278,6 +296,9 @@ impl Session {
             // The session may have ended; then nobody waits for this copy.
             let _ = done.send(CopyMessage { relation, generation, outcome }).await;
         });
+        if source.partitions.is_some() {
+            self.trees.copying(relation);
+        }
         let (schema, name) = (source.schema.clone(), source.name.clone());
         let copying = Copying {
             generation,
@@ -294,7 +315,7 @@ impl Session {
     }
 
     /// A copy's task reports.
-    pub(super) fn copied(&mut self, message: CopyMessage) -> Result<()> {
+    pub(super) async fn copied(&mut self, message: CopyMessage) -> Result<()> {
         let CopyMessage { relation, generation, outcome } = message;
         let Some(Entry::Copying(copying)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
             return Ok(());
@@ -305,7 +326,7 @@ impl Session {
         match outcome {
             Ok(copied) => {
                 tracing::info!(table = relation, lsn = %copied.consistent_point, rows = copied.rows, "copied");
-                self.begin_catching_up(relation, copied)
+                self.begin_catching_up(relation, copied).await
             }
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {
                 self.fail_table(relation, error);
@@ -316,11 +337,14 @@ impl Session {
         }
     }
 
-    fn begin_catching_up(&mut self, relation: u32, copied: Copied) -> Result<()> {
+    async fn begin_catching_up(&mut self, relation: u32, copied: Copied) -> Result<()> {
         let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
             return Ok(());
         };
         let Copying { source, lake, index, described, queue, .. } = *copying;
+        let partitions = copied.partitions.as_ref().map(Links::to_text);
+        let registry = self.config.registry(&self.control);
+        registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
         let files = copied.files.iter().map(FileState::written).collect();
         let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
         table.take_copied(copied.files);
@@ -330,6 +354,10 @@ impl Session {
         streaming.copied_rows = copied.rows;
         let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
         self.tables.insert(relation, Table::new(schema, name, entry));
+        if let Some(partitions) = copied.partitions {
+            // Where they have changed meanwhile, another copy begins.
+            self.partitions_copied(relation, partitions, copied.consistent_point).await?;
+        }
         Ok(())
     }
 
@@ -348,7 +376,7 @@ impl Session {
             };
             let lake = LakeSide { warehouse: &self.warehouse, catalog: &self.catalog };
             let done = catching_up.catch_up(relation, &lake).await;
-            if self.or_stopped(relation, done)?.is_some() {
+            if self.or_stopped(relation, done).await?.is_some() {
                 self.join(relation);
             }
         }

@@ -22,6 +22,26 @@ pub(super) enum Entry {
     Errored { reason: String, hint: Option<String> },
 }
 
+impl Entry {
+    /// The table, if it is copied and follows the stream, be it with a delay.
+    pub(super) fn following(&self) -> Option<&Streaming> {
+        match self {
+            Self::Streaming(streaming) => Some(streaming),
+            Self::CatchingUp(catching_up) => Some(&catching_up.streaming),
+            Self::Copying(_) | Self::Errored { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn following_mut(&mut self) -> Option<&mut Streaming> {
+        match self {
+            Self::Streaming(streaming) => Some(streaming),
+            Self::CatchingUp(catching_up) => Some(&mut catching_up.streaming),
+            Self::Copying(_) | Self::Errored { .. } => None,
+        }
+    }
+}
+
 /// A table whose copy is done, and which applies what the stream brought meanwhile.
 pub(super) struct CatchingUp {
     pub(super) streaming: Streaming,

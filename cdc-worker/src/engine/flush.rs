@@ -52,6 +52,7 @@ impl Session {
     /// Commits what is applied. Called between transactions only.
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.commit_due = false;
+        self.look_at_partitions().await?;
         self.register_failures().await?;
         let begun = Instant::now();
         let attempt = Uuid::now_v7();

@@ -110,8 +110,8 @@ impl Session {
             let subxid = piece.try_get_u32().map_err(|error| {
                 Error::new(ErrorKind::Io, "a piece of a transaction came back damaged").with_source(error)
             })?;
-            // The source describes a table once a transaction, be it in a subtransaction that is rolled back afterwards.
-            if !replay.aborted.contains(&subxid) || message::is_relation(&piece) {
+            // A table that was described in a subtransaction which was rolled back is described again behind it.
+            if !replay.aborted.contains(&subxid) {
                 let change = message::parse(&piece)?;
                 self.apply(&piece, change).await?;
             }

@@ -11,6 +11,7 @@ mod copying;
 mod entry;
 mod flush;
 mod intake;
+mod partitions;
 mod session;
 mod stage;
 mod start;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use start::{list, published};
+pub(crate) use start::list;
 
 use crate::Result;
 use crate::config::EngineConfig;
@@ -44,6 +45,9 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// What kept the first session from starting, or any later error whose [`Error::retry`] is [`Retry::Never`].
 pub async fn run(config: EngineConfig, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     let config = Arc::new(config);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let pulse = Arc::new(Pulse::default());
     let (asks, mut inbox) = mpsc::channel(ASK_QUEUE);
     // Readers outlive sessions, and so does their hold on files.

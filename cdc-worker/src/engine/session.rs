@@ -25,6 +25,7 @@ use super::answer::Waiter;
 use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
 use super::intake::Replay;
+use super::partitions::Trees;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -51,6 +52,8 @@ pub(super) struct Session {
     pub(super) tables: HashMap<u32, Table>,
     /// The newest description of each table in the stream.
     pub(super) relations: HashMap<u32, Relation>,
+    /// What is known of the partitions of partitioned tables.
+    pub(super) trees: Trees,
     pub(super) leases: Leases,
     /// End of what the source has sent.
     pub(super) received: Lsn,
@@ -113,6 +116,7 @@ impl Session {
             epoch,
             tables: HashMap::new(),
             relations: HashMap::new(),
+            trees: Trees::default(),
             leases,
             received: begin,
             applied: begin,
@@ -136,10 +140,11 @@ impl Session {
     pub(super) fn with_tables(
         mut self,
         tables: HashMap<u32, Table>,
+        trees: Trees,
         copies_in: mpsc::Sender<CopyMessage>,
         copies: mpsc::Receiver<CopyMessage>,
     ) -> Self {
-        (self.tables, self.copies_in, self.copies) = (tables, copies_in, copies);
+        (self.tables, self.trees, self.copies_in, self.copies) = (tables, trees, copies_in, copies);
         self
     }
 
@@ -196,7 +201,7 @@ impl Session {
                     None => return Ok(()),
                 },
                 message = self.copies.recv() => if let Some(message) = message {
-                    self.copied(message)?;
+                    self.copied(message).await?;
                     self.begin_copies().await?;
                 },
                 _ = tick.tick() => {

@@ -11,18 +11,13 @@ use uuid::Uuid;
 use crate::Result;
 use crate::source::copy::FILE_BYTES;
 
-use super::entry::Entry;
 use super::session::Session;
 
 impl Session {
     /// Bytes of changes in memory, of tables that stream and of tables that catch up.
     fn pending_bytes(&self) -> u64 {
-        let tables = self.tables.values().map(|table| match &table.entry {
-            Entry::Streaming(streaming) => streaming.table.pending_bytes(),
-            Entry::CatchingUp(catching_up) => catching_up.streaming.table.pending_bytes(),
-            Entry::Copying(_) | Entry::Errored { .. } => 0,
-        });
-        tables.sum::<usize>() as u64
+        let following = self.tables.values().filter_map(|table| table.entry.following());
+        following.map(|streaming| streaming.table.pending_bytes() as u64).sum()
     }
 
     /// Makes room in memory, if that is needed: the largest tables' rows go into files until half of the budget is free,
@@ -37,11 +32,8 @@ impl Session {
             if self.pending_bytes() <= budget / 2 {
                 break;
             }
-            let tables = self.tables.values_mut().filter_map(|table| match &mut table.entry {
-                Entry::Streaming(streaming) => Some(&mut streaming.table),
-                Entry::CatchingUp(catching_up) => Some(&mut catching_up.streaming.table),
-                Entry::Copying(_) | Entry::Errored { .. } => None,
-            });
+            let following = self.tables.values_mut().filter_map(|table| table.entry.following_mut());
+            let tables = following.map(|streaming| &mut streaming.table);
             let Some(table) = tables.max_by_key(|table| table.pending_bytes()) else { break };
             let batches = table.fresh_batches()?;
             let written = write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), &batches).await?;

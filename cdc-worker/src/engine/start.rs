@@ -10,17 +10,20 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::{EngineConfig, TableSelection};
+use crate::config::{EngineConfig, ListedTable, TableSelection};
 use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::partitions::Links;
+use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, WalStream};
-use crate::source::{connect, preflight, relation, slot};
+use crate::source::{connect, preflight, publication, relation, slot};
 use crate::spool::SpoolDirectory;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::entry::{Entry, Streaming, Table};
+use super::partitions::Trees;
 use super::session::Session;
 
 /// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
@@ -44,8 +47,8 @@ impl Session {
         let system_id = ReplicationSession::connect(source, "lake engine").await?.system_id().await?;
         let registry = config.registry(&control);
         let claim = registry.claim(source, &system_id).await?;
-        if let TableSelection::Listed(names) = &config.tables {
-            list(config, &control, names).await?;
+        if let TableSelection::Listed(tables) = &config.tables {
+            list(config, &control, tables).await?;
         }
         let begin = resume_at(config, &control, claim.lsn).await?;
         tracing::info!(mirror = config.mirror, epoch = claim.epoch, lsn = %begin, "claimed the mirror");
@@ -57,9 +60,14 @@ impl Session {
         ));
         let store = IndexStore::create(&config.state_dir.join("index"))?;
         let mut tables = HashMap::new();
+        let mut trees = Trees::default();
         for registered in registry.tables().await? {
             let relation = registered.relation;
+            let remembered = Links::from_text(registered.partitions.as_deref());
             if let Some(table) = reload(config, &control, &catalog, &warehouse, &store, registered, begin).await? {
+                if let (Entry::Streaming(_), Some(links)) = (&table.entry, remembered) {
+                    trees.know(relation, links);
+                }
                 tables.insert(relation, table);
             }
         }
@@ -79,7 +87,7 @@ impl Session {
             claim.epoch,
             begin,
         )
-        .with_tables(tables, copies_in, copies)
+        .with_tables(tables, trees, copies_in, copies)
         .with_connection(connection);
         session.sweep_strays();
         Ok(session)
@@ -102,56 +110,20 @@ async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<WalStream> {
 
 /// Enters the configured tables into the registry. A new one that cannot be mirrored stops the start, for the person who
 /// wrote the list is there to read why; one that the mirror has already stops alone (I6), when its turn comes.
-pub(crate) async fn list(config: &EngineConfig, control: &Client, names: &[String]) -> Result<()> {
+pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[ListedTable]) -> Result<()> {
     let registered = config.registry(control).tables().await?;
-    let mut relations = Vec::with_capacity(names.len());
-    for name in names {
-        let relation = relation::resolve(control, name).await?;
-        if registered.iter().any(|table| table.relation == relation) {
-            relations.push(relation);
+    let mut relations = Vec::with_capacity(tables.len());
+    for table in tables {
+        let relation = relation::resolve(control, &table.name).await?;
+        relations.push((relation, table.append_only));
+        if registered.iter().any(|known| known.relation == relation) {
             continue;
         }
-        relation::describe(control, relation, None).await.map_err(Error::of_the_source)?;
-        published(control, relation, &config.source.publication).await.map_err(Error::of_the_source)?;
-        relations.push(relation);
+        let wanted = Wanted::new(&config.source.publication, table.append_only);
+        relation::describe(control, relation, wanted).await.map_err(Error::of_the_source)?;
+        publication::check(control, relation, config).await.map_err(Error::of_the_source)?;
     }
     config.registry(control).list(&relations).await
-}
-
-/// Refuses a table that is not in the publication, or not as a whole: its changes would not all arrive.
-pub(crate) async fn published(control: &Client, relation: u32, publication: &str) -> Result<()> {
-    let row = control
-        .query_one(
-            "SELECT n.nspname || '.' || c.relname, p.pubname IS NOT NULL, p.rowfilter IS NOT NULL, \
-                    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
-                            AND NOT a.attisdropped AND a.attname <> ALL (p.attnames)), \
-                    c.relispartition AND EXISTS (SELECT FROM pg_publication v WHERE v.pubname = $2 AND v.pubviaroot \
-                        AND (v.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
-                             JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
-                             (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = v.oid AND r.prrelid = u.relid) \
-                             OR EXISTS (SELECT FROM pg_publication_namespace s \
-                                        WHERE s.pnpubid = v.oid AND s.pnnspid = uc.relnamespace))))) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             LEFT JOIN pg_publication_tables p ON p.pubname = $2 AND p.schemaname = n.nspname \
-                 AND p.tablename = c.relname WHERE c.oid = $1",
-            &[&relation, &publication],
-        )
-        .await?;
-    let name: &str = row.get(0);
-    if row.get(4) {
-        return Err(relation::published_as_root(name));
-    }
-    if row.get(2) {
-        return Err(relation::row_filtered(name));
-    }
-    if row.get(3) {
-        return Err(relation::column_filtered(name));
-    }
-    if row.get(1) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
-        .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
 }
 
 /// Where streaming goes on, and the proof that nothing before it was skipped.
@@ -219,7 +191,13 @@ async fn reload(
         let reason = registered.error.unwrap_or_default();
         return Ok(Some(Table::errored(reason, registered.error_hint)));
     }
-    let described = match relation::describe(control, relation, Some(&registered.lake_table)).await {
+    let wanted = Wanted {
+        lake_name: Some(&registered.lake_table),
+        publication: &config.source.publication,
+        append_only: registered.append_only,
+        streams: registered.state == TableState::Streaming,
+    };
+    let described = match relation::describe(control, relation, wanted).await {
         Ok(described) => described,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, relation, error, begin).await.map(Some);
@@ -252,13 +230,30 @@ async fn reload(
         }
         return Ok(None);
     };
+    if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
+        tracing::info!(table = relation, "the table is copied anew: its partitions were not remembered");
+        config.registry(control).resync(relation).await?;
+        return Ok(None);
+    }
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
     let identity = described.identity;
     let index = store.table(identity);
     let files = lake.live_files(warehouse).await?;
-    build_index(warehouse, &lake, identity, &index, &files).await?;
+    match build_index(warehouse, &lake, identity, &index, &files).await {
+        Ok(()) => {}
+        // Rows of a partition that was emptied beside the stream, say, and came again.
+        Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
+            tracing::info!(table = relation, "the table is copied anew: {}", error.report());
+            config.registry(control).resync(relation).await?;
+            return Ok(None);
+        }
+        Err(error) if error.kind() == ErrorKind::Table => {
+            return stopped(config, control, relation, error, begin).await.map(Some);
+        }
+        Err(error) => return Err(error),
+    }
     let files = files.into_iter().map(FileState::new).collect();
     let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
     streaming.copied_rows = registered.copied_rows;
@@ -286,6 +281,9 @@ async fn build_index(
     index: &PositionIndex,
     files: &[iceberg_writer::LiveFile],
 ) -> Result<()> {
+    if identity == RowIdentity::AppendOnly {
+        return Ok(());
+    }
     let keys = identity.columns(lake.spec());
     let mut key = Vec::new();
     let mut writer = IndexWriter::new(index.clone());

@@ -14,6 +14,7 @@ use crate::Result;
 use crate::config::{EngineConfig, SourceConfig};
 use crate::error::{Error, ErrorKind};
 use crate::source::identifier::quote;
+use crate::source::publication::PUBLISHED_AS;
 
 /// The tables' definitions; `lake_catalog` stands for the configured schema.
 const SCHEMA_SQL: &str = include_str!("schema.sql");
@@ -69,15 +70,32 @@ pub(crate) struct RegisteredTable {
     pub(crate) has_heirs: bool,
     /// It is a partition, and the publication sends partitions' changes as those of their root.
     pub(crate) sent_as_root: bool,
+    /// It is a partitioned table, and the publication sends its changes as those of its partitions.
+    pub(crate) sent_as_partitions: bool,
+    /// The partitions whose rows the mirror has, as [`Registry::partitions`] remembered them.
+    pub(crate) partitions: Option<String>,
+    /// Only its inserts and truncations are wanted.
+    pub(crate) append_only: bool,
+    /// How the publication had it when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
+    pub(crate) copied_as: Option<String>,
+    /// How the publication has it.
+    pub(crate) published_as: String,
 }
 
-/// Creates schema and tables where they are missing.
+/// The column of `mirrored_tables` that came last: where it is, nothing is missing.
+const NEWEST_COLUMN: &str = "published_as";
+
+/// Creates schema, tables and columns where they are missing.
 ///
 /// # Errors
 /// [`ErrorKind::SourceUnfit`] when the role may not.
 pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
-        .query_one("SELECT to_regclass(quote_ident($1) || '.mirrored_tables') IS NOT NULL", &[&schema])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') \
+             AND attname = $2)",
+            &[&schema, &NEWEST_COLUMN],
+        )
         .await?
         .get(0);
     if complete {
@@ -200,14 +218,19 @@ impl Registry<'_> {
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
                             WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
-                    EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.relation), \
+                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = t.relation), \
                     coalesce(c.relispartition, false) AND EXISTS (SELECT FROM pg_publication p \
                             JOIN {0} m ON m.publication = p.pubname WHERE m.mirror = t.mirror AND p.pubviaroot \
                             AND (p.puballtables OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) u \
                                  JOIN pg_class uc ON uc.oid = u.relid WHERE u.relid <> c.oid AND \
                                  (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = u.relid) \
                                  OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))) \
+                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))), \
+                    c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
+                            WHERE m.mirror = t.mirror AND p.pubviaroot), t.partitions, \
+                    t.append_only, t.published_as, \
+                    coalesce((SELECT {PUBLISHED_AS} FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
+                              WHERE m.mirror = t.mirror), '') \
              FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
@@ -231,18 +254,26 @@ impl Registry<'_> {
                 copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
                 published: row.get(8),
                 row_filtered: row.get(9),
-                has_heirs: row.get(10),
+                has_heirs: row.get::<_, Option<bool>>(10).unwrap_or(false),
                 sent_as_root: row.get(11),
+                sent_as_partitions: row.get::<_, Option<bool>>(12).unwrap_or(false),
+                partitions: row.get(13),
+                append_only: row.get(14),
+                copied_as: row.get(15),
+                published_as: row.get(16),
             })
             .collect())
     }
 
-    /// Makes the registry list exactly these tables: new ones are requested, others are forgotten.
+    /// Makes the registry list exactly these tables (those with `true` append-only): new ones are requested, others are
+    /// forgotten. One that is wanted otherwise than before is copied anew, for its index is another.
     ///
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
-    pub(crate) async fn list(&self, relations: &[u32]) -> Result<()> {
+    pub(crate) async fn list(&self, tables: &[(u32, bool)]) -> Result<()> {
         let table = self.table("mirrored_tables");
+        let relations: Vec<u32> = tables.iter().map(|(relation, _)| *relation).collect();
+        let append_only: Vec<bool> = tables.iter().map(|(_, append_only)| *append_only).collect();
         self.client
             .execute(
                 &format!("DELETE FROM {table} WHERE mirror = $1 AND relation <> ALL ($2)"),
@@ -252,11 +283,23 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table) \
-                     SELECT $1, c.oid, n.nspname, c.relname, c.relname FROM pg_catalog.pg_class c \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($2) ON CONFLICT DO NOTHING"
+                    "UPDATE {table} t SET append_only = u.append_only, state = 'requested', error = NULL, \
+                     error_hint = NULL, error_lsn = NULL FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
+                     WHERE t.mirror = $1 AND t.relation = u.relation AND t.append_only <> u.append_only"
                 ),
-                &[&self.mirror, &relations],
+                &[&self.mirror, &relations, &append_only],
+            )
+            .await?;
+        self.client
+            .execute(
+                &format!(
+                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table, append_only) \
+                     SELECT $1, c.oid, n.nspname, c.relname, c.relname, u.append_only \
+                     FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
+                     JOIN pg_catalog.pg_class c ON c.oid = u.relation \
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ON CONFLICT DO NOTHING"
+                ),
+                &[&self.mirror, &relations, &append_only],
             )
             .await?;
         Ok(())
@@ -283,8 +326,8 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, error = NULL, \
-                     error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, \
+                     published_as = NULL, partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &table_uuid],
@@ -313,6 +356,30 @@ impl Registry<'_> {
                 &[&self.mirror, &relation, &lsn, &rows],
             )
             .await?;
+        Ok(())
+    }
+
+    /// Remembers the partitions whose rows the mirror has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn partitions(&self, relation: u32, partitions: &str) -> Result<()> {
+        let statement =
+            format!("UPDATE {} SET partitions = $3 WHERE mirror = $1 AND relation = $2", self.table("mirrored_tables"));
+        self.client.execute(&statement, &[&self.mirror, &relation, &partitions]).await?;
+        Ok(())
+    }
+
+    /// What the copy of a table is a copy of, before it is committed: how the publication had it, and its partitions.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn copied(&self, relation: u32, published_as: &str, partitions: Option<&str>) -> Result<()> {
+        let statement = format!(
+            "UPDATE {} SET published_as = $3, partitions = $4 WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        self.client.execute(&statement, &[&self.mirror, &relation, &published_as, &partitions]).await?;
         Ok(())
     }
 

@@ -54,6 +54,19 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     error text,
     error_hint text,
     error_lsn pg_lsn,
+    -- Only inserts and truncations are wanted: nothing tells the rows apart.
+    append_only boolean NOT NULL DEFAULT false,
+    -- How the publication had the table when it was copied: its entry, list of columns and row filter.
+    published_as text,
+    -- Of a partitioned table: the partitions whose rows the mirror has, and what must be as it was for nothing to have
+    -- happened that the stream does not tell.
+    partitions text,
     PRIMARY KEY (mirror, relation),
     UNIQUE (mirror, source_schema, lake_table)
 );
+
+-- What installations from before have not got.
+ALTER TABLE lake_catalog.mirrored_tables
+    ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS partitions text,
+    ADD COLUMN IF NOT EXISTS published_as text;

@@ -3,7 +3,9 @@
 pub(crate) mod connect;
 pub(crate) mod copy;
 pub(crate) mod identifier;
+pub(crate) mod partitions;
 pub(crate) mod preflight;
+pub(crate) mod publication;
 pub(crate) mod relation;
 pub(crate) mod replication;
 pub(crate) mod slot;

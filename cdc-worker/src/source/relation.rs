@@ -11,6 +11,9 @@ use crate::decode::message::Relation;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::table::RowIdentity;
 
+use super::partitions::{self, Partition};
+use super::publication::{self, Projection};
+
 /// A table that can be mirrored.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceTable {
@@ -22,7 +25,47 @@ pub(crate) struct SourceTable {
     pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
+    /// What the publication sends of it.
+    pub(crate) projection: Projection,
+    /// The partitions that hold the rows of a partitioned table, and those between.
+    pub(crate) partitions: Option<Vec<Partition>>,
 }
+
+/// How a table is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Its name in the lake; `None`: the one that it has.
+    pub(crate) lake_name: Option<&'a str>,
+    /// The publication that sends its changes.
+    pub(crate) publication: &'a str,
+    /// For its inserts only.
+    pub(crate) append_only: bool,
+    /// It streams already: should its replica identity be gone, it goes on until a change comes that needs it.
+    pub(crate) streams: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// A table that is new to the mirror.
+    pub(crate) fn new(publication: &'a str, append_only: bool) -> Self {
+        Self { lake_name: None, publication, append_only, streams: false }
+    }
+}
+
+impl SourceTable {
+    /// The names of the key's columns.
+    pub(crate) fn key_names(&self) -> Vec<&str> {
+        key_names(&self.spec)
+    }
+}
+
+/// The names of the key's columns.
+pub(crate) fn key_names(spec: &TableSpec) -> Vec<&str> {
+    spec.key.iter().filter_map(|&index| Some(spec.columns.get(index)?.name.as_str())).collect()
+}
+
+/// The way out for a table that has nothing to tell its rows apart by.
+const APPEND_ONLY: &str = "or, where rows are only ever inserted, name it in `append_only` instead of `tables` (with the \
+                           extension: lake.mirror(…, append_only => true))";
 
 fn unfit(message: String, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::Table, message).with_hint(hint)
@@ -44,12 +87,12 @@ pub(crate) async fn resolve(client: &Client, name: &str) -> Result<u32> {
 ///
 /// # Errors
 /// [`ErrorKind::Table`] with the remedy; [`ErrorKind::SourceUnreachable`].
-pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&str>) -> Result<SourceTable> {
+pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>) -> Result<SourceTable> {
     let found = client
         .query_opt(
             "SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, \
                     greatest(c.reltuples, 0)::float8, has_table_privilege(c.oid, 'SELECT'), \
-                    (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND \
+                    (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid AND \
                      CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END), \
                     EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
@@ -66,41 +109,109 @@ pub(crate) async fn describe(client: &Client, relation: u32, lake_name: Option<&
     let shown = format!("{schema}.{name}");
     let (kind, persistence, identity): (&str, &str, &str) = (class.get(2), class.get(3), class.get(4));
     check_kind(&shown, kind, persistence, class.get(8))?;
-    if identity == "n" {
-        return Err(unfit(
-            format!("{shown} has REPLICA IDENTITY NOTHING, so its updates and deletes cannot be followed"),
-            "ALTER TABLE … REPLICA IDENTITY DEFAULT",
-        ));
-    }
     if !class.get::<_, bool>(6) {
         return Err(unfit(format!("no permission to read {shown}"), "GRANT SELECT ON … TO the worker's role"));
     }
-    let (key, by) = match class.get::<_, Option<Vec<i16>>>(7) {
-        Some(key) => (key, RowIdentity::Key),
-        None if identity == "f" => (Vec::new(), RowIdentity::FullRow),
-        None => {
+    let key = class.get::<_, Option<Vec<i16>>>(7);
+    let by = match (&key, identity) {
+        _ if wanted.append_only => RowIdentity::AppendOnly,
+        (Some(_), "n") if !wanted.streams => {
+            return Err(unfit(
+                format!("{shown} has REPLICA IDENTITY NOTHING, so its updates and deletes cannot be followed"),
+                format!("ALTER TABLE … REPLICA IDENTITY DEFAULT; {APPEND_ONLY}"),
+            ));
+        }
+        (Some(_), _) => RowIdentity::Key,
+        (None, "f") => RowIdentity::FullRow,
+        (None, _) => {
             return Err(unfit(
                 format!("{shown} has no primary key, so its updates and deletes cannot be followed"),
-                "ALTER TABLE … ADD PRIMARY KEY (…), or where no columns are unique: ALTER TABLE … REPLICA IDENTITY FULL",
+                format!(
+                    "ALTER TABLE … ADD PRIMARY KEY (…); where no columns are unique: ALTER TABLE … REPLICA IDENTITY FULL; \
+                     {APPEND_ONLY}"
+                ),
             ));
         }
     };
-    let columns = columns(client, relation, &shown, &key).await?;
+    let key = key.unwrap_or_default();
+    let projection = publication::projection(client, relation, wanted.publication).await?;
+    let columns = columns(client, relation, &shown, &key, projection.columns.as_deref()).await?;
     let key = key
         .iter()
         .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| {
-            unfit(format!("the key of {shown} has a column that is not mirrored"), "use a key of plain columns")
+            unfit(
+                format!("the key of {shown} has a column that is not published"),
+                "ALTER PUBLICATION … SET TABLE … with all columns of the key in its list",
+            )
         })?;
-    let spec = TableSpec { namespace: schema.clone(), name: lake_name.unwrap_or(&name).to_owned(), columns, key };
+    let spec =
+        TableSpec { namespace: schema.clone(), name: wanted.lake_name.unwrap_or(&name).to_owned(), columns, key };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    Ok(SourceTable { relation, schema, name, spec, identity: by, estimate })
+    let mut table = SourceTable { relation, schema, name, spec, identity: by, estimate, projection, partitions: None };
+    if kind == "p" {
+        describe_partitions(client, &mut table).await?;
+    }
+    Ok(table)
+}
+
+/// Adds the partitions of a partitioned table, or says which of them is in the way.
+async fn describe_partitions(client: &Client, table: &mut SourceTable) -> Result<()> {
+    let shown = format!("{}.{}", table.schema, table.name);
+    let found = partitions::read(client, &[table.relation]).await?;
+    for partition in &found {
+        let (what, hint) = match (partition.kind.as_str(), partition.persistence.as_str()) {
+            ("r" | "p", "p") => continue,
+            ("f", _) => ("a foreign table: its rows are elsewhere", "ALTER TABLE … DETACH PARTITION …"),
+            ("r", "u") => ("unlogged: its changes are not in the WAL", "ALTER TABLE … SET LOGGED"),
+            _ => ("not a permanent table", "ALTER TABLE … DETACH PARTITION …"),
+        };
+        return Err(unfit(format!("partition {} of {shown} is {what}", partition.shown()), hint));
+    }
+    let oids: Vec<u32> = found.iter().filter(|partition| partition.is_leaf()).map(|partition| partition.oid).collect();
+    let shown_of =
+        |oid: u32| found.iter().find(|partition| partition.oid == oid).map_or_else(String::new, Partition::shown);
+    let row = client
+        .query_one(
+            "SELECT sum(greatest(reltuples, 0))::float8, min(oid) FILTER (WHERE NOT has_table_privilege(oid, 'SELECT')) \
+             FROM pg_class WHERE oid = ANY ($1)",
+            &[&oids],
+        )
+        .await?;
+    if let Some(closed) = row.get::<_, Option<u32>>(1) {
+        return Err(unfit(
+            format!("no permission to read {}, a partition of {shown}", shown_of(closed)),
+            "GRANT SELECT ON … TO the worker's role, on all partitions; ALTER DEFAULT PRIVILEGES covers those to come",
+        ));
+    }
+    if let Some(other) = partitions::unidentified(client, &oids, table.identity, &table.key_names()).await? {
+        return Err(unfit(
+            format!(
+                "the replica identity of {}, a partition of {shown}, does not tell {}",
+                shown_of(other),
+                identity_tells(table.identity)
+            ),
+            match table.identity {
+                RowIdentity::Key => "ALTER TABLE <partition> REPLICA IDENTITY DEFAULT (or FULL)",
+                RowIdentity::FullRow | RowIdentity::AppendOnly => "ALTER TABLE <partition> REPLICA IDENTITY FULL",
+            },
+        ));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate, not negative by the query"
+    )]
+    let estimate = row.get::<_, Option<f64>>(0).unwrap_or(0.0) as u64;
+    table.estimate = estimate;
+    table.partitions = Some(found);
+    Ok(())
 }
 
 /// Refuses what is not an ordinary, permanent table that has all of its rows itself.
@@ -110,10 +221,8 @@ fn check_kind(shown: &str, kind: &str, persistence: &str, has_children: bool) ->
         ("r", "p") => return Ok(()),
         ("r", "u") => ("an unlogged table: its changes are not in the WAL", "ALTER TABLE … SET LOGGED"),
         ("r", _) => ("a temporary table: its changes are not in the WAL", "only permanent tables can be mirrored"),
-        ("p", _) => (
-            "a partitioned table, which cannot be mirrored as a whole yet",
-            "name its partitions instead, and publish them without publish_via_partition_root",
-        ),
+        // Its partitions are looked at one by one.
+        ("p", _) => return Ok(()),
         ("v", _) => ("a view", "mirror the tables that it reads from"),
         ("m", _) => ("a materialized view", "mirror the tables that it reads from"),
         ("f", _) => ("a foreign table", "mirror it in the database where its rows are"),
@@ -132,36 +241,20 @@ pub(crate) fn has_heirs(shown: &str) -> Error {
     )
 }
 
-/// The refusal of a partition whose changes the publication sends under another name.
-pub(crate) fn published_as_root(shown: &str) -> Error {
-    unfit(
-        format!("{shown} is a partition, and the publication sends its changes as those of its root"),
-        "ALTER PUBLICATION … SET (publish_via_partition_root = false)",
-    )
-}
-
-/// The refusal of a table of which the publication sends some rows only.
-pub(crate) fn row_filtered(shown: &str) -> Error {
-    unfit(
-        format!("{shown} is published with a row filter (WHERE …), so the lake would not be the table"),
-        "publish all of its rows: ALTER PUBLICATION … DROP TABLE …, then ADD TABLE … without WHERE",
-    )
-}
-
-/// The refusal of a table of which the publication sends some columns only.
-pub(crate) fn column_filtered(shown: &str) -> Error {
-    unfit(
-        format!("{shown} is published with a list of columns that leaves some out"),
-        "publish all of its columns: ALTER PUBLICATION … DROP TABLE …, then ADD TABLE … without a list",
-    )
-}
-
-async fn columns(client: &Client, relation: u32, shown: &str, key: &[i16]) -> Result<Vec<ColumnSpec>> {
+/// The columns of a table, or of them those with these numbers.
+async fn columns(
+    client: &Client,
+    relation: u32,
+    shown: &str,
+    key: &[i16],
+    only: Option<&[i16]>,
+) -> Result<Vec<ColumnSpec>> {
     let rows = client
         .query(
             "SELECT attname, attnum, atttypid, atttypmod, format_type(atttypid, atttypmod), attgenerated::text \
-             FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            &[&relation],
+             FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
+               AND ($2::int2[] IS NULL OR attnum = ANY ($2)) ORDER BY attnum",
+            &[&relation, &only],
         )
         .await?;
     let mut columns = Vec::with_capacity(rows.len());
@@ -228,15 +321,30 @@ pub(crate) fn identifies(spec: &TableSpec, identity: RowIdentity, relation: &Rel
             spec.key.iter().all(|&index| relation.columns.get(index).is_some_and(|column| column.in_identity))
         }
         RowIdentity::FullRow => relation.identity == b'f',
+        RowIdentity::AppendOnly => false,
+    }
+}
+
+/// What an update or delete must tell of its row.
+fn identity_tells(identity: RowIdentity) -> &'static str {
+    match identity {
+        RowIdentity::Key => "its key",
+        RowIdentity::FullRow | RowIdentity::AppendOnly => "all of its columns",
     }
 }
 
 /// An update or delete came that does not say which row it means.
 pub(crate) fn not_identified(identity: RowIdentity) -> Error {
-    let what = match identity {
-        RowIdentity::Key => "its key",
-        RowIdentity::FullRow => "all of its columns",
-    };
+    if identity == RowIdentity::AppendOnly {
+        return unfit(
+            "an update or delete came for a table that is mirrored append-only".to_owned(),
+            format!(
+                "mirror it with its updates: in `tables` instead of `append_only`, then cdc-worker mirror (with the extension: \
+                 lake.unmirror, then lake.mirror without append_only); or, if it is not to happen again, {COPY_ANEW}"
+            ),
+        );
+    }
+    let what = identity_tells(identity);
     unfit(
         format!("the replica identity of the source table changed: an update or delete came that does not tell {what}"),
         format!("set the replica identity that it had, then {COPY_ANEW}"),

@@ -107,6 +107,12 @@ impl Delta {
         Ok(())
     }
 
+    /// Adds a row that will not be changed.
+    pub(super) fn insert_only(&mut self, spec: &TableSpec, cells: &[Cell<'_>]) -> Result<()> {
+        self.append(spec, cells, None)?;
+        Ok(())
+    }
+
     fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<u64> {
         let ordinal = self.sealed_rows + self.builder.rows() as u64;
         self.builder.append(spec, cells, old)?;

@@ -9,6 +9,8 @@ pub(crate) enum RowIdentity {
     Key,
     /// By all of its columns, for there is no key (`REPLICA IDENTITY FULL`). Rows may be equal; a change means any one.
     FullRow,
+    /// By nothing: rows are inserted and never changed. There is no index.
+    AppendOnly,
 }
 
 impl RowIdentity {
@@ -17,6 +19,7 @@ impl RowIdentity {
         match self {
             Self::Key => spec.key.clone(),
             Self::FullRow => (0..spec.columns.len()).collect(),
+            Self::AppendOnly => Vec::new(),
         }
     }
 }

@@ -143,6 +143,7 @@ impl MirroredTable {
         match self.identity {
             RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None),
             RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &self.key, &cells),
+            RowIdentity::AppendOnly => self.delta.insert_only(&self.spec, &cells),
         }
     }
 
@@ -194,6 +195,8 @@ impl MirroredTable {
         match self.identity {
             RowIdentity::Key => self.delta.insert(&self.spec, &key, &cells, source)?,
             RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &key, &cells)?,
+            // Its row has no place.
+            RowIdentity::AppendOnly => {}
         }
         (self.key, self.old_key) = (key, old_key);
         Ok(Step::Done)
@@ -216,6 +219,9 @@ impl MirroredTable {
             Err(Error::new(ErrorKind::Table, "a changed row is not in the mirror")
                 .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")))
         };
+        if self.identity == RowIdentity::AppendOnly {
+            return missing();
+        }
         if self.identity == RowIdentity::FullRow {
             if let Some(ordinal) = self.delta.equal.newest(key) {
                 return Ok(Place::Fresh(ordinal));
@@ -234,13 +240,14 @@ impl MirroredTable {
         match (place, self.identity) {
             (Place::Fresh(ordinal), RowIdentity::Key) => self.delta.kill(key, ordinal),
             (Place::Fresh(ordinal), RowIdentity::FullRow) => self.delta.kill_equal(key, ordinal),
+            // No row of it has a place.
+            (_, RowIdentity::AppendOnly) => {}
             (Place::Stored(position), identity) => {
-                match identity {
-                    RowIdentity::Key => self.delta.delete(key, position.file, position.row),
-                    RowIdentity::FullRow => {
-                        self.delta.delete_equal(key, position);
-                        self.index.remove_equal(key, position)?;
-                    }
+                if identity == RowIdentity::FullRow {
+                    self.delta.delete_equal(key, position);
+                    self.index.remove_equal(key, position)?;
+                } else {
+                    self.delta.delete(key, position.file, position.row);
                 }
                 if let Some(file) = self.files.get_mut(position.file as usize) {
                     insert_shared(&mut file.deleted, u64::from(position.row));

@@ -190,3 +190,37 @@ async fn the_source_is_never_blocked_and_the_extension_goes_away() -> Result<()>
     })
     .await
 }
+
+#[tokio::test]
+async fn a_table_without_a_key_is_mirrored_append_only_when_that_is_asked_for() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres
+            .batch(
+                "CREATE EXTENSION lake; CREATE EXTENSION lake_query; CREATE TABLE log (at int, line text);
+                 INSERT INTO log SELECT i % 3, 'x' FROM generate_series(1, 100) i",
+            )
+            .await?;
+        let refusal = format!("{:?}", postgres.batch("SELECT lake.mirror('log')").await);
+        ensure!(refusal.contains("append_only"), "the hint names the way out: {refusal}");
+        postgres.batch("SELECT lake.mirror('log', append_only => true)").await?;
+        postgres.batch("SELECT lake.wait('log', '60 s')").await?;
+        ensure!(postgres.batch("UPDATE log SET line = 'y'").await.is_err(), "Postgres lets it be updated");
+        ensure!(postgres.batch("SELECT lake.mirror('log')").await.is_err(), "the other way it is not mirrored");
+        let rows = "SELECT at, line, count(*) FROM {t} GROUP BY at, line ORDER BY at, line";
+        for statements in [
+            "INSERT INTO log VALUES (7, 'fresh'), (7, 'fresh')",
+            "BEGIN; TRUNCATE log; INSERT INTO log VALUES (1, 'after'), (NULL, NULL); COMMIT",
+        ] {
+            postgres.batch(statements).await?;
+            same(&postgres, rows, "public.log", "lake.log").await.context(statements)?;
+        }
+        postgres.batch("SELECT lake.resync('log')").await?;
+        postgres.batch("SELECT lake.wait('log', '60 s')").await?;
+        postgres.batch("INSERT INTO log VALUES (8, 'more')").await?;
+        same(&postgres, rows, "public.log", "lake.log").await?;
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.log"], CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}

@@ -8,6 +8,7 @@ mod worker_copy;
 mod worker_crash;
 mod worker_isolation;
 mod worker_kinds;
+mod worker_partitions;
 mod worker_refusals;
 mod worker_strays;
 mod worker_stream;

@@ -3,7 +3,7 @@
 //! Keeps I4: the rows are those of the snapshot exported by a slot's creation, and the caller applies to them exactly
 //! the streamed transactions whose commit record begins at or after that slot's consistent point. A transaction that
 //! was committing while the slot was made is on one side of that point by definition, however late it becomes visible.
-//! All connections import that one snapshot, and each block of the heap is read by one of them: so every row of the
+//! All connections import that one snapshot, and each block of each heap is read by one of them: so every row of the
 //! snapshot is copied once, wherever a concurrent update moves it.
 //!
 //! Memory is some megabytes a connection, whatever the table's size.
@@ -24,8 +24,10 @@ use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 use crate::table::PositionIndex;
 
+use super::partitions::Links;
 use super::relation::SourceTable;
 use share::Shares;
+use snapshot::Reading;
 
 /// A data file is closed at about this size: large enough for readers, small enough to rewrite later.
 pub(crate) const FILE_BYTES: usize = 256 << 20;
@@ -48,6 +50,8 @@ pub(crate) struct Copied {
     pub(crate) consistent_point: Lsn,
     pub(crate) rows: u64,
     pub(crate) files: Vec<WrittenFile>,
+    /// The partitions that were copied, of a partitioned table.
+    pub(crate) partitions: Option<Links>,
 }
 
 /// A file of a copy. Its number is its place among the table's files, by which the index knows it.
@@ -62,16 +66,15 @@ impl CopyJob {
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be taken; others as their parts.
     pub(crate) async fn run(self) -> Result<Copied> {
-        let reading = snapshot::begin(&self).await?;
-        let consistent_point = reading.consistent_point;
-        let connections = reading.clients.len();
+        let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
+        let connections = clients.len();
         tracing::info!(table = self.table.relation, lsn = %consistent_point, connections, "copying");
         let job = Arc::new(self);
-        let shares = Arc::new(Shares::new(reading.blocks, connections));
+        let shares = Arc::new(Shares::new(extents, connections));
         let numbers = Arc::new(AtomicU32::new(0));
         // Dropped, it ends the tasks: when one of them fails, and when the copy is called off.
         let mut tasks = JoinSet::new();
-        for client in &reading.clients {
+        for client in &clients {
             let (job, client) = (Arc::clone(&job), Arc::clone(client));
             tasks.spawn(share::copy(job, client, Arc::clone(&shares), Arc::clone(&numbers)));
         }
@@ -82,12 +85,12 @@ impl CopyJob {
             files.extend(ended?);
         }
         // The transactions, and with them the lock that keeps the table from being rewritten, end here.
-        drop(reading);
+        drop(clients);
         files.sort_unstable_by_key(|file| file.number);
         if files.iter().enumerate().any(|(place, file)| usize::try_from(file.number) != Ok(place)) {
             return Err(Error::new(ErrorKind::Index, "the files of a copy are not numbered one by one"));
         }
         let files: Vec<WrittenFile> = files.into_iter().map(|numbered| numbered.file).collect();
-        Ok(Copied { consistent_point, rows: files.iter().map(|file| file.rows).sum(), files })
+        Ok(Copied { consistent_point, rows: files.iter().map(|file| file.rows).sum(), files, partitions })
     }
 }

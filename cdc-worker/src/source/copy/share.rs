@@ -1,8 +1,8 @@
-//! A table's blocks, shared out among connections.
+//! A table's blocks (or those of its partitions), shared out among connections.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, pin_mut};
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 
 use super::super::identifier::quote;
 use super::files::FileRoll;
-use super::snapshot::{denied, full_name};
+use super::snapshot::denied;
 use super::{CopyJob, NumberedFile};
 
 /// Most blocks of a share: at 8 KiB, 64 MiB. Small against a large table, so that all connections end together.
@@ -31,24 +31,50 @@ pub(super) fn fitting_connections(blocks: u64, most: usize) -> usize {
     usize::try_from(blocks.div_ceil(LEAST_BLOCKS)).unwrap_or(usize::MAX).clamp(1, most.max(1))
 }
 
+/// A heap to copy: the table, or a partition of it.
+#[derive(Debug)]
+pub(super) struct Extent {
+    /// As in SQL.
+    pub(super) name: String,
+    pub(super) blocks: u64,
+}
+
 /// The blocks that nobody has taken yet.
 #[derive(Debug)]
 pub(super) struct Shares {
-    blocks: u64,
-    size: u64,
-    next: AtomicU64,
+    extents: Vec<Extent>,
+    shares: Vec<Share>,
+    next: AtomicUsize,
+}
+
+/// Blocks of one heap.
+#[derive(Debug)]
+struct Share {
+    extent: usize,
+    blocks: Range<u64>,
 }
 
 impl Shares {
-    pub(super) fn new(blocks: u64, connections: usize) -> Self {
+    pub(super) fn new(extents: Vec<Extent>, connections: usize) -> Self {
+        let blocks: u64 = extents.iter().map(|extent| extent.blocks).sum();
         let each = blocks / (connections as u64 * SHARES_EACH).max(1);
-        Self { blocks, size: each.clamp(LEAST_BLOCKS, SHARE_BLOCKS), next: AtomicU64::new(0) }
+        let size = each.clamp(LEAST_BLOCKS, SHARE_BLOCKS);
+        let mut shares = Vec::new();
+        for (at, extent) in extents.iter().enumerate() {
+            let mut begin = 0;
+            while begin < extent.blocks {
+                let end = (begin + size).min(extent.blocks);
+                shares.push(Share { extent: at, blocks: begin..end });
+                begin = end;
+            }
+        }
+        Self { extents, shares, next: AtomicUsize::new(0) }
     }
 
-    /// The next share, until all are taken.
-    fn take(&self) -> Option<Range<u64>> {
-        let begin = self.next.fetch_add(self.size, Ordering::Relaxed);
-        (begin < self.blocks).then(|| begin..(begin + self.size).min(self.blocks))
+    /// The heap and the blocks of the next share, until all are taken.
+    fn take(&self) -> Option<(&str, Range<u64>)> {
+        let share = self.shares.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        Some((self.extents.get(share.extent)?.name.as_str(), share.blocks.clone()))
     }
 }
 
@@ -60,13 +86,12 @@ pub(super) async fn copy(
     numbers: Arc<AtomicU32>,
 ) -> Result<Vec<NumberedFile>> {
     let columns = job.table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    let filter = job.table.projection.filter.as_ref().map_or_else(String::new, |filter| format!(" AND ({filter})"));
     let mut files = FileRoll::new(&job, &numbers)?;
-    while let Some(share) = shares.take() {
+    while let Some((heap, blocks)) = shares.take() {
         let command = format!(
-            "COPY (SELECT {columns} FROM ONLY {} WHERE ctid >= '({},0)' AND ctid < '({},0)') TO STDOUT (FORMAT binary)",
-            full_name(&job.table),
-            share.start,
-            share.end
+            "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)'{filter}) TO STDOUT (FORMAT binary)",
+            blocks.start, blocks.end
         );
         let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
         pin_mut!(stream);
@@ -97,16 +122,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_block_is_in_one_share(blocks in 0u64..200_000, connections in 1usize..9) {
-            let shares = Shares::new(blocks, connections);
-            let mut next = 0;
-            while let Some(share) = shares.take() {
-                prop_assert_eq!(share.start, next);
+        fn every_block_is_in_one_share(blocks in proptest::collection::vec(0u64..60_000, 0..5), connections in 1usize..9) {
+            let extents = blocks.iter().enumerate().map(|(at, &blocks)| Extent { name: at.to_string(), blocks });
+            let shares = Shares::new(extents.collect(), connections);
+            let mut seen = vec![0; blocks.len()];
+            while let Some((heap, share)) = shares.take() {
+                let next: &mut u64 = &mut seen[heap.parse::<usize>().unwrap()];
+                prop_assert_eq!(share.start, *next);
                 prop_assert!(share.end > share.start && share.end - share.start <= SHARE_BLOCKS);
-                next = share.end;
+                *next = share.end;
             }
-            prop_assert_eq!(next, blocks);
-            prop_assert_eq!(shares.take(), None);
+            prop_assert_eq!(seen, blocks);
+            prop_assert!(shares.take().is_none());
         }
     }
 

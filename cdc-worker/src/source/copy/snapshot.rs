@@ -8,12 +8,14 @@ use tokio_postgres::Client;
 
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
+use crate::table::RowIdentity;
 
 use super::super::identifier::quote;
-use super::super::relation::{self, SourceTable};
+use super::super::partitions::{self, Links};
+use super::super::relation::{self, SourceTable, Wanted};
 use super::super::{connect, slot};
 use super::CopyJob;
-use super::share::fitting_connections;
+use super::share::{Extent, fitting_connections};
 
 /// Times that a copy begins anew because the table was truncated meanwhile. The window is some ten milliseconds, so
 /// even a table that is truncated ten times a second gets through.
@@ -24,8 +26,16 @@ const SNAPSHOT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Reading {
     pub(super) clients: Vec<Arc<Client>>,
     pub(super) consistent_point: Lsn,
-    /// Blocks of the heap that may hold rows of the snapshot.
-    pub(super) blocks: u64,
+    /// The heaps that may hold rows of the snapshot.
+    pub(super) extents: Vec<Extent>,
+    /// The partitions that they are.
+    pub(super) partitions: Option<Links>,
+}
+
+/// What is locked, as the snapshot has it.
+struct Locked {
+    extents: Vec<Extent>,
+    partitions: Option<Links>,
 }
 
 /// Begins to read.
@@ -43,12 +53,13 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         let snapshot = slot::export_snapshot(&job.source, table.relation).await?;
         let consistent_point = snapshot.consistent_point;
         let first = import(job, &snapshot.name).await?;
-        let Some(blocks) = lock(&first, table).await? else {
+        let Some(Locked { extents, partitions }) = lock(job, &first).await? else {
             tracing::info!(table = table.relation, lsn = %consistent_point, "rewritten as its copy began; again");
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
         };
         let mut clients = vec![Arc::new(first)];
+        let blocks = extents.iter().map(|extent| extent.blocks).sum();
         while clients.len() < fitting_connections(blocks, job.source.copy_connections) {
             match import(job, &snapshot.name).await {
                 Ok(client) => clients.push(Arc::new(client)),
@@ -61,7 +72,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         }
         // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
         drop(snapshot);
-        return Ok(Reading { clients, consistent_point, blocks });
+        return Ok(Reading { clients, consistent_point, extents, partitions });
     }
     Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
         .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
@@ -77,37 +88,71 @@ async fn import(job: &CopyJob, snapshot: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Locks the table against a rewrite. The number of its blocks, or `None` when it was rewritten since the snapshot.
-async fn lock(client: &Client, table: &SourceTable) -> Result<Option<u64>> {
+/// Locks the table against a rewrite. `None`: it was rewritten since the snapshot.
+async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
+    let table = &job.table;
+    // Also locks the partitions, however deep, and asks for no privilege on them.
     let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", full_name(table));
     client.batch_execute(&lock).await.map_err(|error| denied(error, table))?;
+    let heaps = match &table.partitions {
+        None => vec![(table.relation, full_name(table))],
+        // A query goes by the snapshot on this connection, and by what is true now on another. What was a partition and is
+        // none any more is not locked: it could be dropped while it is copied.
+        Some(_) => {
+            let now = connect::sql(&job.source, "lake copy").await?;
+            let partitions = partitions::read(client, &[table.relation]).await?;
+            if partitions != partitions::read(&now, &[table.relation]).await? {
+                return Ok(None);
+            }
+            partitions.iter().filter(|part| part.is_leaf()).map(|leaf| (leaf.oid, leaf.full_name())).collect()
+        }
+    };
+    let mut extents = Vec::with_capacity(heaps.len());
+    let oids: Vec<u32> = heaps.iter().map(|(oid, _)| *oid).collect();
     // A query on pg_class goes by the snapshot; pg_relation_filenode and pg_relation_size by what is true now. All rows
     // of the snapshot are in the blocks that there are now: later ones hold later rows.
-    let row = client
-        .query_one(
+    let rows = client
+        .query(
             "SELECT relfilenode = pg_relation_filenode(oid), \
-                    pg_relation_size(oid) / current_setting('block_size')::int8 FROM pg_class WHERE oid = $1",
-            &[&table.relation],
+                    pg_relation_size(oid) / current_setting('block_size')::int8 \
+             FROM unnest($1::oid[]) WITH ORDINALITY u (heap, place) LEFT JOIN pg_class ON oid = heap ORDER BY place",
+            &[&oids],
         )
         .await?;
-    if row.get::<_, Option<bool>>(0) != Some(true) {
-        return Ok(None);
+    for (row, (_, name)) in rows.iter().zip(heaps) {
+        if row.get::<_, Option<bool>>(0) != Some(true) {
+            return Ok(None);
+        }
+        let blocks = row.get::<_, Option<i64>>(1).and_then(|blocks| u64::try_from(blocks).ok()).unwrap_or(0);
+        extents.push(Extent { name, blocks });
     }
-    let described = relation::describe(client, table.relation, Some(&table.spec.name)).await?;
-    if described.spec != table.spec {
+    let wanted = Wanted {
+        lake_name: Some(&table.spec.name),
+        publication: &job.source.publication,
+        append_only: table.identity == RowIdentity::AppendOnly,
+        streams: false,
+    };
+    let described = relation::describe(client, table.relation, wanted).await?;
+    let same_kind = described.partitions.is_some() == table.partitions.is_some();
+    if described.spec != table.spec || described.projection != table.projection || !same_kind {
         return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
     }
-    Ok(Some(u64::try_from(row.get::<_, i64>(1)).unwrap_or(0)))
+    Ok(Some(Locked { extents, partitions: described.partitions.as_deref().map(Links::of) }))
 }
 
-pub(super) fn full_name(table: &SourceTable) -> String {
+fn full_name(table: &SourceTable) -> String {
     format!("{}.{}", quote(&table.schema), quote(&table.name))
 }
 
-/// Says what a refusal of permission means.
+/// Says what a refusal of permission means, or of the locks that many partitions need.
 pub(super) fn denied(error: tokio_postgres::Error, table: &SourceTable) -> Error {
-    let denied = error.code().is_some_and(|code| code.code() == "42501");
-    if !denied {
+    let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+    if code == "53200" && table.partitions.is_some() {
+        return Error::new(ErrorKind::Table, format!("no room for the locks on the partitions of {}", table.name))
+            .with_hint(format!("raise max_locks_per_transaction (needs a restart), then {COPY_ANEW}"))
+            .with_source(error);
+    }
+    if code != "42501" {
         return error.into();
     }
     Error::new(ErrorKind::Table, format!("no permission to copy {}.{}", table.schema, table.name))

@@ -117,7 +117,7 @@ impl Entry {
     pub(super) fn subject(self, identity: RowIdentity) -> (Key, u64) {
         match identity {
             RowIdentity::Key => (self.key, 0),
-            RowIdentity::FullRow => self.order(),
+            RowIdentity::FullRow | RowIdentity::AppendOnly => self.order(),
         }
     }
 

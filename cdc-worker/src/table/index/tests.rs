@@ -16,7 +16,11 @@ fn at(file: u32, row: u32) -> Position {
 
 /// Identities long and short; of the long ones only hashes are kept.
 fn identity(number: u32) -> Vec<u8> {
-    if number.is_multiple_of(2) { number.to_be_bytes().to_vec() } else { [&[7; 20][..], &number.to_be_bytes()].concat() }
+    if number.is_multiple_of(2) {
+        number.to_be_bytes().to_vec()
+    } else {
+        [&[7; 20][..], &number.to_be_bytes()].concat()
+    }
 }
 
 proptest! {

@@ -29,6 +29,9 @@ impl IndexWriter {
     /// # Errors
     /// As [`Self::finish`].
     pub(crate) fn put(&mut self, identity: &[u8], position: Position) -> Result<()> {
+        if self.index.table.identity == RowIdentity::AppendOnly {
+            return Ok(());
+        }
         let key = self.index.table.shared.secret.key(identity);
         self.push(Entry::at(key, position))
     }
