@@ -9,6 +9,7 @@ mod worker_crash;
 mod worker_isolation;
 mod worker_kinds;
 mod worker_refusals;
+mod worker_soak;
 mod worker_strays;
 mod worker_stream;
 mod worker_streamed;
