@@ -151,14 +151,19 @@ impl Session {
                         "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
                     );
                 }
-                TableState::Streaming | TableState::Copying if !table.published => {
+                TableState::Streaming | TableState::Copying if !table.is_published() => {
                     self.source_gone(
                         table.relation,
                         "the table left the publication: changes since then do not arrive",
                         &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
-                TableState::Streaming | TableState::Copying => self.check_scope(&table),
+                TableState::Streaming | TableState::Copying => {
+                    if table.published_since.as_ref() != Some(&table.published_by) && table.is_published_since() {
+                        self.config.registry(&self.control).published(&table).await?;
+                    }
+                    self.check_scope(&table);
+                }
                 TableState::Requested | TableState::Errored => {}
             }
         }
@@ -189,6 +194,20 @@ impl Session {
             relation::has_heirs(&shown)
         } else if registered.sent_as_root {
             relation::published_as_root(&shown)
+        } else if !registered.sent_whole {
+            let hint = "ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate'), then";
+            Error::new(
+                ErrorKind::Table,
+                "the publication leaves out inserts, updates, deletes or truncates: not all changes arrive",
+            )
+            .with_hint(format!("{hint} {COPY_ANEW}"))
+        } else if !registered.is_published_since() {
+            Error::new(
+                ErrorKind::Table,
+                "the table left the publication and came back, perhaps with another list of columns: changes in between did \
+                 not arrive",
+            )
+            .with_hint(COPY_ANEW)
         } else {
             return;
         };

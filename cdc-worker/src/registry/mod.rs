@@ -61,15 +61,44 @@ pub(crate) struct RegisteredTable {
     pub(crate) dropped: bool,
     /// Rows of the initial copy.
     pub(crate) copied_rows: u64,
-    /// The publication has the table, or one that it is a partition of, so its changes arrive.
-    pub(crate) published: bool,
+    /// What in the publication has sent its changes since its copy began; `None` in a registry of before that was kept.
+    pub(crate) published_since: Option<Vec<String>>,
+    /// What in the publication sends them now: the table, its schema, or one that it is a partition of.
+    pub(crate) published_by: Vec<String>,
     /// The publication has a row filter for it.
     pub(crate) row_filtered: bool,
     /// It has inheritance children.
     pub(crate) has_heirs: bool,
     /// It is a partition, and the publication sends partitions' changes as those of their root.
     pub(crate) sent_as_root: bool,
+    /// The publication sends inserts, updates, deletes and truncations.
+    pub(crate) sent_whole: bool,
 }
+
+impl RegisteredTable {
+    /// The publication has the table, so its changes arrive.
+    pub(crate) fn is_published(&self) -> bool {
+        !self.published_by.is_empty()
+    }
+
+    /// It has had the table all the time, in one way or another.
+    pub(crate) fn is_published_since(&self) -> bool {
+        let Some(since) = &self.published_since else { return true };
+        since.iter().any(|way| self.published_by.contains(way))
+    }
+}
+
+/// The ways in which a publication `pub` has a table `c`, as text: each is gone when the table has left that way, and
+/// another one when it comes back. A partition that comes through its ancestors comes another way when it was detached
+/// meanwhile. (All tables: the publication itself.)
+const PUBLISHED_BY: &str = "ARRAY(SELECT 'all ' || pub.oid::text WHERE pub.puballtables AND c.oid IS NOT NULL \
+     UNION SELECT way.name || CASE WHEN at.relid = c.oid THEN '' ELSE ' by ' || \
+         (SELECT string_agg(h.xmin::text, ' ' ORDER BY h.inhrelid) FROM pg_inherits h \
+          WHERE h.inhrelid IN (SELECT pg_partition_ancestors(c.oid))) END \
+     FROM (SELECT c.oid AS relid UNION SELECT pg_partition_ancestors(c.oid)) at JOIN pg_class ac ON ac.oid = at.relid \
+     JOIN LATERAL (SELECT 'table ' || r.oid::text FROM pg_publication_rel r WHERE r.prpubid = pub.oid AND r.prrelid = ac.oid \
+         UNION ALL SELECT 'schema ' || n.oid::text FROM pg_publication_namespace n \
+         WHERE n.pnpubid = pub.oid AND n.pnnspid = ac.relnamespace) way (name) ON true ORDER BY 1)";
 
 /// Creates schema and tables where they are missing.
 ///
@@ -77,7 +106,11 @@ pub(crate) struct RegisteredTable {
 /// [`ErrorKind::SourceUnfit`] when the role may not.
 pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
-        .query_one("SELECT to_regclass(quote_ident($1) || '.mirrored_tables') IS NOT NULL", &[&schema])
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') \
+             AND attname = 'published_by')",
+            &[&schema],
+        )
         .await?
         .get(0);
     if complete {
@@ -190,13 +223,7 @@ impl Registry<'_> {
     pub(crate) async fn tables(&self) -> Result<Vec<RegisteredTable>> {
         let statement = format!(
             "SELECT t.relation, t.lake_table, t.state, t.table_uuid, t.error, t.error_hint, c.oid IS NULL, t.copied_rows, \
-                    EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
-                            WHERE m.mirror = t.mirror AND (p.puballtables \
-                            OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT pg_partition_ancestors(c.oid)) u (relid) \
-                                 JOIN pg_class uc ON uc.oid = u.relid WHERE \
-                                 EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = uc.oid) \
-                                 OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace)))), \
+                    t.published_by, {PUBLISHED_BY}, \
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
                             WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
@@ -208,7 +235,9 @@ impl Registry<'_> {
                                  (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = u.relid) \
                                  OR EXISTS (SELECT FROM pg_publication_namespace n \
                                             WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))) \
-             FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
+                    , coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true) \
+             FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
+             LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
         );
@@ -229,10 +258,12 @@ impl Registry<'_> {
                 error_hint: row.get(5),
                 dropped: row.get(6),
                 copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
-                published: row.get(8),
-                row_filtered: row.get(9),
-                has_heirs: row.get(10),
-                sent_as_root: row.get(11),
+                published_since: row.get(8),
+                published_by: row.get(9),
+                row_filtered: row.get(10),
+                has_heirs: row.get(11),
+                sent_as_root: row.get(12),
+                sent_whole: row.get(13),
             })
             .collect())
     }
@@ -283,13 +314,29 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, error = NULL, \
-                     error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                    "UPDATE {1} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, error = NULL, \
+                     error_hint = NULL, error_lsn = NULL, published_by = \
+                     (SELECT {PUBLISHED_BY} FROM pg_class c, {0} mine JOIN pg_publication pub ON pub.pubname = mine.publication \
+                      WHERE mine.mirror = $1 AND c.oid = $2) WHERE mirror = $1 AND relation = $2",
+                    self.table("mirrors"),
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &table_uuid],
             )
             .await?;
+        Ok(())
+    }
+
+    /// The publication has had a table without a gap, now also in other ways than those that are on record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn published(&self, table: &RegisteredTable) -> Result<()> {
+        let statement = format!(
+            "UPDATE {} SET published_by = $3 WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        self.client.execute(&statement, &[&self.mirror, &table.relation, &table.published_by]).await?;
         Ok(())
     }
 

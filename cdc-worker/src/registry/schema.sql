@@ -54,6 +54,11 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     error text,
     error_hint text,
     error_lsn pg_lsn,
+    -- What in the publication has sent the table's changes without a gap since its copy began: oids of rows of
+    -- pg_publication_rel and pg_publication_namespace, which differ when a table leaves and comes back.
+    published_by text[],
     PRIMARY KEY (mirror, relation),
     UNIQUE (mirror, source_schema, lake_table)
 );
+-- For a registry that is older than the column.
+ALTER TABLE lake_catalog.mirrored_tables ADD COLUMN IF NOT EXISTS published_by text[];

@@ -8,6 +8,7 @@ mod mirror;
 mod worker_copy;
 mod worker_crash;
 mod worker_handoff;
+mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
 mod worker_prepared;
