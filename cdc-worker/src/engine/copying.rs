@@ -292,6 +292,7 @@ impl Session {
         let generation = self.generation;
         let index = self.store.table(relation, generation)?;
         let rows = Arc::new(AtomicU64::new(0));
+        self.pulse.copies.begin(format!("{}.{}", source.schema, source.name), source.estimate, &rows);
         let job = CopyJob {
             source: self.config.source.clone(),
             table: source.clone(),

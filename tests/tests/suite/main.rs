@@ -12,6 +12,7 @@ mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
 mod worker_prepared;
+mod worker_progress;
 mod worker_refusals;
 mod worker_soak;
 mod worker_strays;
