@@ -40,6 +40,10 @@ test: install ## the whole test suite, on private Postgres servers
 bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench
 
+.PHONY: soak
+soak: build ## random work and faults until heap and lake differ or the time is over (SECONDS=600 SEED=1)
+	@SOAK_SECONDS='$(SECONDS)' SEED='$(SEED)' $(RELEASE)/soak
+
 .PHONY: lint
 lint: setup ## formatting and clippy, as CI checks them
 	cargo fmt --all --check

@@ -126,8 +126,11 @@ impl TableSpec {
         if missing.is_empty() && extra.is_empty() {
             return Ok(());
         }
+        // Nothing but key columns is required.
+        let bare = |fields: &[String]| fields.iter().map(|field| field.replace(" required", "")).collect::<Vec<_>>();
+        let what = if bare(&missing) == bare(&extra) { "another key" } else { "other columns" };
         let context = format!(
-            "the lake's table {}.{} has other columns than the source: the source has [{}], the lake has [{}]",
+            "the lake's table {}.{} has {what} than the source: the source has [{}], the lake has [{}]",
             self.namespace,
             self.name,
             missing.join(", "),

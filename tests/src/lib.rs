@@ -18,12 +18,14 @@ mod oracle;
 mod postgres;
 mod process;
 mod python;
+mod random;
 mod scratch;
 mod source;
 mod worker;
 mod workload;
 
 pub mod flights;
+pub mod soak;
 
 pub use account::Account;
 pub use deadline::{bounded, eventually};

@@ -48,6 +48,7 @@ pub struct PostgresBuilder {
     hba: Vec<String>,
     tcp: bool,
     kept_at: Option<PathBuf>,
+    directory: Option<PathBuf>,
 }
 
 impl PostgresBuilder {
@@ -85,15 +86,23 @@ impl PostgresBuilder {
         self
     }
 
+    /// Lives in this directory, which must not exist, and whose files stay after [`Postgres::keep_files`].
+    #[must_use]
+    pub fn directory(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
+        self
+    }
+
     /// Creates the cluster and starts the server.
     pub async fn start(self) -> Result<Postgres> {
-        let scratch = match &self.kept_at {
+        let scratch = match self.kept_at.as_ref().or(self.directory.as_ref()) {
             Some(directory) => Scratch::at(directory, false)?,
             None => Scratch::new()?,
         };
         let port = if self.tcp { free_port()? } else { SOCKET_PORT };
         let detached = self.kept_at.is_some();
-        let mut postgres = Postgres { process: None, port, detached, scratch };
+        let quiet = detached || self.directory.is_some();
+        let mut postgres = Postgres { process: None, port, detached, quiet, scratch };
         postgres.initialize(&self)?;
         postgres.start().await?;
         Ok(postgres)
@@ -107,6 +116,8 @@ pub struct Postgres {
     port: u16,
     /// Survives the end of the thread that started it (but not a drop).
     detached: bool,
+    /// Its log can be read where it is.
+    quiet: bool,
     scratch: Scratch,
 }
 
@@ -288,6 +299,11 @@ impl Postgres {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// Leaves its files where they are, though the server ends with it.
+    pub fn keep_files(&mut self) {
+        self.scratch.keep();
+    }
+
     /// Leaves the server running, and its files where they are.
     pub fn keep(mut self) {
         if let Some(process) = &mut self.process {
@@ -302,7 +318,7 @@ impl Drop for Postgres {
         if let Some(process) = &mut self.process {
             process.end("QUIT");
         }
-        if !self.detached {
+        if !self.quiet {
             // Captured with the test's output, hence shown when it fails.
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -61,6 +61,10 @@ pub struct WorkerConfig {
     pub state: PathBuf,
     /// Port of `admin.listen`.
     pub admin_port: u16,
+    /// `source.copy_connections`; the default without it.
+    pub copy_connections: Option<usize>,
+    /// Says nothing when it ends: its log can be read where it is.
+    pub quiet: bool,
     directory: PathBuf,
     text: Option<String>,
 }
@@ -85,6 +89,8 @@ impl WorkerConfig {
             max_bytes: "64MiB".to_owned(),
             state: scratch.directory(&format!("worker-{name}/state"))?,
             admin_port: free_port()?,
+            copy_connections: None,
+            quiet: false,
             directory,
             text: None,
         })
@@ -105,13 +111,15 @@ impl WorkerConfig {
         let mut text = String::new();
         let list = |tables: &[String]| tables.iter().map(|table| format!("{table:?}")).collect::<Vec<_>>().join(", ");
         let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
+        let copy_connections =
+            self.copy_connections.map_or_else(String::new, |most| format!("copy_connections = {most}\n"));
         let (warehouse, state) = (self.warehouse.display(), self.state.display());
         let _ = write!(
             text,
             "mirror = \"lake\"\n\
              tables = [{}]\nappend_only = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
-             publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n\
+             publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n\
              [commit]\ninterval = {interval:?}\nmax_bytes = {max_bytes:?}\n\
              [state]\ndir = \"{state}\"\n\
@@ -160,6 +168,7 @@ impl WorkerConfig {
 pub struct Worker {
     process: Process,
     admin_port: u16,
+    quiet: bool,
 }
 
 impl Worker {
@@ -167,7 +176,16 @@ impl Worker {
     pub fn spawn(config: &WorkerConfig) -> Result<Self> {
         let mut command = config.command(&["run"])?;
         let process = Process::spawn(&mut command, &config.directory.join("worker.log"))?;
-        Ok(Self { process, admin_port: config.admin_port })
+        Ok(Self { process, admin_port: config.admin_port, quiet: config.quiet })
+    }
+
+    /// The same on a terminal of its own, whose contents are the output. (What is killed is the terminal.)
+    pub fn spawn_on_terminal(config: &WorkerConfig) -> Result<Self> {
+        let run = format!("exec {} run --config {}", binary(&config.directory)?.display(), config.write()?.display());
+        let mut command = Account::current()?.command("script", true);
+        command.args(["-qfec", &run, "/dev/null"]).env("TERM", "xterm").current_dir(&config.directory);
+        let process = Process::spawn(&mut command, &config.directory.join("terminal.log"))?;
+        Ok(Self { process, admin_port: config.admin_port, quiet: config.quiet })
     }
 
     /// Starts it and waits until all of its tables stream.
@@ -205,6 +223,16 @@ impl Worker {
         Ok((code, started.elapsed()))
     }
 
+    /// Holds it where it is (SIGSTOP), its connections open.
+    pub fn hold(&self) -> Result<()> {
+        self.process.signal("STOP")
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn release(&self) -> Result<()> {
+        self.process.signal("CONT")
+    }
+
     /// Waits until it ends by itself.
     pub async fn wait_code(&mut self, limit: Duration) -> Result<i32> {
         self.process.wait_code(limit).await.with_context(|| format!("the worker says:\n{}", self.output()))
@@ -234,6 +262,9 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        if self.quiet {
+            return;
+        }
         let output = self.output();
         let lines: Vec<&str> = output.lines().collect();
         eprintln!("-- end of the worker's output\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
 
 use crate::postgres::Postgres;
+use crate::random::Random;
 
 /// The tables, and the seed of what happens to them.
 #[derive(Debug, Clone, Copy)]
@@ -184,21 +185,4 @@ fn transaction(random: &mut Random) -> String {
                  - (SELECT 3 * count(*) FROM bank.left WHERE id BETWEEN 1 AND 1000) WHERE id = 1".to_owned(),
     };
     format!("BEGIN; SAVEPOINT start; {body}; COMMIT")
-}
-
-/// Splitmix64: small, and the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % limit
-    }
 }

@@ -3,18 +3,22 @@
 mod check;
 mod exit;
 mod file;
+mod progress;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 
 use crate::config::EngineConfig;
 use crate::error::{Error, ErrorKind};
+use crate::serve::Pulse;
 
 pub use exit::ExitCode;
 pub use file::{LogFormat, load};
+pub use progress::Console;
 
 /// Mirrors Postgres tables into Apache Iceberg, live.
 ///
@@ -96,9 +100,9 @@ impl Command {
 ///
 /// # Errors
 /// Whatever kept it from being done; [`ExitCode::of`] gives the exit code.
-pub async fn execute(command: &Command, config: EngineConfig) -> Result<(), Error> {
+pub async fn execute(command: &Command, config: EngineConfig, console: Console) -> Result<(), Error> {
     match command {
-        Command::Run { .. } => run(config).await,
+        Command::Run { .. } => run(config, console).await,
         Command::Mirror { .. } => check::mirror(&config).await,
         Command::Resync { tables, .. } => check::resync(&config, tables).await,
         Command::Check { .. } => check::check(&config).await,
@@ -107,16 +111,19 @@ pub async fn execute(command: &Command, config: EngineConfig) -> Result<(), Erro
     }
 }
 
-async fn run(config: EngineConfig) -> Result<(), Error> {
+async fn run(config: EngineConfig, console: Console) -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let io = |error: std::io::Error| Error::new(ErrorKind::Io, "wait for signals").with_source(error);
     let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
     let (stop, stopped) = watch::channel(false);
-    let engine = crate::run(config, stopped);
+    let pulse = Arc::new(Pulse::default());
+    let engine = crate::engine::run_watched(config, stopped, Arc::clone(&pulse));
     tokio::pin!(engine);
     tokio::select! {
         ended = &mut engine => return ended,
+        // Never ends.
+        () = console.show(pulse) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -1,7 +1,7 @@
 //! `cdc-worker status`: asks the running worker.
 
 use iceberg_writer::Lsn;
-use lake_protocol::{Client, ClientError, MirrorStatus, RequestBody, Response};
+use lake_protocol::{Client, ClientError, LagRow, MirrorStatus, RequestBody, Response};
 
 use crate::Result;
 use crate::config::EngineConfig;
@@ -52,14 +52,55 @@ fn print(status: &MirrorStatus) {
     if let Some(error) = &status.last_error {
         println!("last error: {error}");
     }
-    println!("{:>10}  {:<10} {:>12} {:>12} {:>14}", "table", "state", "copied", "fresh rows", "fresh bytes");
+    println!("{:>10}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
     for table in &status.tables {
         println!(
-            "{:>10}  {:<10} {:>12} {:>12} {:>14}",
-            table.relation, table.state, table.copied_rows, table.pending_rows, table.pending_bytes
+            "{:>10}  {:<10} {:>26} {:>12} {:>14}",
+            table.relation,
+            table.state,
+            copied(table),
+            table.pending_rows,
+            table.pending_bytes
         );
         if let Some(error) = &table.error {
             println!("            {error}");
         }
+    }
+}
+
+/// Rows of the copy, of how many while it is under way.
+fn copied(table: &LagRow) -> String {
+    let (rows, expected) = (table.copied_rows, table.copy_estimate);
+    if table.state != "copying" || expected == 0 {
+        return rows.to_string();
+    }
+    // An estimate: a copy is not over before it is.
+    let percent = (u128::from(rows) * 100 / u128::from(expected)).min(99);
+    format!("{rows} of ~{expected} ({percent} %)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_under_way_shows_how_far_it_is() {
+        let mut table = LagRow {
+            relation: 1,
+            state: "copying".to_owned(),
+            copied_rows: 500,
+            copy_estimate: 2000,
+            pending_rows: 0,
+            pending_bytes: 0,
+            last_commit_us: None,
+            error: None,
+        };
+        assert_eq!(copied(&table), "500 of ~2000 (25 %)");
+        table.copied_rows = 3000;
+        assert_eq!(copied(&table), "3000 of ~2000 (99 %)");
+        table.copy_estimate = 0;
+        assert_eq!(copied(&table), "3000");
+        "streaming".clone_into(&mut table.state);
+        assert_eq!(copied(&table), "3000");
     }
 }

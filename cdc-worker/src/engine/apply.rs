@@ -112,6 +112,7 @@ impl Streaming {
             })?;
             relation::matches(&self.table.spec, described)?;
             self.identified = relation::identifies(&self.table.spec, self.table.identity, described);
+            self.table.doubt_keys(!relation::keeps_unique(&self.table.spec, described));
             self.checked = true;
         }
         if !self.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {

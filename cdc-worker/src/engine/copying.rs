@@ -152,14 +152,19 @@ impl Session {
                         "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
                     );
                 }
-                TableState::Streaming | TableState::Copying if !table.published => {
+                TableState::Streaming | TableState::Copying if !table.is_published() => {
                     self.source_gone(
                         table.relation,
                         "the table left the publication: changes since then do not arrive",
                         &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
                     );
                 }
-                TableState::Streaming | TableState::Copying => self.check_scope(&table).await?,
+                TableState::Streaming | TableState::Copying => {
+                    if table.published_since.as_ref() != Some(&table.published_by) && table.is_published_since() {
+                        self.config.registry(&self.control).published(&table).await?;
+                    }
+                    self.check_scope(&table).await?;
+                }
                 TableState::Requested | TableState::Errored => {}
             }
         }
@@ -194,6 +199,8 @@ impl Session {
             publication::as_root(&shown)
         } else if registered.sent_as_partitions {
             publication::as_partitions(&shown)
+        } else if !registered.sent_whole {
+            publication::not_whole()
         } else if streams && registered.copied_as.is_none() {
             // Copied before this was remembered.
             let registry = self.config.registry(&self.control);
@@ -202,6 +209,8 @@ impl Session {
                 .await;
         } else if streams && registered.copied_as.as_ref() != Some(&registered.published_as) {
             publication::otherwise(&shown)
+        } else if !registered.is_published_since() {
+            publication::came_back()
         } else {
             return Ok(());
         };
@@ -280,6 +289,7 @@ impl Session {
         let generation = self.generation;
         let index = self.store.table(source.identity);
         let rows = Arc::new(AtomicU64::new(0));
+        self.pulse.copies.begin(format!("{}.{}", source.schema, source.name), source.estimate, &rows);
         let job = CopyJob {
             source: self.config.source.clone(),
             table: source.clone(),

@@ -43,12 +43,23 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// What kept the first session from starting, or any later error whose [`Error::retry`] is [`Retry::Never`].
-pub async fn run(config: EngineConfig, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(config: EngineConfig, shutdown: watch::Receiver<bool>) -> Result<()> {
+    run_watched(config, shutdown, Arc::default()).await
+}
+
+/// The same, with a pulse that somebody looks at.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_watched(
+    config: EngineConfig,
+    mut shutdown: watch::Receiver<bool>,
+    pulse: Arc<Pulse>,
+) -> Result<()> {
     let config = Arc::new(config);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let pulse = Arc::new(Pulse::default());
     let (asks, mut inbox) = mpsc::channel(ASK_QUEUE);
     // Readers outlive sessions, and so does their hold on files.
     let leases = Leases::default();

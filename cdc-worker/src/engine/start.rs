@@ -47,6 +47,9 @@ impl Session {
         let system_id = ReplicationSession::connect(source, "lake engine").await?.system_id().await?;
         let registry = config.registry(&control);
         let claim = registry.claim(source, &system_id).await?;
+        if let Err(error) = slot::end_copies(&control, source).await {
+            tracing::warn!(error = %error.report(), "could not end the copies of an earlier worker");
+        }
         if let TableSelection::Listed(tables) = &config.tables {
             list(config, &control, tables).await?;
         }
@@ -269,7 +272,7 @@ async fn stopped(config: &EngineConfig, control: &Client, relation: u32, error: 
 
 /// A failure of the lake that is one table's own (I6).
 pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
-    let hint = error.hint().unwrap_or(COPY_ANEW);
+    let hint = error.hint().map_or_else(|| COPY_ANEW.to_owned(), |hint| format!("{hint}; {COPY_ANEW}"));
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 

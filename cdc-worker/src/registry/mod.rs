@@ -14,7 +14,7 @@ use crate::Result;
 use crate::config::{EngineConfig, SourceConfig};
 use crate::error::{Error, ErrorKind};
 use crate::source::identifier::quote;
-use crate::source::publication::PUBLISHED_AS;
+use crate::source::publication::{PUBLISHED_AS, PUBLISHED_BY};
 
 /// The tables' definitions; `lake_catalog` stands for the configured schema.
 const SCHEMA_SQL: &str = include_str!("schema.sql");
@@ -62,8 +62,10 @@ pub(crate) struct RegisteredTable {
     pub(crate) dropped: bool,
     /// Rows of the initial copy.
     pub(crate) copied_rows: u64,
-    /// The publication has the table, or one that it is a partition of, so its changes arrive.
-    pub(crate) published: bool,
+    /// What in the publication has sent its changes since its copy began; `None` in a registry of before that was kept.
+    pub(crate) published_since: Option<Vec<String>>,
+    /// What in the publication sends them now: the table, its schema, or one that it is a partition of.
+    pub(crate) published_by: Vec<String>,
     /// The publication has a row filter for it.
     pub(crate) row_filtered: bool,
     /// It has inheritance children.
@@ -76,14 +78,29 @@ pub(crate) struct RegisteredTable {
     pub(crate) partitions: Option<String>,
     /// Only its inserts and truncations are wanted.
     pub(crate) append_only: bool,
-    /// How the publication had it when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
+    /// What part of it the publication sent when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
     pub(crate) copied_as: Option<String>,
-    /// How the publication has it.
+    /// What part of it the publication sends.
     pub(crate) published_as: String,
+    /// The publication sends inserts, updates, deletes and truncations.
+    pub(crate) sent_whole: bool,
+}
+
+impl RegisteredTable {
+    /// The publication has the table, so its changes arrive.
+    pub(crate) fn is_published(&self) -> bool {
+        !self.published_by.is_empty()
+    }
+
+    /// It has had the table all the time, in one way or another.
+    pub(crate) fn is_published_since(&self) -> bool {
+        let Some(since) = &self.published_since else { return true };
+        since.iter().any(|way| self.published_by.contains(way))
+    }
 }
 
 /// The column of `mirrored_tables` that came last: where it is, nothing is missing.
-const NEWEST_COLUMN: &str = "published_as";
+const NEWEST_COLUMN: &str = "published_by";
 
 /// Creates schema, tables and columns where they are missing.
 ///
@@ -208,13 +225,7 @@ impl Registry<'_> {
     pub(crate) async fn tables(&self) -> Result<Vec<RegisteredTable>> {
         let statement = format!(
             "SELECT t.relation, t.lake_table, t.state, t.table_uuid, t.error, t.error_hint, c.oid IS NULL, t.copied_rows, \
-                    EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
-                            WHERE m.mirror = t.mirror AND (p.puballtables \
-                            OR EXISTS (SELECT FROM (SELECT c.oid UNION SELECT pg_partition_ancestors(c.oid)) u (relid) \
-                                 JOIN pg_class uc ON uc.oid = u.relid WHERE \
-                                 EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = uc.oid) \
-                                 OR EXISTS (SELECT FROM pg_publication_namespace n \
-                                            WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace)))), \
+                    t.published_by, {PUBLISHED_BY}, \
                     EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
                             JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
                             WHERE m.mirror = t.mirror AND r.prqual IS NOT NULL), \
@@ -226,12 +237,11 @@ impl Registry<'_> {
                                  (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = u.relid) \
                                  OR EXISTS (SELECT FROM pg_publication_namespace n \
                                             WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))), \
-                    c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
-                            WHERE m.mirror = t.mirror AND p.pubviaroot), t.partitions, \
-                    t.append_only, t.published_as, \
-                    coalesce((SELECT {PUBLISHED_AS} FROM pg_publication p JOIN {0} m ON m.publication = p.pubname \
-                              WHERE m.mirror = t.mirror), '') \
-             FROM {1} t LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
+                    c.relkind = 'p' AND NOT coalesce(pub.pubviaroot, false), t.partitions, t.append_only, \
+                    coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true), \
+                    t.published_as, coalesce({PUBLISHED_AS}, '') \
+             FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
+             LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
         );
@@ -252,15 +262,17 @@ impl Registry<'_> {
                 error_hint: row.get(5),
                 dropped: row.get(6),
                 copied_rows: row.get::<_, Option<i64>>(7).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0),
-                published: row.get(8),
-                row_filtered: row.get(9),
-                has_heirs: row.get::<_, Option<bool>>(10).unwrap_or(false),
-                sent_as_root: row.get(11),
-                sent_as_partitions: row.get::<_, Option<bool>>(12).unwrap_or(false),
-                partitions: row.get(13),
-                append_only: row.get(14),
-                copied_as: row.get(15),
-                published_as: row.get(16),
+                published_since: row.get(8),
+                published_by: row.get(9),
+                row_filtered: row.get(10),
+                has_heirs: row.get::<_, Option<bool>>(11).unwrap_or(false),
+                sent_as_root: row.get(12),
+                sent_as_partitions: row.get::<_, Option<bool>>(13).unwrap_or(false),
+                partitions: row.get(14),
+                append_only: row.get(15),
+                sent_whole: row.get(16),
+                copied_as: row.get(17),
+                published_as: row.get(18),
             })
             .collect())
     }
@@ -326,13 +338,29 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "UPDATE {} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, \
-                     published_as = NULL, partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL WHERE mirror = $1 AND relation = $2",
+                    "UPDATE {1} SET state = 'copying', table_uuid = $3, copy_lsn = NULL, copied_rows = NULL, \
+                     published_as = NULL, partitions = NULL, error = NULL, error_hint = NULL, error_lsn = NULL, published_by = \
+                     (SELECT {PUBLISHED_BY} FROM pg_class c, {0} mine JOIN pg_publication pub ON pub.pubname = mine.publication \
+                      WHERE mine.mirror = $1 AND c.oid = $2) WHERE mirror = $1 AND relation = $2",
+                    self.table("mirrors"),
                     self.table("mirrored_tables")
                 ),
                 &[&self.mirror, &relation, &table_uuid],
             )
             .await?;
+        Ok(())
+    }
+
+    /// The publication has had a table without a gap, now also in other ways than those that are on record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceUnreachable`].
+    pub(crate) async fn published(&self, table: &RegisteredTable) -> Result<()> {
+        let statement = format!(
+            "UPDATE {} SET published_by = $3 WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        self.client.execute(&statement, &[&self.mirror, &table.relation, &table.published_by]).await?;
         Ok(())
     }
 

@@ -56,8 +56,11 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     error_lsn pg_lsn,
     -- Only inserts and truncations are wanted: nothing tells the rows apart.
     append_only boolean NOT NULL DEFAULT false,
-    -- How the publication had the table when it was copied: its entry, list of columns and row filter.
+    -- What part of the table the publication sent when it was copied: list of columns and row filter.
     published_as text,
+    -- What in the publication has sent the table's changes without a gap since its copy began: oids of rows of
+    -- pg_publication_rel and pg_publication_namespace, which differ when a table leaves and comes back.
+    published_by text[],
     -- Of a partitioned table: the partitions whose rows the mirror has, and what must be as it was for nothing to have
     -- happened that the stream does not tell.
     partitions text,
@@ -69,4 +72,5 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
 ALTER TABLE lake_catalog.mirrored_tables
     ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS partitions text,
-    ADD COLUMN IF NOT EXISTS published_as text;
+    ADD COLUMN IF NOT EXISTS published_as text,
+    ADD COLUMN IF NOT EXISTS published_by text[];

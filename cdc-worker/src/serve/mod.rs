@@ -2,6 +2,7 @@
 
 mod admin;
 mod ask;
+mod copies;
 mod encode;
 mod lease;
 pub(crate) mod metrics;
@@ -18,6 +19,7 @@ use crate::Result;
 use crate::config::EngineConfig;
 
 pub(crate) use ask::{Ask, PinReply, Reply};
+pub(crate) use copies::CopyProgress;
 pub(crate) use lease::{Lease, Leases};
 pub(crate) use pulse::{Health, Pulse};
 

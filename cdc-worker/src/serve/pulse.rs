@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
+use super::copies::Copies;
+
 /// A loop that has not turned for this long is stuck. The longest legitimate pause is the write of one batch.
 const STUCK_AFTER: Duration = Duration::from_secs(300);
 
@@ -18,7 +20,7 @@ pub(crate) struct Health {
     pub(crate) ready: bool,
 }
 
-/// Shared between the loop and the admin endpoint.
+/// Shared between the loop, the admin endpoint and the terminal.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     begin: Instant,
@@ -26,6 +28,7 @@ pub(crate) struct Pulse {
     turned_ms: AtomicU64,
     streaming: AtomicBool,
     last_error: Mutex<Option<String>>,
+    pub(crate) copies: Copies,
 }
 
 impl Default for Pulse {
@@ -35,6 +38,7 @@ impl Default for Pulse {
             turned_ms: AtomicU64::new(0),
             streaming: AtomicBool::new(false),
             last_error: Mutex::new(None),
+            copies: Copies::default(),
         }
     }
 }

@@ -6,16 +6,24 @@ use crate::Result;
 use crate::config::{EngineConfig, TableSelection};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
-/// SQL: how the publication `p` has the relation `c`, as text that changes when that does. The oids change when a table is
-/// taken out and put back, whose changes between are lost; a partition may be published by the tables that it is part of.
-pub(crate) const PUBLISHED_AS: &str = "concat_ws(' ', p.oid, \
-    coalesce( \
-        (SELECT concat_ws(' ', r.oid, '(' || array_to_string(r.prattrs::int2[], ', ') || ')', \
-                          'WHERE ' || pg_get_expr(r.prqual, r.prrelid)) \
-         FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid), \
-        (SELECT n.oid::text FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace), \
-        (SELECT string_agg(r.oid::text, ' ' ORDER BY r.oid) FROM pg_publication_rel r \
-         WHERE r.prpubid = p.oid AND r.prrelid IN (SELECT pg_partition_ancestors(c.oid)))))";
+/// SQL: what part of the relation `c` the publication `pub` sends, as text that changes when that does.
+pub(crate) const PUBLISHED_AS: &str = "coalesce( \
+    (SELECT concat_ws(' ', '(' || array_to_string(r.prattrs::int2[], ', ') || ')', \
+                      'WHERE ' || pg_get_expr(r.prqual, r.prrelid)) \
+     FROM pg_publication_rel r WHERE r.prpubid = pub.oid AND r.prrelid = c.oid AND NOT EXISTS \
+     (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = pub.oid AND n.pnnspid = c.relnamespace)), '')";
+
+/// SQL: the ways in which the publication `pub` has the relation `c`, as text: each is gone when the table has left that
+/// way, and another one when it comes back. A partition that comes through its ancestors comes another way when it was
+/// detached meanwhile. (All tables: the publication itself.)
+pub(crate) const PUBLISHED_BY: &str = "ARRAY(SELECT 'all ' || pub.oid::text WHERE pub.puballtables AND c.oid IS NOT NULL \
+     UNION SELECT way.name || CASE WHEN at.relid = c.oid THEN '' ELSE ' by ' || \
+         (SELECT string_agg(h.xmin::text, ' ' ORDER BY h.inhrelid) FROM pg_inherits h \
+          WHERE h.inhrelid IN (SELECT pg_partition_ancestors(c.oid))) END \
+     FROM (SELECT c.oid AS relid UNION SELECT pg_partition_ancestors(c.oid)) at JOIN pg_class ac ON ac.oid = at.relid \
+     JOIN LATERAL (SELECT 'table ' || r.oid::text FROM pg_publication_rel r WHERE r.prpubid = pub.oid AND r.prrelid = ac.oid \
+         UNION ALL SELECT 'schema ' || n.oid::text FROM pg_publication_namespace n \
+         WHERE n.pnpubid = pub.oid AND n.pnnspid = ac.relnamespace) way (name) ON true ORDER BY 1)";
 
 /// What of a table the publication sends, and the lake therefore has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +44,10 @@ pub(crate) async fn projection(client: &Client, relation: u32, publication: &str
     // Where the table's schema is published too, all of it is sent.
     let statement = format!(
         "SELECT {PUBLISHED_AS}, r.prattrs::int2[], pg_get_expr(r.prqual, r.prrelid) \
-         FROM pg_class c CROSS JOIN pg_publication p \
-         LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid \
-              AND NOT EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace) \
-         WHERE c.oid = $1 AND p.pubname = $2"
+         FROM pg_class c CROSS JOIN pg_publication pub \
+         LEFT JOIN pg_publication_rel r ON r.prpubid = pub.oid AND r.prrelid = c.oid \
+              AND NOT EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = pub.oid AND n.pnnspid = c.relnamespace) \
+         WHERE c.oid = $1 AND pub.pubname = $2"
     );
     let row = client.query_opt(&statement, &[&relation, &publication]).await?;
     Ok(match row {
@@ -135,13 +143,26 @@ fn column_filtered(shown: &str) -> Error {
     )
 }
 
-/// The publication has the table otherwise than when it was copied.
+/// The publication sends another part of the table than when it was copied.
 pub(crate) fn otherwise(shown: &str) -> Error {
     unfit(
         format!(
-            "the publication has {shown} otherwise than when it was copied: it was taken out and put back, or its row \
-             filter (WHERE …) or list of columns changed"
+            "the publication has {shown} otherwise than when it was copied: its row filter (WHERE …) or list of columns \
+             changed"
         ),
         format!("when it is as it should be, {COPY_ANEW}"),
     )
+}
+
+/// The publication does not send all kinds of changes.
+pub(crate) fn not_whole() -> Error {
+    unfit(
+        "the publication leaves out inserts, updates, deletes or truncates: not all changes arrive".to_owned(),
+        format!("ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate'), then {COPY_ANEW}"),
+    )
+}
+
+/// The table was not in the publication for a while.
+pub(crate) fn came_back() -> Error {
+    unfit("the table left the publication and came back: changes in between did not arrive".to_owned(), COPY_ANEW)
 }

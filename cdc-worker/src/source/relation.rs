@@ -333,6 +333,14 @@ fn identity_tells(identity: RowIdentity) -> &'static str {
     }
 }
 
+/// Whether the source itself sees to it that no key comes twice. It does while its replica identity is an index on just
+/// the key's columns; of `FULL` and `NOTHING` the stream does not tell, and the primary key may have been dropped.
+pub(crate) fn keeps_unique(spec: &TableSpec, relation: &Relation) -> bool {
+    let in_key = |index: usize| spec.key.contains(&index);
+    matches!(relation.identity, b'd' | b'i')
+        && relation.columns.iter().enumerate().all(|(index, column)| column.in_identity == in_key(index))
+}
+
 /// An update or delete came that does not say which row it means.
 pub(crate) fn not_identified(identity: RowIdentity) -> Error {
     if identity == RowIdentity::AppendOnly {

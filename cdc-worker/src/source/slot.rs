@@ -2,6 +2,7 @@
 
 use iceberg_writer::Lsn;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::Result;
 use crate::config::SourceConfig;
@@ -71,11 +72,35 @@ pub(crate) struct ExportedSnapshot {
 /// As [`ReplicationSession::query`].
 pub(crate) async fn export_snapshot(source: &SourceConfig, relation: u32) -> Result<ExportedSnapshot> {
     let mut session = ReplicationSession::connect(source, "lake copy").await?;
-    let name = format!("{}_copy_{relation}", source.slot.chars().take(40).collect::<String>());
+    // A name of its own each time: while it waits, the walsender of an earlier copy does not notice that nobody waits for
+    // it any more, and keeps its slot until those transactions have ended.
+    let random = Uuid::now_v7().simple().to_string();
+    let name = format!("{}{relation}_{}", copies_of(source), &random[random.len() - 12..]);
     let command = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')", quote(&name));
     let (consistent_point, snapshot) = create_slot(&mut session, &command).await?;
     let name = snapshot.ok_or_else(|| Error::new(ErrorKind::Protocol, "the slot's creation exported no snapshot"))?;
     Ok(ExportedSnapshot { consistent_point, name, _session: session })
+}
+
+/// What the names of the slots of a mirror's copies begin with. With a table's oid and twelve digits, 59 bytes at most.
+fn copies_of(source: &SourceConfig) -> String {
+    format!("{}_copy_", source.slot.chars().take(30).collect::<String>())
+}
+
+/// Ends the walsenders that still make slots for copies of an earlier worker. The caller has claimed the mirror, so no
+/// other worker has copies.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`], also when the role may not end them.
+pub(crate) async fn end_copies(client: &Client, source: &SourceConfig) -> Result<()> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+             WHERE temporary AND active_pid IS NOT NULL AND starts_with(slot_name, $1)",
+            &[&copies_of(source)],
+        )
+        .await?;
+    Ok(())
 }
 
 async fn create_slot(session: &mut ReplicationSession, command: &str) -> Result<(Lsn, Option<String>)> {

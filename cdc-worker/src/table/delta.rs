@@ -94,10 +94,15 @@ impl Delta {
     ) -> Result<()> {
         let ordinal = self.append(spec, cells, old)?;
         if let Some(Fate::Fresh(_)) = self.keys.settle(key, Fate::Fresh(ordinal)) {
-            return Err(Error::new(ErrorKind::Table, "a key was inserted twice")
-                .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
+            return Err(Self::twin());
         }
         Ok(())
+    }
+
+    /// A second row came with the key of another.
+    pub(super) fn twin() -> Error {
+        Error::new(ErrorKind::Table, "a key came twice, so it does not tell rows apart any more")
+            .with_hint(format!("was the primary key of the source table dropped? {COPY_ANEW}"))
     }
 
     /// Adds a row of a table without a key.

@@ -73,3 +73,94 @@ impl EqualRows {
         self.rows.iter().flat_map(|(identity, equal)| equal.fresh.iter().map(|ordinal| (&**identity, *ordinal)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::super::identity::RowIdentity;
+    use super::super::index::{IndexStore, IndexWriter, PositionIndex};
+    use super::*;
+
+    /// What may happen to rows of an identity.
+    #[derive(Debug, Clone)]
+    enum Happening {
+        Add(u8),
+        Remove(u8),
+        Commit,
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            5 => (0u8..4).prop_map(Happening::Add),
+            5 => (0u8..4).prop_map(Happening::Remove),
+            1 => Just(Happening::Commit),
+        ]
+    }
+
+    /// Takes a row out as a table does: of the delta if there is one, else a stored one. False: there is none.
+    fn take_out(equal: &mut EqualRows, index: &PositionIndex, identity: &[u8], gone: &mut HashSet<(u32, u32)>) -> bool {
+        if equal.newest(identity).is_some() {
+            equal.remove_newest(identity);
+            return true;
+        }
+        let Some(position) = index.next_equal(identity, equal.taken(identity)).unwrap() else { return false };
+        assert!(gone.insert((position.file, position.row)), "a row was taken out twice");
+        equal.take_stored(identity, position);
+        index.remove_equal(identity, position).unwrap();
+        true
+    }
+
+    /// The live rows go into a file, in order.
+    fn commit(equal: &mut EqualRows, index: &PositionIndex, file: u32) {
+        let mut live: Vec<(Vec<u8>, u64)> = equal.live().map(|(bytes, ordinal)| (bytes.to_vec(), ordinal)).collect();
+        live.sort_by_key(|(_, ordinal)| *ordinal);
+        let mut writer = IndexWriter::new(index.clone());
+        for (row, (identity, _)) in (0..).zip(&live) {
+            writer.put(identity, Position { file, row }).unwrap();
+        }
+        writer.finish().unwrap();
+        *equal = EqualRows::default();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn rows_and_their_twins_are_a_bag(happenings in proptest::collection::vec(happening(), 0..120)) {
+            let directory = tempfile::tempdir().unwrap();
+            let store = IndexStore::create(&directory.path().join("index")).unwrap();
+            let index = store.table(RowIdentity::FullRow);
+            let (mut equal, mut bag, mut gone) = (EqualRows::default(), BTreeMap::<u8, u32>::new(), HashSet::new());
+            let (mut ordinal, mut file) = (0, 0);
+            for happening in happenings {
+                let bytes = equal.bytes();
+                match happening {
+                    Happening::Add(row) => {
+                        equal.add(&[row], ordinal);
+                        ordinal += 1;
+                        *bag.entry(row).or_default() += 1;
+                        prop_assert!(equal.bytes() > bytes);
+                    }
+                    Happening::Remove(row) => {
+                        let count = bag.entry(row).or_default();
+                        prop_assert_eq!(take_out(&mut equal, &index, &[row], &mut gone), *count > 0);
+                        *count = count.saturating_sub(1);
+                    }
+                    Happening::Commit => {
+                        commit(&mut equal, &index, file);
+                        file += 1;
+                    }
+                }
+            }
+            for (row, count) in bag {
+                for _ in 0..count {
+                    prop_assert!(take_out(&mut equal, &index, &[row], &mut gone), "a row is missing");
+                }
+                prop_assert!(!take_out(&mut equal, &index, &[row], &mut gone), "a row too many");
+            }
+            prop_assert_eq!(equal.live().count(), 0);
+        }
+    }
+}

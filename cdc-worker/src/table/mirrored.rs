@@ -80,6 +80,8 @@ pub(crate) struct MirroredTable {
     before_truncate: Option<Vec<FileState>>,
     index: PositionIndex,
     delta: Delta,
+    /// Nobody but us sees to it that no key comes twice.
+    keys_in_doubt: bool,
     key: Vec<u8>,
     old_key: Vec<u8>,
 }
@@ -105,6 +107,7 @@ impl MirroredTable {
             before_truncate: None,
             index,
             delta,
+            keys_in_doubt: false,
             key: Vec::new(),
             old_key: Vec::new(),
         })
@@ -137,9 +140,23 @@ impl MirroredTable {
         self.delta.bytes()
     }
 
+    /// Looks for a row of the same key whenever a key comes, or no longer. It costs a look into the index each time.
+    pub(crate) fn doubt_keys(&mut self, doubt: bool) {
+        self.keys_in_doubt = doubt && self.identity == RowIdentity::Key;
+    }
+
+    /// Refuses a key that a row in a file has. Of those in the delta [`Delta::insert`] knows.
+    fn refuse_twin(&self, key: &[u8]) -> Result<()> {
+        if self.keys_in_doubt && self.delta.fate(key).is_none() && self.index.get(key)?.is_some() {
+            return Err(Delta::twin());
+        }
+        Ok(())
+    }
+
     pub(crate) fn insert(&mut self, new: &Tuple) -> Result<()> {
         let cells = new.cells()?;
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
+        self.refuse_twin(&self.key)?;
         match self.identity {
             RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None),
             RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &self.key, &cells),
@@ -191,6 +208,7 @@ impl MirroredTable {
             }
         }
         self.take_out(&old_key, place)?;
+        self.refuse_twin(&key)?;
         let source = from_delta.as_ref().map(|(batch, row)| OldRow { batch, row: *row });
         match self.identity {
             RowIdentity::Key => self.delta.insert(&self.spec, &key, &cells, source)?,

@@ -4,15 +4,23 @@ mod extension_crash;
 mod extension_mirror;
 mod extension_refusals;
 mod harness;
+mod mirror;
 mod worker_copy;
 mod worker_crash;
+mod worker_handoff;
+mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
 mod worker_partitions;
+mod worker_prepared;
+mod worker_progress;
 mod worker_refusals;
+mod worker_soak;
 mod worker_strays;
 mod worker_stream;
 mod worker_streamed;
+mod worker_toast;
+mod worker_truncate;
 
 use std::time::Duration;
 

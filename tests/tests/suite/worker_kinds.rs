@@ -399,9 +399,9 @@ async fn a_table_that_is_published_in_part_is_mirrored_in_part() -> Result<()> {
             )
             .await?;
         worker = Worker::spawn(&config)?;
-        for table in ["whole", "filtered"] {
+        for (table, word) in [("whole", "came back"), ("filtered", "row filter")] {
             let why = stopped(&postgres, table).await?;
-            ensure!(why.contains("row filter") && why.contains("resync"), "{why}");
+            ensure!(why.contains(word) && why.contains("resync"), "{why}");
         }
         let names: Vec<&str> = std::iter::once("resync").chain(tables.into_iter().filter(|name| *name != "public.narrow")).collect();
         let resync = config.call(&names).await?;

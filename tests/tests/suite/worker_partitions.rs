@@ -247,7 +247,8 @@ async fn what_happened_to_partitions_while_the_worker_was_down_is_noticed() -> R
         postgres
             .batch(
                 "ALTER TABLE lake_catalog.mirrored_tables
-                    DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN append_only; TRUNCATE odd",
+                    DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN published_by, DROP COLUMN append_only;
+                 TRUNCATE odd",
             )
             .await?;
         worker = Worker::spawn(&config)?;
