@@ -56,11 +56,6 @@ impl Session {
 
     async fn take_some(&mut self) -> Result<()> {
         for _ in 0..BURST {
-            // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
-            // the end of a transaction must not miss it because the burst goes on into the next one.
-            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
-                break;
-            }
             let Some(message) = self.unread.pop_front() else { break };
             match message {
                 WalMessage::Data(raw) => self.take(&raw).await?,
@@ -72,6 +67,11 @@ impl Session {
                         self.applied = self.applied.max(end);
                     }
                 }
+            }
+            // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
+            // the end of a transaction must not miss it because the burst goes on into the next one.
+            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
+                break;
             }
         }
         Ok(())
