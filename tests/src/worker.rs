@@ -250,6 +250,13 @@ impl Worker {
         Ok(self.process.ended()?.is_none())
     }
 
+    /// The largest resident set that the process has had, in MiB.
+    pub fn peak_mib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? / 1024)
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -223,3 +223,37 @@ async fn a_table_that_is_published_and_configured_later_joins_the_mirror() -> Re
     })
     .await
 }
+
+#[tokio::test]
+async fn hundreds_of_tables_are_copied_with_a_few_slots_and_little_memory() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // One for the mirror, and one for each copy that runs.
+        let postgres = Postgres::builder().set("max_replication_slots", "3").start().await?;
+        Source::prepare(&postgres).await?;
+        let names: Vec<String> = (0..300).map(|table| format!("public.t{table}")).collect();
+        let tables: Vec<&str> = names.iter().map(String::as_str).collect();
+        let create: Vec<String> = tables
+            .iter()
+            .map(|table| {
+                format!(
+                    "CREATE TABLE {table} (id bigserial PRIMARY KEY, v text); INSERT INTO {table} (v) VALUES ('old')"
+                )
+            })
+            .collect();
+        postgres.batch(&create.join(";")).await?;
+        Source::publish(&postgres, &tables).await?;
+        let worker = Worker::start(&WorkerConfig::new(&postgres, "one", &tables)?, &postgres).await?;
+        // A transaction over all of them, and one over a few.
+        let insert: Vec<String> =
+            tables.iter().map(|table| format!("INSERT INTO {table} (v) VALUES ('new')")).collect();
+        postgres.batch(&format!("BEGIN; {}; COMMIT", insert.join(";"))).await?;
+        postgres.batch("UPDATE t7 SET v = 'changed'; DELETE FROM t299 WHERE id = 1").await?;
+        let looked_at = ["public.t0", "public.t7", "public.t150", "public.t298", "public.t299"];
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &looked_at, CATCH_UP).await?;
+        ensure!(rows == 9, "{rows} rows");
+        let peak = worker.peak_mib()?;
+        ensure!(peak < 128, "a peak of {peak} MiB");
+        Ok(())
+    })
+    .await
+}

@@ -209,7 +209,7 @@ async fn memory_does_not_grow_with_a_transaction() -> Result<()> {
                 .batch(&format!("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series({from}, {to}) i"))
                 .await?;
             oracle.caught_up(&postgres, TEST_LIMIT).await?;
-            peaks.push(peak_mib(worker.pid())?);
+            peaks.push(worker.peak_mib()?);
         }
         let rows = oracle.value("SELECT count(*) FROM {public.t}").await?;
         ensure!(rows == "1500000", "{rows} rows");
@@ -236,7 +236,7 @@ async fn a_small_memory_budget_is_kept_through_a_copy_and_a_large_transaction() 
         let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
         config.memory = Some("64MiB".to_owned());
         let worker = Worker::start(&config, &postgres).await?;
-        let copied = peak_mib(worker.pid())?;
+        let copied = worker.peak_mib()?;
         // Streamed while it runs, and another beside it.
         postgres
             .batch(&format!(
@@ -245,20 +245,13 @@ async fn a_small_memory_budget_is_kept_through_a_copy_and_a_large_transaction() 
             .await?;
         let oracle = Oracle::new(&postgres);
         oracle.caught_up(&postgres, TEST_LIMIT).await?;
-        let peaks = [copied, peak_mib(worker.pid())?];
+        let peaks = [copied, worker.peak_mib()?];
         let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
         ensure!(rows == 1_600_000, "{rows} rows");
         ensure!(peaks.iter().all(|peak| *peak < 64 + 96), "peaks of {peaks:?} MiB");
         Ok(())
     })
     .await
-}
-
-/// The largest resident set that the process has had.
-fn peak_mib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? / 1024)
 }
 
 #[tokio::test]
