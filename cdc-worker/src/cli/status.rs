@@ -52,18 +52,22 @@ fn print(status: &MirrorStatus) {
     if let Some(error) = &status.last_error {
         println!("last error: {error}");
     }
-    println!("{:>10}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
-    for table in &status.tables {
+    let names: Vec<String> = status.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    let wide = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("table".len());
+    println!("{:<wide$}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
+    for (table, name) in status.tables.iter().zip(names) {
         println!(
-            "{:>10}  {:<10} {:>26} {:>12} {:>14}",
-            table.relation,
+            "{name:<wide$}  {:<10} {:>26} {:>12} {:>14}",
             table.state,
             copied(table),
             table.pending_rows,
             table.pending_bytes
         );
+        if let Some(older) = &table.waits_for {
+            println!("    waits for {older}");
+        }
         if let Some(error) = &table.error {
-            println!("            {error}");
+            println!("    {error}");
         }
     }
 }
@@ -85,16 +89,8 @@ mod tests {
 
     #[test]
     fn a_copy_under_way_shows_how_far_it_is() {
-        let mut table = LagRow {
-            relation: 1,
-            state: "copying".to_owned(),
-            copied_rows: 500,
-            copy_estimate: 2000,
-            pending_rows: 0,
-            pending_bytes: 0,
-            last_commit_us: None,
-            error: None,
-        };
+        let mut table =
+            LagRow { state: "copying".to_owned(), copied_rows: 500, copy_estimate: 2000, ..LagRow::default() };
         assert_eq!(copied(&table), "500 of ~2000 (25 %)");
         table.copied_rows = 3000;
         assert_eq!(copied(&table), "3000 of ~2000 (99 %)");

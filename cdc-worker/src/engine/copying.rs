@@ -19,6 +19,7 @@ use crate::decode::message::{self, Commit, Message, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
+use crate::source::older::OlderTransactions;
 use crate::source::partitions::Links;
 use crate::source::publication;
 use crate::source::relation::{self, SourceTable, Wanted};
@@ -44,6 +45,8 @@ pub(super) struct Copying {
     lake: LakeTable,
     index: PositionIndex,
     pub(super) rows: CopiedRows,
+    /// What keeps it from beginning.
+    pub(super) older: OlderTransactions,
     task: Task,
     /// The table's description in the stream when the copy began.
     described: Option<Relation>,
@@ -277,7 +280,8 @@ impl Session {
         let source = match checked {
             Ok(source) => source,
             Err(error) if error.kind() == ErrorKind::Table => {
-                self.tables.insert(relation, Table::errored(String::new(), None));
+                let (schema, name) = (registered.schema, registered.name);
+                self.tables.insert(relation, Table::errored(schema, name, String::new(), None));
                 self.fail_table(relation, error);
                 return Ok(());
             }
@@ -299,7 +303,9 @@ impl Session {
             epoch: self.epoch,
             attempt: Uuid::now_v7(),
             copied: Arc::clone(&rows),
+            older: OlderTransactions::default(),
         };
+        let older = job.older.clone();
         let done = self.copies_in.clone();
         let task = tokio::spawn(async move {
             let outcome = job.run().await;
@@ -316,6 +322,7 @@ impl Session {
             lake,
             index,
             rows,
+            older,
             task: Task(task),
             described: self.relations.get(&relation).cloned(),
             queue: self.spools.spool(),

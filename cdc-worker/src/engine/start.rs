@@ -15,6 +15,7 @@ use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, WalStream};
@@ -174,7 +175,8 @@ async fn resume_at(config: &EngineConfig, control: &Client, recorded: Option<Lsn
 async fn begin(config: &EngineConfig, control: &Client) -> Result<Lsn> {
     let registry = config.registry(control);
     registry.begin_at(None).await?;
-    let point = slot::create(&config.source).await?;
+    let made = slot::create(&config.source);
+    let point = older::while_made(&config.source, "the mirror's slot", &OlderTransactions::default(), made).await?;
     registry.begin_at(Some(point)).await?;
     Ok(point)
 }
@@ -192,7 +194,7 @@ async fn reload(
     let relation = registered.relation;
     if registered.state == TableState::Errored {
         let reason = registered.error.unwrap_or_default();
-        return Ok(Some(Table::errored(reason, registered.error_hint)));
+        return Ok(Some(Table::errored(registered.schema, registered.name, reason, registered.error_hint)));
     }
     let wanted = Wanted {
         lake_name: Some(&registered.lake_table),
@@ -203,7 +205,7 @@ async fn reload(
     let described = match relation::describe(control, relation, wanted).await {
         Ok(described) => described,
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         Err(error) => return Err(error),
     };
@@ -216,7 +218,7 @@ async fn reload(
             Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
             // Something is wrong with this table (its columns changed, say), not with the catalog.
             Err(error) if error.table().is_some() => {
-                return stopped(config, control, relation, own_failure(&error), begin).await.map(Some);
+                return stopped(config, control, &registered, own_failure(&error), begin).await.map(Some);
             }
             Err(error) => return Err(error.into()),
         },
@@ -225,7 +227,7 @@ async fn reload(
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
                 .with_hint(COPY_ANEW);
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         // Not begun, or not committed: the loop starts the copy (again), from nothing.
         if let Some(uuid) = registered.table_uuid.filter(|_| registered.state == TableState::Copying) {
@@ -253,7 +255,7 @@ async fn reload(
             return Ok(None);
         }
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         Err(error) => return Err(error),
     }
@@ -264,10 +266,17 @@ async fn reload(
 }
 
 /// A table that cannot go on, and the registry knows it.
-async fn stopped(config: &EngineConfig, control: &Client, relation: u32, error: Error, at: Lsn) -> Result<Table> {
-    tracing::error!(table = relation, lsn = %at, error = %error.report(), "the table stops; the others stream on");
-    config.registry(control).errored(relation, &error, at).await?;
-    Ok(Table::errored(error.report(), error.hint().map(str::to_owned)))
+async fn stopped(
+    config: &EngineConfig,
+    control: &Client,
+    table: &RegisteredTable,
+    error: Error,
+    at: Lsn,
+) -> Result<Table> {
+    tracing::error!(table = table.relation, lsn = %at, error = %error.report(), "the table stops; the others stream on");
+    config.registry(control).errored(table.relation, &error, at).await?;
+    let (schema, name) = (table.schema.clone(), table.name.clone());
+    Ok(Table::errored(schema, name, error.report(), error.hint().map(str::to_owned)))
 }
 
 /// A failure of the lake that is one table's own (I6).

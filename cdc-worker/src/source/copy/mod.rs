@@ -24,6 +24,7 @@ use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 use crate::table::PositionIndex;
 
+use super::older::OlderTransactions;
 use super::partitions::Links;
 use super::relation::SourceTable;
 use share::Shares;
@@ -43,6 +44,8 @@ pub(crate) struct CopyJob {
     pub(crate) attempt: Uuid,
     /// Rows so far, for `lake.lag`.
     pub(crate) copied: Arc<AtomicU64>,
+    /// What it waits for before there are any, for the same.
+    pub(crate) older: OlderTransactions,
 }
 
 /// A finished copy.

@@ -13,7 +13,7 @@ use crate::table::RowIdentity;
 use super::super::identifier::quote;
 use super::super::partitions::{self, Links};
 use super::super::relation::{self, SourceTable, Wanted};
-use super::super::{connect, slot};
+use super::super::{connect, older, slot};
 use super::CopyJob;
 use super::share::{Extent, fitting_connections};
 
@@ -50,7 +50,9 @@ struct Locked {
 pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
     let table = &job.table;
     for _ in 0..SNAPSHOT_ATTEMPTS {
-        let snapshot = slot::export_snapshot(&job.source, table.relation).await?;
+        let wanted = format!("the copy of {}.{}", table.schema, table.name);
+        let exported = slot::export_snapshot(&job.source, table.relation);
+        let snapshot = older::while_made(&job.source, &wanted, &job.older, exported).await?;
         let consistent_point = snapshot.consistent_point;
         let first = import(job, &snapshot.name).await?;
         let Some(Locked { extents, partitions }) = lock(job, &first).await? else {
