@@ -34,11 +34,17 @@ const SLOT_POLL: Duration = Duration::from_millis(100);
 const COPY_QUEUE: usize = 16;
 
 impl Session {
-    /// Starts a session.
+    /// Starts a session. The first of a process enters the configured list of tables; later ones find it in the registry,
+    /// where `cdc-worker mirror` may have changed it meanwhile.
     ///
     /// # Errors
     /// Anything that keeps the mirror from streaming, with its remedy.
-    pub(super) async fn start(config: &Arc<EngineConfig>, pulse: &Arc<Pulse>, leases: &Leases) -> Result<Self> {
+    pub(super) async fn start(
+        config: &Arc<EngineConfig>,
+        pulse: &Arc<Pulse>,
+        leases: &Leases,
+        first: bool,
+    ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
         let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
@@ -51,7 +57,7 @@ impl Session {
         if let Err(error) = slot::end_copies(&control, source).await {
             tracing::warn!(error = %error.report(), "could not end the copies of an earlier worker");
         }
-        if let TableSelection::Listed(tables) = &config.tables {
+        if let (TableSelection::Listed(tables), true) = (&config.tables, first) {
             list(config, &control, tables).await?;
         }
         let begin = resume_at(config, &control, claim.lsn).await?;
@@ -236,7 +242,7 @@ async fn reload(
         return Ok(None);
     };
     if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
-        tracing::info!(table = relation, "the table is copied anew: its partitions were not remembered");
+        tracing::info!(table = registered.shown(), "the table is copied anew: its partitions were not remembered");
         config.registry(control).resync(relation).await?;
         return Ok(None);
     }
@@ -250,7 +256,7 @@ async fn reload(
         Ok(()) => {}
         // Rows of a partition that was emptied beside the stream, say, and came again.
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
-            tracing::info!(table = relation, "the table is copied anew: {}", error.report());
+            tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
             config.registry(control).resync(relation).await?;
             return Ok(None);
         }
@@ -273,7 +279,7 @@ async fn stopped(
     error: Error,
     at: Lsn,
 ) -> Result<Table> {
-    tracing::error!(table = table.relation, lsn = %at, error = %error.report(), "the table stops; the others stream on");
+    tracing::error!(table = table.shown(), lsn = %at, error = %error.report(), "the table stops; the others stream on");
     config.registry(control).errored(table.relation, &error, at).await?;
     let (schema, name) = (table.schema.clone(), table.name.clone());
     Ok(Table::errored(schema, name, error.report(), error.hint().map(str::to_owned)))

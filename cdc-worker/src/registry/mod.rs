@@ -95,6 +95,11 @@ impl RegisteredTable {
         !self.published_by.is_empty()
     }
 
+    /// `schema.table`.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
     /// It has had the table all the time, in one way or another.
     pub(crate) fn is_published_since(&self) -> bool {
         let Some(since) = &self.published_since else { return true };
