@@ -189,4 +189,6 @@ pub struct LagRow {
     pub last_commit_us: Option<i64>,
     /// Why the table is `errored`.
     pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
 }

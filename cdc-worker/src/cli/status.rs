@@ -13,25 +13,35 @@ use crate::error::{Error, ErrorKind};
 /// [`ErrorKind::Io`] when it does not run.
 pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
     let path = config.read_socket.clone().ok_or_else(|| {
-        Error::new(ErrorKind::Config, "the configuration has no [read] socket to ask")
+        Error::new(ErrorKind::Config, "there is no socket to ask: the path of state.dir is too long for one")
             .with_hint("set [read] socket, or look at the admin endpoint's /metrics")
     })?;
+    let shown = path.clone();
     let asked =
         tokio::task::spawn_blocking(move || Client::connect(&path)?.ask(RequestBody::Status, &mut || false)).await;
     let status = match asked {
         Ok(Ok(Response::Status(status))) => status,
         Ok(Ok(_)) => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
         Ok(Err(ClientError::Unreachable(error))) => {
-            return Err(Error::new(ErrorKind::Io, "the worker is not running").with_source(error));
+            return Err(Error::new(ErrorKind::Io, format!("nobody answers at {}", shown.display()))
+                .with_hint("the worker does not run, or has not begun to stream: its log says what it waits for")
+                .with_source(error));
         }
-        Ok(Err(ClientError::Refused(refusal))) => return Err(Error::new(ErrorKind::Io, refusal.message)),
+        Ok(Err(ClientError::Refused(refusal))) => {
+            let message = [Some(refusal.message), refusal.detail].into_iter().flatten().collect::<Vec<_>>().join(": ");
+            let error = Error::new(ErrorKind::Io, message);
+            return Err(match refusal.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            });
+        }
         Ok(Err(error)) => return Err(Error::new(ErrorKind::Io, format!("ask the worker: {error:?}"))),
         Err(error) => return Err(Error::new(ErrorKind::Io, "ask the worker").with_source(error)),
     };
     if json {
         let text = serde_json::to_string_pretty(&status)
             .map_err(|error| Error::new(ErrorKind::Io, "print the status").with_source(error))?;
-        println!("{text}");
+        say!("{text}");
     } else {
         print(&status);
     }
@@ -39,7 +49,7 @@ pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
 }
 
 fn print(status: &MirrorStatus) {
-    println!(
+    say!(
         "mirror {} (pid {}, epoch {}): received {}, applied {}, committed {}, lag {} ms",
         status.mirror,
         status.pid,
@@ -50,13 +60,13 @@ fn print(status: &MirrorStatus) {
         status.lag_ms
     );
     if let Some(error) = &status.last_error {
-        println!("last error: {error}");
+        say!("last error: {error}");
     }
     let names: Vec<String> = status.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
     let wide = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("table".len());
-    println!("{:<wide$}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
+    say!("{:<wide$}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
     for (table, name) in status.tables.iter().zip(names) {
-        println!(
+        say!(
             "{name:<wide$}  {:<10} {:>26} {:>12} {:>14}",
             table.state,
             copied(table),
@@ -64,10 +74,13 @@ fn print(status: &MirrorStatus) {
             table.pending_bytes
         );
         if let Some(older) = &table.waits_for {
-            println!("    waits for {older}");
+            say!("    waits for {older}");
         }
         if let Some(error) = &table.error {
-            println!("    {error}");
+            say!("    {error}");
+        }
+        if let Some(hint) = &table.hint {
+            say!("    hint: {hint}");
         }
     }
 }

@@ -243,8 +243,8 @@ impl Session {
                     row.last_commit_us = streaming.last_commit_us;
                     if streaming.is_committed() { "streaming" } else { "copying" }.clone_into(&mut row.state);
                 }
-                Entry::Errored { reason, .. } => {
-                    row.error = Some(reason.clone());
+                Entry::Errored { reason, hint } => {
+                    (row.error, row.hint) = (Some(reason.clone()), hint.clone());
                     "errored".clone_into(&mut row.state);
                 }
             }

@@ -135,7 +135,7 @@ impl Session {
             .filter(|known| !registered.iter().any(|table| table.relation == *known))
             .collect();
         for relation in gone {
-            tracing::info!(table = relation, "no longer mirrored");
+            tracing::info!(table = self.shown(relation), "no longer mirrored");
             self.forget(relation);
         }
         self.wanted.clear();
@@ -342,7 +342,7 @@ impl Session {
         }
         match outcome {
             Ok(copied) => {
-                tracing::info!(table = relation, lsn = %copied.consistent_point, rows = copied.rows, "copied");
+                tracing::info!(table = self.shown(relation), lsn = %copied.consistent_point, rows = copied.rows, "copied");
                 self.begin_catching_up(relation, copied).await
             }
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {

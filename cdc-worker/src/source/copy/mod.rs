@@ -71,7 +71,7 @@ impl CopyJob {
     pub(crate) async fn run(self) -> Result<Copied> {
         let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
         let connections = clients.len();
-        tracing::info!(table = self.table.relation, lsn = %consistent_point, connections, "copying");
+        tracing::info!(table = self.table.shown(), lsn = %consistent_point, connections, "copying");
         let job = Arc::new(self);
         let shares = Arc::new(Shares::new(extents, connections));
         let numbers = Arc::new(AtomicU32::new(0));
