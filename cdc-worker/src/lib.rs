@@ -23,6 +23,7 @@ mod config;
 mod decode;
 mod engine;
 mod error;
+mod memory;
 mod registry;
 mod serve;
 mod source;

@@ -57,8 +57,10 @@ pub struct WorkerConfig {
     pub warehouse: PathBuf,
     /// `commit.interval`.
     pub interval: String,
-    /// `commit.max_bytes`.
+    /// `commit.max_bytes`, where there is no `memory`.
     pub max_bytes: String,
+    /// `memory.budget`.
+    pub memory: Option<String>,
     /// `state.dir`.
     pub state: PathBuf,
     /// Port of `admin.listen`.
@@ -89,6 +91,7 @@ impl WorkerConfig {
             warehouse: scratch.directory("warehouse")?,
             interval: "300ms".to_owned(),
             max_bytes: "64MiB".to_owned(),
+            memory: None,
             state: scratch.directory(&format!("worker-{name}/state"))?,
             admin_port: free_port()?,
             copy_connections: None,
@@ -115,6 +118,10 @@ impl WorkerConfig {
         let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
         let copy_connections =
             self.copy_connections.map_or_else(String::new, |most| format!("copy_connections = {most}\n"));
+        let memory = match &self.memory {
+            Some(budget) => format!("[memory]\nbudget = {budget:?}\n"),
+            None => format!("max_bytes = {max_bytes:?}\n"),
+        };
         let (warehouse, state) = (self.warehouse.display(), self.state.display());
         let _ = write!(
             text,
@@ -123,7 +130,7 @@ impl WorkerConfig {
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n\
-             [commit]\ninterval = {interval:?}\nmax_bytes = {max_bytes:?}\n\
+             [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
              [read]\nsocket = \"{}/read.sock\"\n\

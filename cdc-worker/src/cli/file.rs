@@ -10,6 +10,7 @@ use crate::config::{
     CommitConfig, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig, TableSelection, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
+use crate::memory::{MemoryBudget, control_group_limit};
 
 /// The password of the source's role; beats `password_file`.
 const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
@@ -45,6 +46,8 @@ struct File {
     lake: Lake,
     #[serde(default)]
     commit: Commit,
+    #[serde(default)]
+    memory: Memory,
     state: State,
     #[serde(default)]
     admin: Admin,
@@ -88,6 +91,12 @@ struct Commit {
     #[serde(default, with = "humantime_serde::option")]
     interval: Option<Duration>,
     max_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    budget: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -168,7 +177,15 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         return Err(config_error(format!("\"{slot}\" is not a name for a replication slot"))
             .with_hint("up to 63 lower case letters, digits and underscores"));
     }
-    let copy_connections = file.source.copy_connections.unwrap_or_else(default_copy_connections);
+    let budget = match &file.memory.budget {
+        Some(text) => bytes(text).and_then(MemoryBudget::new).ok_or_else(|| {
+            config_error(format!("memory.budget = \"{text}\" is not a size, or too small"))
+                .with_hint("like \"512MiB\"; at least 64MiB")
+        })?,
+        None => MemoryBudget::within(control_group_limit()),
+    };
+    let copy_connections =
+        file.source.copy_connections.unwrap_or_else(|| default_copy_connections().min(budget.copy_connections()));
     if !(1..=MOST_COPY_CONNECTIONS).contains(&copy_connections) {
         return Err(config_error(format!("source.copy_connections = {copy_connections}"))
             .with_hint(format!("between 1 and {MOST_COPY_CONNECTIONS}")));
@@ -178,9 +195,10 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         Some(text) => bytes(text).ok_or_else(|| {
             config_error(format!("commit.max_bytes = \"{text}\" is not a size")).with_hint("like \"64MiB\"")
         })?,
-        None => default.max_bytes,
+        None => budget.changes(),
     };
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
+    tracing::debug!(budget = budget.bytes(), changes = max_bytes, copy_connections, "memory");
     let config = EngineConfig {
         mirror: file.mirror,
         source: SourceConfig {
@@ -259,6 +277,16 @@ mod tests {
         assert_eq!(config.read_socket.as_deref(), Some(Path::new("/s/read.sock")));
         let long = LEAST.replace("'/s'", &format!("'/{}'", "s".repeat(100)));
         assert_eq!(load_text(&long).unwrap().0.read_socket, None);
+    }
+
+    #[test]
+    fn the_memory_budget_decides_what_is_not_set() {
+        let (config, _) = load_text(&format!("{LEAST}[memory]\nbudget = '128MiB'\n")).unwrap();
+        assert_eq!((config.commit.max_bytes, config.source.copy_connections), (16 << 20, 1));
+        let both = format!("{LEAST}[memory]\nbudget = '128MiB'\n[commit]\nmax_bytes = '1MiB'\n");
+        assert_eq!(load_text(&both).unwrap().0.commit.max_bytes, 1 << 20);
+        let error = load_text(&format!("{LEAST}[memory]\nbudget = '1MiB'\n")).unwrap_err();
+        assert!(error.report().contains("memory.budget") && error.hint().is_some());
     }
 
     #[test]

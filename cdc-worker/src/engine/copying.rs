@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes};
-use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
+use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, TableSpec, Warehouse};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
 use crate::table::{FileState, MirroredTable, PositionIndex};
 
-use super::apply::{LakeSide, RowChange};
+use super::apply::{Applied, RowChange};
 use super::entry::{CatchingUp, Entry, Streaming, Table};
 use super::session::Session;
 
@@ -97,7 +97,7 @@ impl CatchingUp {
     }
 
     /// Applies a burst of what waits.
-    async fn catch_up(&mut self, relation: u32, lake: &LakeSide<'_>) -> Result<()> {
+    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<()> {
         for _ in 0..CATCH_UP_BURST {
             let Some(mut record) = self.queue.pop()? else { break };
             let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(|error| {
@@ -114,7 +114,10 @@ impl CatchingUp {
                 Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
                 _ => continue,
             };
-            self.streaming.apply(lsn, &row, lake).await?;
+            if let Applied::NeedsOldRow(position) = self.streaming.apply(lsn, &row, None, catalog)? {
+                let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
+                self.streaming.apply(lsn, &row, Some(&old_row), catalog)?;
+            }
         }
         Ok(())
     }
@@ -363,12 +366,13 @@ impl Session {
         let registry = self.config.registry(&self.control);
         registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
         let files = copied.files.iter().map(FileState::written).collect();
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index)?;
+        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index);
         table.take_copied(copied.files);
         let mut streaming = Streaming::new(table, copied.consistent_point);
         streaming.described = described;
         streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
         streaming.copied_rows = copied.rows;
+        self.behind.push(relation);
         let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
         self.tables.insert(relation, Table::new(schema, name, entry));
         if let Some(partitions) = copied.partitions {
@@ -380,19 +384,14 @@ impl Session {
 
     /// Lets the tables whose copy is done catch up, and those that have caught up join.
     pub(super) async fn catch_up(&mut self) -> Result<()> {
-        let waiting: Vec<u32> = self
-            .tables
-            .iter()
-            .filter(|(_, table)| matches!(table.entry, Entry::CatchingUp(_)))
-            .map(|(relation, _)| *relation)
-            .collect();
-        for relation in waiting {
+        for relation in self.behind.clone() {
             let Some(Entry::CatchingUp(catching_up)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
             else {
+                self.behind.retain(|behind| *behind != relation);
                 continue;
             };
-            let lake = LakeSide { warehouse: &self.warehouse, catalog: &self.catalog };
-            let done = catching_up.catch_up(relation, &lake).await;
+            let done = catching_up.catch_up(relation, &self.warehouse, &self.catalog).await;
+            self.changed.insert(relation);
             if self.or_stopped(relation, done).await?.is_some() {
                 self.join(relation);
             }

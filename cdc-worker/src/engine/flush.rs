@@ -58,8 +58,13 @@ impl Session {
         let attempt = Uuid::now_v7();
         let mut changes = Vec::new();
         let mut parts = Vec::new();
-        for (relation, table) in &mut self.tables {
-            let Entry::Streaming(streaming) = &mut table.entry else { continue };
+        // In one order whenever the same tables have changed.
+        let mut changed: Vec<u32> = self.changed.iter().copied().collect();
+        changed.sort_unstable();
+        for relation in changed {
+            let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
+                continue;
+            };
             if !streaming.table.has_changes() && streaming.unregistered_copy.is_none() {
                 continue;
             }
@@ -70,7 +75,7 @@ impl Session {
             let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, &pending.batches).await?;
             data.extend(written.iter().cloned());
             let deletes = write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
-            parts.push((*relation, lake.uuid(), written));
+            parts.push((relation, lake.uuid(), written));
             changes.push(TableChange { table: lake, truncate, data, deletes });
         }
         let tables = changes.len();
@@ -142,6 +147,10 @@ impl Session {
         self.last_commit = Instant::now();
         self.oldest_pending = None;
         let mut joined = Vec::new();
+        // What is left belongs to tables that catch up.
+        let tables = &self.tables;
+        self.changed
+            .retain(|relation| tables.get(relation).is_some_and(|table| matches!(table.entry, Entry::CatchingUp(_))));
         for (relation, uuid, written) in parts {
             let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
                 continue;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::source::replication::WalMessage;
 use crate::spool::Spool;
 
+use super::apply::Obstacle;
 use super::entry::Entry;
 use super::session::Session;
 
@@ -29,12 +30,11 @@ pub(super) struct Replay {
 impl Session {
     /// Whether there is something to do without the stream.
     pub(super) fn has_work(&self) -> bool {
-        self.replay.is_some()
-            || !self.unread.is_empty()
-            || self.tables.values().any(|table| match &table.entry {
-                Entry::CatchingUp(catching_up) => !catching_up.queue.is_empty(),
-                Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
-            })
+        let waits = |relation| match self.tables.get(relation).map(|table| &table.entry) {
+            Some(Entry::CatchingUp(catching_up)) => !catching_up.queue.is_empty(),
+            _ => false,
+        };
+        self.replay.is_some() || !self.unread.is_empty() || self.behind.iter().any(waits)
     }
 
     /// Takes a burst of what there is.
@@ -56,14 +56,13 @@ impl Session {
 
     async fn take_some(&mut self) -> Result<()> {
         for _ in 0..BURST {
-            // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
-            // the end of a transaction must not miss it because the burst goes on into the next one.
-            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
-                break;
-            }
             let Some(message) = self.unread.pop_front() else { break };
             match message {
-                WalMessage::Data(raw) => self.take(&raw).await?,
+                WalMessage::Data(raw) => {
+                    for obstacle in self.take(&raw)? {
+                        Box::pin(self.overcome(&raw, obstacle)).await?;
+                    }
+                }
                 WalMessage::KeepAlive { end, clock_us } => {
                     self.source_now_us = clock_us;
                     self.received = self.received.max(end);
@@ -73,14 +72,19 @@ impl Session {
                     }
                 }
             }
+            // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
+            // the end of a transaction must not miss it because the burst goes on into the next one.
+            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
+                break;
+            }
         }
         Ok(())
     }
 
-    async fn take(&mut self, raw: &Bytes) -> Result<()> {
+    fn take(&mut self, raw: &Bytes) -> Result<Vec<Obstacle>> {
         match self.assembler.take(raw)? {
             Assembled::Begin(commit) => self.open = Some(commit),
-            Assembled::Change(change) => self.apply(raw, change).await?,
+            Assembled::Change(change) => return self.apply(raw, change),
             Assembled::End(end) => self.end_transaction(end),
             Assembled::Keep { xid, piece } => {
                 let pieces = self.running.entry(xid).or_insert_with(|| self.spools.spool());
@@ -95,7 +99,7 @@ impl Session {
             Assembled::Forget { xid } => drop(self.running.remove(&xid)),
             Assembled::Nothing => {}
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn replay_some(&mut self) -> Result<()> {
@@ -113,7 +117,9 @@ impl Session {
             // A table that was described in a subtransaction which was rolled back is described again behind it.
             if !replay.aborted.contains(&subxid) {
                 let change = message::parse(&piece)?;
-                self.apply(&piece, change).await?;
+                for obstacle in self.apply(&piece, change)? {
+                    Box::pin(self.overcome(&piece, obstacle)).await?;
+                }
             }
         }
         Ok(())
@@ -129,6 +135,11 @@ impl Session {
 
     /// Bytes of changes that the next commit would bring to Iceberg.
     fn committable_bytes(&self) -> u64 {
-        self.streaming().map(|streaming| streaming.table.pending_bytes() as u64).sum()
+        let changed = self.changed.iter().filter_map(|relation| self.tables.get(relation));
+        let bytes = changed.map(|table| match &table.entry {
+            Entry::Streaming(streaming) => streaming.table.pending_bytes() as u64,
+            Entry::Copying(_) | Entry::CatchingUp(_) | Entry::Errored { .. } => 0,
+        });
+        bytes.sum()
     }
 }

@@ -1,6 +1,6 @@
 //! The state of a session, and the loop.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ use super::partitions::Trees;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
+/// Looking takes at most one part in so many of the time.
+const REGISTRY_SHARE: u32 = 20;
 /// How often time-outs and commit intervals are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -50,6 +52,10 @@ pub(super) struct Session {
     pub(super) replay: Option<Replay>,
     pub(super) epoch: i64,
     pub(super) tables: HashMap<u32, Table>,
+    /// Those of them that may have changes which Iceberg has not got. In a mirror of a thousand tables few have.
+    pub(super) changed: HashSet<u32>,
+    /// Those that are catching up, or were a moment ago.
+    pub(super) behind: Vec<u32>,
     /// The newest description of each table in the stream.
     pub(super) relations: HashMap<u32, Relation>,
     /// What is known of the partitions of partitioned tables.
@@ -115,6 +121,8 @@ impl Session {
             replay: None,
             epoch,
             tables: HashMap::new(),
+            changed: HashSet::new(),
+            behind: Vec::new(),
             relations: HashMap::new(),
             trees: Trees::default(),
             leases,
@@ -215,7 +223,12 @@ impl Session {
                         self.answer_waiters()?;
                     }
                 }
-                _ = poll.tick() => self.poll_registry().await?,
+                _ = poll.tick() => {
+                    let begun = Instant::now();
+                    self.poll_registry().await?;
+                    // A look at a thousand tables takes a while; it must not be what the source is busy with.
+                    poll.reset_after(REGISTRY_POLL.max(begun.elapsed() * REGISTRY_SHARE));
+                }
                 received = self.stream.recv(), if !busy => match received? {
                     Some(messages) => {
                         self.unread.extend(messages);

@@ -16,7 +16,8 @@ use super::session::Session;
 impl Session {
     /// Bytes of changes in memory, of tables that stream and of tables that catch up.
     fn pending_bytes(&self) -> u64 {
-        let following = self.tables.values().filter_map(|table| table.entry.following());
+        let changed = self.changed.iter().filter_map(|relation| self.tables.get(relation));
+        let following = changed.filter_map(|table| table.entry.following());
         following.map(|streaming| streaming.table.pending_bytes() as u64).sum()
     }
 

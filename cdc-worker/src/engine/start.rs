@@ -266,7 +266,7 @@ async fn reload(
         Err(error) => return Err(error),
     }
     let files = files.into_iter().map(FileState::new).collect();
-    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index)?, begin);
+    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), begin);
     streaming.copied_rows = registered.copied_rows;
     Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }

@@ -30,9 +30,10 @@ struct Sealed {
     batch: RecordBatch,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Delta {
-    builder: RowBuilder,
+    /// None before the first row: its buffers are some ten kilobytes, and most tables of many are idle.
+    builder: Option<RowBuilder>,
     sealed: Vec<Sealed>,
     sealed_rows: u64,
     sealed_bytes: usize,
@@ -49,32 +50,22 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    pub(super) fn new(spec: &TableSpec) -> Result<Self> {
-        Ok(Self {
-            builder: RowBuilder::new(spec)?,
-            sealed: Vec::new(),
-            sealed_rows: 0,
-            sealed_bytes: 0,
-            dead: RoaringTreemap::new(),
-            keys: Keys::default(),
-            equal: EqualRows::default(),
-            deletes: BTreeMap::new(),
-            truncated: false,
-            staged: Vec::new(),
-        })
+    fn building(&self) -> u64 {
+        self.builder.as_ref().map_or(0, |builder| builder.rows() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let rows = self.sealed_rows + self.builder.rows() as u64;
+        let rows = self.sealed_rows + self.building();
         rows == 0 && !self.truncated && self.staged.is_empty() && self.deletes.is_empty()
     }
 
     pub(super) fn live_rows(&self) -> u64 {
-        self.sealed_rows + self.builder.rows() as u64 - self.dead.len()
+        self.sealed_rows + self.building() - self.dead.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.sealed_bytes + self.builder.bytes() + self.keys.bytes() + self.equal.bytes()
+        let building = self.builder.as_ref().map_or(0, RowBuilder::bytes);
+        self.sealed_bytes + building + self.keys.bytes() + self.equal.bytes()
     }
 
     pub(super) fn fate(&self, key: &[u8]) -> Option<Fate> {
@@ -119,9 +110,13 @@ impl Delta {
     }
 
     fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<u64> {
-        let ordinal = self.sealed_rows + self.builder.rows() as u64;
-        self.builder.append(spec, cells, old)?;
-        if self.builder.rows() >= SEAL_ROWS || self.builder.bytes() >= SEAL_BYTES {
+        let ordinal = self.sealed_rows + self.building();
+        let builder = match &mut self.builder {
+            Some(builder) => builder,
+            None => self.builder.insert(RowBuilder::new(spec)?),
+        };
+        builder.append(spec, cells, old)?;
+        if builder.rows() >= SEAL_ROWS || builder.bytes() >= SEAL_BYTES {
             self.seal()?;
         }
         Ok(ordinal)
@@ -152,11 +147,9 @@ impl Delta {
     }
 
     pub(super) fn seal(&mut self) -> Result<()> {
-        if self.builder.rows() == 0 {
-            return Ok(());
-        }
-        let bytes = self.builder.bytes();
-        let batch = self.builder.finish()?;
+        let Some(builder) = self.builder.as_mut().filter(|builder| builder.rows() > 0) else { return Ok(()) };
+        let bytes = builder.bytes();
+        let batch = builder.finish()?;
         let first = self.sealed_rows;
         self.sealed_rows += batch.num_rows() as u64;
         self.sealed_bytes += bytes;
@@ -207,22 +200,15 @@ impl Delta {
     }
 
     /// Forgets the rows, which are in these files now.
-    pub(super) fn stage(&mut self, spec: &TableSpec, written: Vec<WrittenFile>) -> Result<()> {
-        let mut empty = Self::new(spec)?;
-        empty.deletes = std::mem::take(&mut self.deletes);
-        empty.truncated = self.truncated;
-        empty.staged = std::mem::take(&mut self.staged);
-        empty.staged.extend(written);
-        *self = empty;
-        Ok(())
+    pub(super) fn stage(&mut self, written: Vec<WrittenFile>) {
+        let Self { deletes, truncated, mut staged, .. } = std::mem::take(self);
+        staged.extend(written);
+        *self = Self { deletes, truncated, staged, ..Self::default() };
     }
 
     /// Starts again, empty, after a TRUNCATE. The caller sees to the staged files: a reader may hold them.
-    pub(super) fn truncate(&mut self, spec: &TableSpec) -> Result<()> {
-        let mut empty = Self::new(spec)?;
-        empty.truncated = true;
-        *self = empty;
-        Ok(())
+    pub(super) fn truncate(&mut self) {
+        *self = Self { truncated: true, ..Self::default() };
     }
 }
 
@@ -302,7 +288,7 @@ mod tests {
         #[test]
         fn the_delta_is_the_fold_of_its_changes(happenings in proptest::collection::vec(happening(), 0..200)) {
             let spec = spec();
-            let mut delta = Delta::new(&spec).unwrap();
+            let mut delta = Delta::default();
             let mut model: BTreeMap<i64, String> = BTreeMap::new();
             for happening in happenings {
                 match happening {
@@ -321,7 +307,7 @@ mod tests {
                     }
                     Happening::Seal => delta.seal().unwrap(),
                     Happening::Truncate => {
-                        delta.truncate(&spec).unwrap();
+                        delta.truncate();
                         model.clear();
                     }
                 }
@@ -345,7 +331,7 @@ mod tests {
     #[test]
     fn a_key_inserted_twice_is_an_error() {
         let spec = spec();
-        let mut delta = Delta::new(&spec).unwrap();
+        let mut delta = Delta::default();
         let id = 1i64.to_be_bytes();
         let cells = [Cell::Binary(&id), Cell::Null];
         delta.insert(&spec, b"k", &cells, None).unwrap();
@@ -356,7 +342,7 @@ mod tests {
     fn a_value_that_iceberg_has_not_names_its_column() {
         let mut spec = spec();
         spec.columns[1].pg_type = PgType::Date;
-        let mut delta = Delta::new(&spec).unwrap();
+        let mut delta = Delta::default();
         let (id, infinity) = (1i64.to_be_bytes(), i32::MAX.to_be_bytes());
         let cells = [Cell::Binary(&id), Cell::Binary(&infinity)];
         let error = delta.insert(&spec, b"k", &cells, None).unwrap_err();

@@ -97,9 +97,8 @@ impl MirroredTable {
         lake: LakeTable,
         files: Vec<FileState>,
         index: PositionIndex,
-    ) -> Result<Self> {
-        let delta = Delta::new(&spec)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             relation,
             identity_columns: identity.columns(&spec),
             identity,
@@ -108,11 +107,11 @@ impl MirroredTable {
             files,
             before_truncate: None,
             index,
-            delta,
+            delta: Delta::default(),
             keys_in_doubt: false,
             key: Vec::new(),
             old_key: Vec::new(),
-        })
+        }
     }
 
     /// Hands over the files of the initial copy, which the next commit puts into Iceberg.
@@ -230,7 +229,7 @@ impl MirroredTable {
         }
         self.files.clear();
         self.index.clear();
-        self.delta.truncate(&self.spec)?;
+        self.delta.truncate();
         Ok(staged)
     }
 
@@ -326,7 +325,8 @@ impl MirroredTable {
     /// Takes note that what [`Self::fresh_batches`] gave is in these files, in order, which the next commit adds.
     pub(crate) fn stage(&mut self, written: Vec<WrittenFile>) -> Result<()> {
         self.index_written(&written)?;
-        self.delta.stage(&self.spec, written)
+        self.delta.stage(written);
+        Ok(())
     }
 
     /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written` in order.
@@ -334,7 +334,7 @@ impl MirroredTable {
         self.index_written(written)?;
         self.before_truncate = None;
         self.lake = lake;
-        self.delta = Delta::new(&self.spec)?;
+        self.delta = Delta::default();
         Ok(())
     }
 

@@ -220,6 +220,40 @@ async fn memory_does_not_grow_with_a_transaction() -> Result<()> {
     .await
 }
 
+#[tokio::test]
+async fn a_small_memory_budget_is_kept_through_a_copy_and_a_large_transaction() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let tables = ["public.t"];
+        let postgres = Postgres::builder().set("logical_decoding_work_mem", "1MB").start().await?;
+        Source::prepare(&postgres).await?;
+        let row = "i, repeat('x', 150) || i";
+        postgres
+            .batch(&format!(
+                "CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT {row} FROM generate_series(1, 800000) i"
+            ))
+            .await?;
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        config.memory = Some("64MiB".to_owned());
+        let worker = Worker::start(&config, &postgres).await?;
+        let copied = peak_mib(worker.pid())?;
+        // Streamed while it runs, and another beside it.
+        postgres
+            .batch(&format!(
+                "BEGIN; INSERT INTO t SELECT {row} FROM generate_series(800001, 1600000) i; UPDATE t SET pad = pad || '!' WHERE id % 4 = 0; COMMIT"
+            ))
+            .await?;
+        let oracle = Oracle::new(&postgres);
+        oracle.caught_up(&postgres, TEST_LIMIT).await?;
+        let peaks = [copied, peak_mib(worker.pid())?];
+        let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        ensure!(rows == 1_600_000, "{rows} rows");
+        ensure!(peaks.iter().all(|peak| *peak < 64 + 96), "peaks of {peaks:?} MiB");
+        Ok(())
+    })
+    .await
+}
+
 /// The largest resident set that the process has had.
 fn peak_mib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -3,12 +3,13 @@
 //! Sorted runs of 24 bytes a row, the newest of which hides what older ones say ([`run`], [`merge`]), and in memory the
 //! few entries that are not worth a run yet. Of a table without a key the index holds each row under a hash of all of
 //! it and its position, so that equal rows have an entry each. Bounded in memory: where each page begins, a fifth of
-//! a byte a row, and [`RECENT_ENTRIES`] for all tables together.
+//! a byte a row, a filter of ten bits a row for runs that are not large, and [`RECENT_ENTRIES`] for all tables together.
 //!
 //! A cache in every sense: its files have no names, so that they are gone with the process. The index is read back from
 //! the key columns of the data files at start, so no crash can leave it different from them, and losing it loses nothing.
 
 mod entry;
+mod filter;
 mod merge;
 mod run;
 mod writer;
@@ -175,14 +176,16 @@ impl PositionIndex {
     fn write_recent(&self, content: &mut Content) -> Result<()> {
         let recent = std::mem::take(&mut content.recent);
         self.table.shared.recent.fetch_sub(recent.len(), Ordering::Relaxed);
-        let run = Run::write(&self.table.shared.directory, recent.into_values().map(Ok)).map_err(failed)?;
+        let directory = &self.table.shared.directory;
+        let run = Run::write(directory, recent.len(), recent.into_values().map(Ok)).map_err(failed)?;
         content.runs.push(Arc::new(run));
         self.merge(content)
     }
 
     /// Adds many entries, which must ascend and be of different rows.
     fn add_run(&self, entries: &[Entry]) -> Result<()> {
-        let run = Run::write(&self.table.shared.directory, entries.iter().map(|entry| Ok(*entry))).map_err(failed)?;
+        let directory = &self.table.shared.directory;
+        let run = Run::write(directory, entries.len(), entries.iter().map(|entry| Ok(*entry))).map_err(failed)?;
         let mut content = self.content();
         // What is in memory is older than the run, and must not hide it.
         if !content.recent.is_empty() {
@@ -201,7 +204,8 @@ impl PositionIndex {
             }
             let oldest = content.runs.len() - count;
             let merged = Merge::new(self.table.identity, oldest == 0, &content.runs[oldest..]);
-            let merged = Run::write(&self.table.shared.directory, merged).map_err(failed)?;
+            let most = sizes[oldest..].iter().sum();
+            let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
             content.runs.truncate(oldest);
             content.runs.push(Arc::new(merged));
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::entry::{ENTRY_BYTES, Entry, Key};
+use super::filter::Filter;
 
 const PAGE_BYTES: usize = 4096;
 /// Entries of a page; the last bytes hold its checksum.
@@ -17,6 +18,8 @@ pub(super) const PAGE_ENTRIES: usize = (PAGE_BYTES - CHECKSUM_BYTES) / ENTRY_BYT
 const CHECKSUM_BYTES: usize = 4;
 /// Pages written, and read when a run is read through, at a time.
 const STRETCH_PAGES: usize = 256;
+/// Largest run that has a filter: of a megabyte, then. The few larger ones are those that have most rows.
+const FILTERED_ENTRIES: usize = 1 << 20;
 
 /// Entries that ascend, on disk.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(super) struct Run {
     /// Where each page begins, by [`Entry::order`].
     firsts: Vec<(Key, u64)>,
     last: Key,
+    /// None in a large run, see [`FILTERED_ENTRIES`].
+    filter: Option<Filter>,
     /// The page that was looked at last: changes of one statement often lie together.
     recent: Mutex<Option<(usize, Box<Page>)>>,
 }
@@ -34,8 +39,15 @@ type Page = [u8; PAGE_BYTES];
 
 impl Run {
     /// Writes a run into the directory. The entries must ascend.
-    pub(super) fn write(directory: &Path, entries: impl Iterator<Item = io::Result<Entry>>) -> io::Result<Self> {
+    ///
+    /// `most` is how many there are, or a few more.
+    pub(super) fn write(
+        directory: &Path,
+        most: usize,
+        entries: impl Iterator<Item = io::Result<Entry>>,
+    ) -> io::Result<Self> {
         let mut writer = Writer {
+            filter: (most <= FILTERED_ENTRIES).then(|| Filter::new(most)),
             file: tempfile::tempfile_in(directory)?,
             written: 0,
             stretch: Vec::with_capacity(STRETCH_PAGES * PAGE_BYTES),
@@ -56,6 +68,9 @@ impl Run {
     /// The first entry of the key that is not before `least`, an entry of the same key.
     pub(super) fn first(&self, least: Entry) -> io::Result<Option<Entry>> {
         if self.firsts.first().is_none_or(|first| first.0 > least.key) || self.last < least.key {
+            return Ok(None);
+        }
+        if self.filter.as_ref().is_some_and(|filter| !filter.may_have(least.key)) {
             return Ok(None);
         }
         // In the last page that begins at or before it, or at the beginning of the next one.
@@ -79,7 +94,7 @@ impl Run {
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = usize::midpoint(low, high);
-            if entry_of(bytes, middle).order() < least.order() { low = middle + 1 } else { high = middle }
+            if entry_of(bytes, middle).cmp_order(&least).is_lt() { low = middle + 1 } else { high = middle }
         }
         Ok((low < count).then(|| entry_of(bytes, low)))
     }
@@ -112,6 +127,7 @@ fn check(page: &[u8]) -> io::Result<()> {
 }
 
 struct Writer {
+    filter: Option<Filter>,
     file: File,
     written: u64,
     /// Pages that are not written, the last of them perhaps not full.
@@ -129,6 +145,9 @@ impl Writer {
         self.stretch.extend_from_slice(&entry.to_bytes());
         self.entries += 1;
         self.last = entry.key;
+        if let Some(filter) = &mut self.filter {
+            filter.add(entry.key);
+        }
         if self.entries.is_multiple_of(PAGE_ENTRIES) {
             self.close_page();
             if self.stretch.len() >= STRETCH_PAGES * PAGE_BYTES {
@@ -158,8 +177,8 @@ impl Writer {
             self.close_page();
         }
         self.flush()?;
-        let Self { file, firsts, entries, last, .. } = self;
-        Ok(Run { file, entries, firsts, last, recent: Mutex::new(None) })
+        let Self { filter, file, firsts, entries, last, .. } = self;
+        Ok(Run { file, entries, firsts, last, filter, recent: Mutex::new(None) })
     }
 }
 
@@ -213,7 +232,7 @@ mod tests {
 
     fn run(entries: &[Entry]) -> Run {
         let directory = tempfile::tempdir().unwrap();
-        Run::write(directory.path(), entries.iter().map(|entry| Ok(*entry))).unwrap()
+        Run::write(directory.path(), entries.len(), entries.iter().map(|entry| Ok(*entry))).unwrap()
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl IndexWriter {
 
     fn write(&mut self) -> Result<()> {
         let identity = self.index.table.identity;
-        self.entries.sort_unstable_by_key(|entry| entry.order());
+        self.entries.sort_unstable_by(Entry::cmp_order);
         let same = |[a, b]: &[Entry; 2]| a.subject(identity) == b.subject(identity);
         if identity == RowIdentity::Key && self.entries.array_windows().any(same) {
             return Err(Error::new(ErrorKind::Table, "two rows have the same key")
