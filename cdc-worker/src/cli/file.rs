@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let error = load_text(&format!("{LEAST}\n[commit]\nintervall = '1s'\n")).unwrap_err();
-        assert!(error.report().contains("intervall") && error.report().contains("line 11"), "{}", error.report());
+        assert!(error.report().contains("intervall") && error.report().contains("line 12"), "{}", error.report());
         assert!(error.hint().is_some());
     }
 
