@@ -117,15 +117,23 @@ impl Error {
         let mut line = self.message.clone();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
         while let Some(error) = cause {
-            let text = error.to_string();
-            if !line.contains(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
+            for text in error.to_string().lines() {
+                // A server's error says how bad it is before it says what is wrong.
+                let bare = text.split_once(": ").filter(|(word, _)| is_severity(word)).map_or(text, |(_, rest)| rest);
+                let empty = text == "db error" && error.source().is_some();
+                if !empty && !line.contains(bare) {
+                    line.push_str(": ");
+                    line.push_str(text);
+                }
             }
             cause = error.source();
         }
         line
     }
+}
+
+fn is_severity(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 impl fmt::Display for Error {
@@ -158,5 +166,20 @@ impl From<tokio_postgres::Error> for Error {
             _ => ErrorKind::SourceUnreachable,
         };
         Self::new(kind, message).with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_everything_once_on_one_line() {
+        let server = "FATAL: no such role\nDETAIL: it was dropped: yesterday";
+        let driver = Error::new(ErrorKind::SourceUnfit, "db error").with_source(server);
+        let error = Error::new(ErrorKind::SourceUnfit, "connect to x: no such role").with_source(driver);
+        assert_eq!(error.report(), "connect to x: no such role: DETAIL: it was dropped: yesterday");
+        let error = Error::new(ErrorKind::Io, "open x").with_source("permission denied");
+        assert_eq!(error.report(), "open x: permission denied");
     }
 }

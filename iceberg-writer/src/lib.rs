@@ -23,6 +23,7 @@ mod pg_type;
 mod position_deletes;
 mod row_reader;
 mod schema;
+mod stamp;
 mod storage;
 mod table;
 mod warehouse;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
+use crate::stamp::Stamp;
 use crate::warehouse::Warehouse;
 
 /// Metadata files that stay after newer ones replaced them.
@@ -103,7 +104,7 @@ impl LakeTable {
 
     /// A table that no catalog knows yet.
     pub(crate) fn prepare(warehouse: &Warehouse, spec: TableSpec, replaces: Option<String>) -> Result<Self> {
-        let uuid = Uuid::now_v7();
+        let Stamp { unique: uuid, now_millis } = Stamp::draw();
         let schema = spec.iceberg_schema()?;
         let describe = |error| Error::format(format!("prepare {}.{}", spec.namespace, spec.name)).with_source(error);
         // Spelled out, because the library's builder numbers the fields of a new table anew.
@@ -112,7 +113,7 @@ impl LakeTable {
             "table-uuid": uuid,
             "location": warehouse.table_location(&spec.namespace, &spec.name, uuid),
             "last-sequence-number": 0,
-            "last-updated-ms": now_millis(),
+            "last-updated-ms": now_millis,
             "last-column-id": schema.highest_field_id(),
             "schemas": [serde_json::to_value(&schema).map_err(describe)?],
             "current-schema-id": schema.schema_id(),
@@ -252,10 +253,4 @@ pub(crate) async fn read_manifest_list(warehouse: &Warehouse, snapshot: &Snapsho
     };
     let list = read.await.map_err(|error| Error::iceberg(format!("read the manifest list {path}"), error))?;
     Ok(list.consume_entries().into_iter().collect())
-}
-
-/// Now, as Iceberg counts it.
-pub(crate) fn now_millis() -> i64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

@@ -98,6 +98,7 @@ SELECT t.relation::regclass AS "table",
        live.pending_rows,
        live.pending_bytes,
        timestamptz 'epoch' + live.last_commit_us * interval '1 microsecond' AS last_commit,
+       live.waits_for,
        coalesce(live.error, t.error, e.status ->> 'last_error', f.message) AS last_error,
        e.status ->> 'engine' AS engine
 FROM lake_catalog.mirrored_tables t
@@ -106,7 +107,7 @@ CROSS JOIN engine e
 CROSS JOIN position
 LEFT JOIN LATERAL jsonb_to_recordset(e.status -> 'tables') AS live(
     relation oid, state text, copied_rows bigint, copy_estimate bigint, pending_rows bigint, pending_bytes bigint,
-    last_commit_us bigint, error text) ON live.relation = t.relation
+    last_commit_us bigint, error text, waits_for text) ON live.relation = t.relation
 CROSS JOIN LATERAL (
     SELECT coalesce('0/0'::pg_lsn + (e.status ->> 'committed_lsn')::numeric, m.lsn) AS committed_lsn) c
 LEFT JOIN pg_replication_slots s ON s.slot_name = m.slot

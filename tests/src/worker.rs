@@ -20,6 +20,8 @@ use crate::source::Source;
 pub mod exit_code {
     /// Stopped because it was told to.
     pub const OK: i32 = 0;
+    /// Failed in a way that has no code of its own.
+    pub const FAILED: i32 = 1;
     /// Wrong configuration or usage.
     pub const CONFIG: i32 = 2;
     /// The source is not fit.

@@ -165,12 +165,18 @@ pub struct MirrorStatus {
 }
 
 /// The state of one table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LagRow {
     /// `pg_class.oid` of the source table.
     pub relation: u32,
+    /// Its schema in the source.
+    pub schema: String,
+    /// Its name in the source.
+    pub name: String,
     /// `requested`, `copying`, `streaming` or `errored`.
     pub state: String,
+    /// What keeps a copy from beginning: transactions of the source that are older than it.
+    pub waits_for: Option<String>,
     /// Rows copied so far by the initial copy.
     pub copied_rows: u64,
     /// `pg_class.reltuples` when the copy began; an estimate.
@@ -183,4 +189,6 @@ pub struct LagRow {
     pub last_commit_us: Option<i64>,
     /// Why the table is `errored`.
     pub error: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
 }

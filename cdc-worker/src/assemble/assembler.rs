@@ -1,6 +1,6 @@
 //! The state of the transactions that are being sent.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use iceberg_writer::Lsn;
@@ -28,7 +28,7 @@ pub(crate) enum Assembled<'a> {
         xid: u32,
         commit: Commit,
         end: Lsn,
-        aborted: HashSet<u32>,
+        aborted: BTreeSet<u32>,
     },
     /// What was kept of a transaction is void.
     Forget {
@@ -45,7 +45,7 @@ pub(crate) struct Assembler {
     /// The streamed transaction of which a block is open.
     block: Option<u32>,
     /// Streamed transactions that have neither committed nor aborted, and their subtransactions that have aborted.
-    running: HashMap<u32, HashSet<u32>>,
+    running: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 impl Assembler {
@@ -224,7 +224,7 @@ mod tests {
                 }
             }
             let mut assembler = Assembler::default();
-            let mut kept: HashMap<u32, Vec<(u32, Bytes)>> = HashMap::new();
+            let mut kept: BTreeMap<u32, Vec<(u32, Bytes)>> = BTreeMap::new();
             let mut replayed: Vec<(u64, Vec<u32>)> = Vec::new();
             for raw in &stream {
                 match assembler.take(raw).unwrap() {

@@ -8,6 +8,8 @@
 //!
 //! [`Assembler`] is a function of values. Where the pieces wait is the caller's: the engine keeps them in a
 //! [`crate::spool::Spool`], in memory up to a bound and then on disk. Losing them loses nothing: the slot still has them.
+//! A simulation would keep them in a map.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod assembler;
 

@@ -1,5 +1,7 @@
 //! `cdc-worker check`, `mirror`, `resync` and `teardown`: what keeps the mirror from running, what it has, and how to be rid of it.
 
+use std::path::Path;
+
 use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
 
@@ -13,17 +15,17 @@ use crate::source::{connect, preflight, publication, relation, slot};
 /// Prints every finding with its remedy.
 ///
 /// # Errors
-/// [`ErrorKind::SourceUnfit`] when there is any.
+/// The kind of the one finding, or [`ErrorKind::SourceUnfit`] when there are several.
 pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     connect::check(&config.source)?;
     let client = connect::sql(&config.source, "lake check").await?;
-    let mut findings: Vec<(String, String)> = preflight::findings(&client, config)
+    let mut findings: Vec<(String, String, ErrorKind)> = preflight::findings(&client, config)
         .await?
         .into_iter()
-        .map(|finding| (finding.message, finding.hint))
+        .map(|finding| (finding.message, finding.hint, ErrorKind::SourceUnfit))
         .collect();
     let mut find = |error: &Error| {
-        findings.push((error.report(), error.hint().unwrap_or("").to_owned()));
+        findings.push((error.report(), error.hint().unwrap_or("").to_owned(), error.kind()));
     };
     if let TableSelection::Listed(tables) = &config.tables {
         for table in tables {
@@ -34,26 +36,42 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
             }
         }
     }
-    let warehouse = Warehouse::open(&config.lake.warehouse).map_err(Error::from);
-    if let Err(error) = &warehouse {
-        find(error);
+    if let Err(error) = Warehouse::open(&config.lake.warehouse).map_err(Error::from) {
+        find(&error);
+    }
+    if let Err(error) = state_directory(&config.state_dir) {
+        find(&error);
     }
     for warning in config.warnings() {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
     if findings.is_empty() {
-        println!("ready: the mirror can run");
+        say!("ready: the mirror can run");
         return Ok(());
     }
-    for (message, hint) in &findings {
-        println!("- {message}");
+    for (message, hint, _) in &findings {
+        say!("- {message}");
         if !hint.is_empty() {
-            println!("  hint: {hint}");
+            say!("  hint: {hint}");
         }
     }
-    // The exit code is the warehouse's when nothing else is wrong.
-    let kind = if warehouse.is_err() && findings.len() == 1 { ErrorKind::Lake } else { ErrorKind::SourceUnfit };
+    // The exit code is that of the one finding, when nothing else is wrong.
+    let kind = match findings.as_slice() {
+        [(_, _, kind)] => *kind,
+        _ => ErrorKind::SourceUnfit,
+    };
     Err(Error::new(kind, format!("{} finding(s) keep the mirror from running", findings.len())))
+}
+
+/// Whether the worker can keep its cache there.
+fn state_directory(path: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::Io, format!("write to the state directory {}", path.display()))
+            .with_hint("let the worker's operating system user own it, and see that its disk has room")
+            .with_source(error)
+    };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    tempfile::tempfile_in(path).map(drop).map_err(failed)
 }
 
 /// Whether a listed table is there, fit, and published.
@@ -77,7 +95,7 @@ pub(super) async fn mirror(config: &EngineConfig) -> Result<()> {
     }
     ensure_schema(&client, &config.lake.catalog_schema).await?;
     crate::engine::list(config, &client, tables).await?;
-    println!("mirror \"{}\" follows {} table(s)", config.mirror, tables.len());
+    say!("mirror \"{}\" follows {} table(s)", config.mirror, tables.len());
     Ok(())
 }
 
@@ -113,7 +131,10 @@ pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()
         }
     }
     client.batch_execute("COMMIT").await?;
-    println!("{} table(s) are copied anew: cdc-worker status shows how far they are", names.len());
+    say!(
+        "{} table(s) will be copied anew, by the worker that runs or by the next: cdc-worker status shows how far they are",
+        names.len()
+    );
     Ok(())
 }
 
@@ -128,6 +149,6 @@ pub(super) async fn teardown(config: &EngineConfig) -> Result<()> {
     registry.lock().await?;
     slot::drop(&client, &config.source).await?;
     registry.forget().await?;
-    println!("mirror \"{}\" is forgotten; its Iceberg tables stay as they are", config.mirror);
+    say!("mirror \"{}\" is forgotten; its Iceberg tables stay as they are", config.mirror);
     Ok(())
 }

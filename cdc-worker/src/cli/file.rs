@@ -18,6 +18,9 @@ const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
 /// More would only queue for the same disks and cores.
 const MOST_COPY_CONNECTIONS: usize = 64;
 
+/// The longest path that a socket can have; a longer one is no default.
+const LONGEST_SOCKET: usize = 107;
+
 /// Form of the log on standard error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -152,8 +155,10 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             .with_source(error)
     })?;
     let file: File = toml::from_str(&text).map_err(|error| {
-        // The parser's text names line and key; its quotation of the file stays out, lest it quote a secret.
-        config_error(format!("the configuration {}: {}", path.display(), error.message()))
+        // The parser's text names the key; its quotation of the file stays out, lest it quote a secret.
+        let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+        let place = line.map_or_else(String::new, |line| format!(", line {line}"));
+        config_error(format!("the configuration {}{place}: {}", path.display(), error.message()))
             .with_hint("the README lists all keys")
     })?;
     let password = password(file.source.password_file.as_deref())?;
@@ -192,6 +197,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         })?,
         None => budget.changes(),
     };
+    let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
     tracing::debug!(budget = budget.bytes(), changes = max_bytes, copy_connections, "memory");
     let config = EngineConfig {
         mirror: file.mirror,
@@ -213,7 +219,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         },
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
         state_dir: file.state.dir,
-        read_socket: file.read.socket,
+        read_socket: file.read.socket.or(default_socket),
         admin_listen: file.admin.listen,
         tables: TableSelection::Listed(listed(file.tables, false).chain(listed(file.append_only, true)).collect()),
     };
@@ -268,6 +274,9 @@ mod tests {
         assert_eq!(config.mirror, "lake");
         assert_eq!(config.commit.interval, Duration::from_secs(10));
         assert_eq!(format, LogFormat::Text);
+        assert_eq!(config.read_socket.as_deref(), Some(Path::new("/s/read.sock")));
+        let long = LEAST.replace("'/s'", &format!("'/{}'", "s".repeat(100)));
+        assert_eq!(load_text(&long).unwrap().0.read_socket, None);
     }
 
     #[test]
@@ -283,7 +292,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let error = load_text(&format!("{LEAST}\n[commit]\nintervall = '1s'\n")).unwrap_err();
-        assert!(error.report().contains("intervall"), "{}", error.report());
+        assert!(error.report().contains("intervall") && error.report().contains("line 12"), "{}", error.report());
         assert!(error.hint().is_some());
     }
 

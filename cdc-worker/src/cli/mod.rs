@@ -1,5 +1,13 @@
 //! The `cdc-worker` command: arguments, configuration file, exit codes.
 
+/// Prints a line, unless nobody reads any more (`… | head`): then there is nobody to tell.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+
 mod check;
 mod exit;
 mod file;
@@ -42,8 +50,8 @@ pub enum Command {
         #[arg(long, env = "LAKEMIRROR_CONFIG")]
         config: PathBuf,
     },
-    /// Make the mirror follow the configured list of tables, also while the worker runs (it copies new ones and lets go
-    /// of those that are no longer listed).
+    /// Make the mirror follow the configured list of tables, also while the worker runs: it copies new ones and lets go
+    /// of those that are no longer listed, whose Iceberg tables stay.
     Mirror {
         /// Configuration file (TOML).
         #[arg(long, env = "LAKEMIRROR_CONFIG")]
@@ -65,7 +73,7 @@ pub enum Command {
         #[arg(long, env = "LAKEMIRROR_CONFIG")]
         config: PathBuf,
     },
-    /// Show positions and tables of the running worker (asks its read socket).
+    /// Show how far the running worker is, and each of its tables: what it waits for, why it has stopped.
     Status {
         /// Configuration file (TOML).
         #[arg(long, env = "LAKEMIRROR_CONFIG")]
@@ -74,7 +82,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Drop the replication slot and forget the mirror. The Iceberg tables stay as they are.
+    /// Drop the replication slot and forget the mirror, when the worker has ended. The Iceberg tables stay as they are.
     Teardown {
         /// Configuration file (TOML).
         #[arg(long, env = "LAKEMIRROR_CONFIG")]

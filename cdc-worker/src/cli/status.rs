@@ -13,25 +13,35 @@ use crate::error::{Error, ErrorKind};
 /// [`ErrorKind::Io`] when it does not run.
 pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
     let path = config.read_socket.clone().ok_or_else(|| {
-        Error::new(ErrorKind::Config, "the configuration has no [read] socket to ask")
+        Error::new(ErrorKind::Config, "there is no socket to ask: the path of state.dir is too long for one")
             .with_hint("set [read] socket, or look at the admin endpoint's /metrics")
     })?;
+    let shown = path.clone();
     let asked =
         tokio::task::spawn_blocking(move || Client::connect(&path)?.ask(RequestBody::Status, &mut || false)).await;
     let status = match asked {
         Ok(Ok(Response::Status(status))) => status,
         Ok(Ok(_)) => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
         Ok(Err(ClientError::Unreachable(error))) => {
-            return Err(Error::new(ErrorKind::Io, "the worker is not running").with_source(error));
+            return Err(Error::new(ErrorKind::Io, format!("nobody answers at {}", shown.display()))
+                .with_hint("the worker does not run, or has not begun to stream: its log says what it waits for")
+                .with_source(error));
         }
-        Ok(Err(ClientError::Refused(refusal))) => return Err(Error::new(ErrorKind::Io, refusal.message)),
+        Ok(Err(ClientError::Refused(refusal))) => {
+            let message = [Some(refusal.message), refusal.detail].into_iter().flatten().collect::<Vec<_>>().join(": ");
+            let error = Error::new(ErrorKind::Io, message);
+            return Err(match refusal.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            });
+        }
         Ok(Err(error)) => return Err(Error::new(ErrorKind::Io, format!("ask the worker: {error:?}"))),
         Err(error) => return Err(Error::new(ErrorKind::Io, "ask the worker").with_source(error)),
     };
     if json {
         let text = serde_json::to_string_pretty(&status)
             .map_err(|error| Error::new(ErrorKind::Io, "print the status").with_source(error))?;
-        println!("{text}");
+        say!("{text}");
     } else {
         print(&status);
     }
@@ -39,7 +49,7 @@ pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
 }
 
 fn print(status: &MirrorStatus) {
-    println!(
+    say!(
         "mirror {} (pid {}, epoch {}): received {}, applied {}, committed {}, lag {} ms",
         status.mirror,
         status.pid,
@@ -50,20 +60,27 @@ fn print(status: &MirrorStatus) {
         status.lag_ms
     );
     if let Some(error) = &status.last_error {
-        println!("last error: {error}");
+        say!("last error: {error}");
     }
-    println!("{:>10}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
-    for table in &status.tables {
-        println!(
-            "{:>10}  {:<10} {:>26} {:>12} {:>14}",
-            table.relation,
+    let names: Vec<String> = status.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    let wide = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("table".len());
+    say!("{:<wide$}  {:<10} {:>26} {:>12} {:>14}", "table", "state", "rows copied", "fresh rows", "fresh bytes");
+    for (table, name) in status.tables.iter().zip(names) {
+        say!(
+            "{name:<wide$}  {:<10} {:>26} {:>12} {:>14}",
             table.state,
             copied(table),
             table.pending_rows,
             table.pending_bytes
         );
+        if let Some(older) = &table.waits_for {
+            say!("    waits for {older}");
+        }
         if let Some(error) = &table.error {
-            println!("            {error}");
+            say!("    {error}");
+        }
+        if let Some(hint) = &table.hint {
+            say!("    hint: {hint}");
         }
     }
 }
@@ -85,16 +102,8 @@ mod tests {
 
     #[test]
     fn a_copy_under_way_shows_how_far_it_is() {
-        let mut table = LagRow {
-            relation: 1,
-            state: "copying".to_owned(),
-            copied_rows: 500,
-            copy_estimate: 2000,
-            pending_rows: 0,
-            pending_bytes: 0,
-            last_commit_us: None,
-            error: None,
-        };
+        let mut table =
+            LagRow { state: "copying".to_owned(), copied_rows: 500, copy_estimate: 2000, ..LagRow::default() };
         assert_eq!(copied(&table), "500 of ~2000 (25 %)");
         table.copied_rows = 3000;
         assert_eq!(copied(&table), "3000 of ~2000 (99 %)");

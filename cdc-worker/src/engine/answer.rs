@@ -145,6 +145,14 @@ impl Session {
             Some(Entry::Copying(copying)) => {
                 let (rows, expected) = Self::copy_progress(copying);
                 let name = format!("{}.{}", copying.source.schema, copying.source.name);
+                if let Some(older) = copying.older.shown() {
+                    let message = format!("the copy of {name} has not begun");
+                    return Some(refusal(
+                        message,
+                        Some(format!("it waits for {older}")),
+                        "end them, then SELECT lake.wait(…)",
+                    ));
+                }
                 Some(refusal(
                     format!("the copy of {name} is still under way"),
                     Some(format!("{rows} of about {expected} rows")),
@@ -206,49 +214,48 @@ impl Session {
     }
 
     fn status(&self) -> MirrorStatus {
-        let tables = self
-            .tables
-            .iter()
-            .map(|(relation, table)| {
-                let mut row = LagRow {
-                    relation: *relation,
-                    state: String::new(),
-                    copied_rows: 0,
-                    copy_estimate: 0,
-                    pending_rows: 0,
-                    pending_bytes: 0,
-                    last_commit_us: None,
-                    error: None,
-                };
-                match &table.entry {
-                    Entry::Copying(copying) => {
-                        (row.copied_rows, row.copy_estimate) = Self::copy_progress(copying);
-                        row.pending_bytes = copying.queue.bytes();
-                        "copying".clone_into(&mut row.state);
-                    }
-                    Entry::CatchingUp(catching_up) => {
-                        row.copied_rows = catching_up.streaming.copied_rows;
-                        row.copy_estimate = row.copied_rows;
-                        row.pending_bytes =
-                            catching_up.queue.bytes() + catching_up.streaming.table.pending_bytes() as u64;
-                        "copying".clone_into(&mut row.state);
-                    }
-                    Entry::Streaming(streaming) => {
-                        row.pending_rows = streaming.table.pending_rows();
-                        row.pending_bytes = streaming.table.pending_bytes() as u64;
-                        row.copied_rows = streaming.copied_rows;
-                        row.copy_estimate = streaming.copied_rows;
-                        row.last_commit_us = streaming.last_commit_us;
-                        if streaming.is_committed() { "streaming" } else { "copying" }.clone_into(&mut row.state);
-                    }
-                    Entry::Errored { reason, .. } => {
-                        row.error = Some(reason.clone());
-                        "errored".clone_into(&mut row.state);
-                    }
+        let named = |relation, schema: &str, name: &str| LagRow {
+            relation,
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            ..LagRow::default()
+        };
+        let known = self.tables.iter().map(|(relation, table)| {
+            let mut row = named(*relation, &table.schema, &table.name);
+            match &table.entry {
+                Entry::Copying(copying) => {
+                    (row.copied_rows, row.copy_estimate) = Self::copy_progress(copying);
+                    row.pending_bytes = copying.queue.bytes();
+                    row.waits_for = copying.older.shown();
+                    "copying".clone_into(&mut row.state);
                 }
-                row
-            })
-            .collect();
+                Entry::CatchingUp(catching_up) => {
+                    row.copied_rows = catching_up.streaming.copied_rows;
+                    row.copy_estimate = row.copied_rows;
+                    row.pending_bytes = catching_up.queue.bytes() + catching_up.streaming.table.pending_bytes() as u64;
+                    "copying".clone_into(&mut row.state);
+                }
+                Entry::Streaming(streaming) => {
+                    row.pending_rows = streaming.table.pending_rows();
+                    row.pending_bytes = streaming.table.pending_bytes() as u64;
+                    row.copied_rows = streaming.copied_rows;
+                    row.copy_estimate = streaming.copied_rows;
+                    row.last_commit_us = streaming.last_commit_us;
+                    if streaming.is_committed() { "streaming" } else { "copying" }.clone_into(&mut row.state);
+                }
+                Entry::Errored { reason, hint } => {
+                    (row.error, row.hint) = (Some(reason.clone()), hint.clone());
+                    "errored".clone_into(&mut row.state);
+                }
+            }
+            row
+        });
+        let wanted = self
+            .wanted
+            .iter()
+            .map(|table| LagRow { state: "requested".to_owned(), ..named(table.relation, &table.schema, &table.name) });
+        let mut tables: Vec<LagRow> = known.chain(wanted).collect();
+        tables.sort_unstable_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
         let lag_us = self.oldest_pending.map_or(0, |(_, commit_us)| self.source_now_us.saturating_sub(commit_us));
         MirrorStatus {
             mirror: self.config.mirror.clone(),

@@ -19,6 +19,7 @@ use crate::decode::message::{self, Commit, Message, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
+use crate::source::older::OlderTransactions;
 use crate::source::partitions::Links;
 use crate::source::publication;
 use crate::source::relation::{self, SourceTable, Wanted};
@@ -44,6 +45,8 @@ pub(super) struct Copying {
     lake: LakeTable,
     index: PositionIndex,
     pub(super) rows: CopiedRows,
+    /// What keeps it from beginning.
+    pub(super) older: OlderTransactions,
     task: Task,
     /// The table's description in the stream when the copy began.
     described: Option<Relation>,
@@ -135,7 +138,7 @@ impl Session {
             .filter(|known| !registered.iter().any(|table| table.relation == *known))
             .collect();
         for relation in gone {
-            tracing::info!(table = relation, "no longer mirrored");
+            tracing::info!(table = self.shown(relation), "no longer mirrored");
             self.forget(relation);
         }
         self.wanted.clear();
@@ -280,7 +283,8 @@ impl Session {
         let source = match checked {
             Ok(source) => source,
             Err(error) if error.kind() == ErrorKind::Table => {
-                self.tables.insert(relation, Table::errored(String::new(), None));
+                let (schema, name) = (registered.schema, registered.name);
+                self.tables.insert(relation, Table::errored(schema, name, String::new(), None));
                 self.fail_table(relation, error);
                 return Ok(());
             }
@@ -302,7 +306,9 @@ impl Session {
             epoch: self.epoch,
             attempt: Uuid::now_v7(),
             copied: Arc::clone(&rows),
+            older: OlderTransactions::default(),
         };
+        let older = job.older.clone();
         let done = self.copies_in.clone();
         let task = tokio::spawn(async move {
             let outcome = job.run().await;
@@ -319,6 +325,7 @@ impl Session {
             lake,
             index,
             rows,
+            older,
             task: Task(task),
             described: self.relations.get(&relation).cloned(),
             queue: self.spools.spool(),
@@ -338,7 +345,7 @@ impl Session {
         }
         match outcome {
             Ok(copied) => {
-                tracing::info!(table = relation, lsn = %copied.consistent_point, rows = copied.rows, "copied");
+                tracing::info!(table = self.shown(relation), lsn = %copied.consistent_point, rows = copied.rows, "copied");
                 self.begin_catching_up(relation, copied).await
             }
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {

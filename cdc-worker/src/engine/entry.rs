@@ -96,7 +96,7 @@ impl Table {
         Self { schema, name, entry }
     }
 
-    pub(super) fn errored(reason: String, hint: Option<String>) -> Self {
-        Self { schema: String::new(), name: String::new(), entry: Entry::Errored { reason, hint } }
+    pub(super) fn errored(schema: String, name: String, reason: String, hint: Option<String>) -> Self {
+        Self { schema, name, entry: Entry::Errored { reason, hint } }
     }
 }

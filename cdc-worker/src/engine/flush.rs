@@ -175,7 +175,7 @@ impl Session {
         }
         for (relation, copied) in joined {
             self.config.registry(&self.control).streaming(relation, Some(copied)).await?;
-            tracing::info!(table = relation, lsn = %self.committed, "streaming");
+            tracing::info!(table = self.shown(relation), lsn = %self.committed, "streaming");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Messages of the stream, and what waits in spools, a few at a time: so that questions, copies and time-outs get their
 //! turn however much there is to do.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use bytes::{Buf as _, Bytes};
 use iceberg_writer::Lsn;
@@ -23,7 +23,7 @@ const BURST: usize = 1024;
 /// A committed transaction whose changes come out of a spool.
 pub(super) struct Replay {
     pieces: Spool,
-    aborted: HashSet<u32>,
+    aborted: BTreeSet<u32>,
     end: Lsn,
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn run_watched(
     loop {
         let begun = tokio::time::Instant::now();
         let started = tokio::select! {
-            started = Session::start(&config, &pulse, &leases) => started,
+            started = Session::start(&config, &pulse, &leases, doors.is_none()) => started,
             () = asked_to_stop(&mut shutdown) => return Ok(()),
         };
         let ended = match started {

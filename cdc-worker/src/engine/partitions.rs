@@ -181,7 +181,7 @@ impl Session {
     }
 
     async fn copy_anew(&mut self, root: u32, why: &str) -> Result<()> {
-        tracing::info!(table = root, "the table is copied anew: {why}");
+        tracing::info!(table = self.shown(root), "the table is copied anew: {why}");
         self.config.registry(&self.control).resync(root).await?;
         let registered = self.config.registry(&self.control).tables().await?;
         // Unmirrored in this very moment: the next look at the registry sees to it.

@@ -253,7 +253,7 @@ impl Session {
     /// Stops a table, and only that one (I6). The registry hears of it before the next commit.
     pub(super) fn fail_table(&mut self, relation: u32, error: Error) {
         tracing::error!(
-            table = relation,
+            table = self.shown(relation),
             lsn = %self.applied,
             error = %error.report(),
             hint = error.hint().unwrap_or(""),
@@ -265,6 +265,14 @@ impl Session {
             self.discard_entry(entry);
         }
         self.failures.push((relation, error));
+    }
+
+    /// What the log calls a table.
+    pub(super) fn shown(&self, relation: u32) -> String {
+        match self.tables.get(&relation) {
+            Some(table) => format!("{}.{}", table.schema, table.name),
+            None => format!("with oid {relation}"),
+        }
     }
 
     fn abort_copies(&self) {

@@ -15,6 +15,7 @@ use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, WalStream};
@@ -33,11 +34,17 @@ const SLOT_POLL: Duration = Duration::from_millis(100);
 const COPY_QUEUE: usize = 16;
 
 impl Session {
-    /// Starts a session.
+    /// Starts a session. The first of a process enters the configured list of tables; later ones find it in the registry,
+    /// where `cdc-worker mirror` may have changed it meanwhile.
     ///
     /// # Errors
     /// Anything that keeps the mirror from streaming, with its remedy.
-    pub(super) async fn start(config: &Arc<EngineConfig>, pulse: &Arc<Pulse>, leases: &Leases) -> Result<Self> {
+    pub(super) async fn start(
+        config: &Arc<EngineConfig>,
+        pulse: &Arc<Pulse>,
+        leases: &Leases,
+        first: bool,
+    ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
         let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
@@ -50,7 +57,7 @@ impl Session {
         if let Err(error) = slot::end_copies(&control, source).await {
             tracing::warn!(error = %error.report(), "could not end the copies of an earlier worker");
         }
-        if let TableSelection::Listed(tables) = &config.tables {
+        if let (TableSelection::Listed(tables), true) = (&config.tables, first) {
             list(config, &control, tables).await?;
         }
         let begin = resume_at(config, &control, claim.lsn).await?;
@@ -174,7 +181,8 @@ async fn resume_at(config: &EngineConfig, control: &Client, recorded: Option<Lsn
 async fn begin(config: &EngineConfig, control: &Client) -> Result<Lsn> {
     let registry = config.registry(control);
     registry.begin_at(None).await?;
-    let point = slot::create(&config.source).await?;
+    let made = slot::create(&config.source);
+    let point = older::while_made(&config.source, "the mirror's slot", &OlderTransactions::default(), made).await?;
     registry.begin_at(Some(point)).await?;
     Ok(point)
 }
@@ -192,7 +200,7 @@ async fn reload(
     let relation = registered.relation;
     if registered.state == TableState::Errored {
         let reason = registered.error.unwrap_or_default();
-        return Ok(Some(Table::errored(reason, registered.error_hint)));
+        return Ok(Some(Table::errored(registered.schema, registered.name, reason, registered.error_hint)));
     }
     let wanted = Wanted {
         lake_name: Some(&registered.lake_table),
@@ -203,7 +211,7 @@ async fn reload(
     let described = match relation::describe(control, relation, wanted).await {
         Ok(described) => described,
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         Err(error) => return Err(error),
     };
@@ -216,7 +224,7 @@ async fn reload(
             Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
             // Something is wrong with this table (its columns changed, say), not with the catalog.
             Err(error) if error.table().is_some() => {
-                return stopped(config, control, relation, own_failure(&error), begin).await.map(Some);
+                return stopped(config, control, &registered, own_failure(&error), begin).await.map(Some);
             }
             Err(error) => return Err(error.into()),
         },
@@ -225,7 +233,7 @@ async fn reload(
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
                 .with_hint(COPY_ANEW);
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         // Not begun, or not committed: the loop starts the copy (again), from nothing.
         if let Some(uuid) = registered.table_uuid.filter(|_| registered.state == TableState::Copying) {
@@ -234,7 +242,7 @@ async fn reload(
         return Ok(None);
     };
     if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
-        tracing::info!(table = relation, "the table is copied anew: its partitions were not remembered");
+        tracing::info!(table = registered.shown(), "the table is copied anew: its partitions were not remembered");
         config.registry(control).resync(relation).await?;
         return Ok(None);
     }
@@ -248,12 +256,12 @@ async fn reload(
         Ok(()) => {}
         // Rows of a partition that was emptied beside the stream, say, and came again.
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
-            tracing::info!(table = relation, "the table is copied anew: {}", error.report());
+            tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
             config.registry(control).resync(relation).await?;
             return Ok(None);
         }
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, relation, error, begin).await.map(Some);
+            return stopped(config, control, &registered, error, begin).await.map(Some);
         }
         Err(error) => return Err(error),
     }
@@ -264,10 +272,17 @@ async fn reload(
 }
 
 /// A table that cannot go on, and the registry knows it.
-async fn stopped(config: &EngineConfig, control: &Client, relation: u32, error: Error, at: Lsn) -> Result<Table> {
-    tracing::error!(table = relation, lsn = %at, error = %error.report(), "the table stops; the others stream on");
-    config.registry(control).errored(relation, &error, at).await?;
-    Ok(Table::errored(error.report(), error.hint().map(str::to_owned)))
+async fn stopped(
+    config: &EngineConfig,
+    control: &Client,
+    table: &RegisteredTable,
+    error: Error,
+    at: Lsn,
+) -> Result<Table> {
+    tracing::error!(table = table.shown(), lsn = %at, error = %error.report(), "the table stops; the others stream on");
+    config.registry(control).errored(table.relation, &error, at).await?;
+    let (schema, name) = (table.schema.clone(), table.name.clone());
+    Ok(Table::errored(schema, name, error.report(), error.hint().map(str::to_owned)))
 }
 
 /// A failure of the lake that is one table's own (I6).

@@ -53,6 +53,9 @@ pub(crate) enum TableState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RegisteredTable {
     pub(crate) relation: u32,
+    /// As the source names it, or did when it was last there.
+    pub(crate) schema: String,
+    pub(crate) name: String,
     pub(crate) lake_table: String,
     pub(crate) state: TableState,
     pub(crate) table_uuid: Option<Uuid>,
@@ -90,6 +93,11 @@ impl RegisteredTable {
     /// The publication has the table, so its changes arrive.
     pub(crate) fn is_published(&self) -> bool {
         !self.published_by.is_empty()
+    }
+
+    /// `schema.table`.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
     }
 
     /// It has had the table all the time, in one way or another.
@@ -239,9 +247,11 @@ impl Registry<'_> {
                                             WHERE n.pnpubid = p.oid AND n.pnnspid = uc.relnamespace))))), \
                     c.relkind = 'p' AND NOT coalesce(pub.pubviaroot, false), t.partitions, t.append_only, \
                     coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true), \
-                    t.published_as, coalesce({PUBLISHED_AS}, '') \
+                    t.published_as, coalesce({PUBLISHED_AS}, ''), \
+                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table) \
              FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
-             LEFT JOIN pg_class c ON c.oid = t.relation WHERE t.mirror = $1",
+             LEFT JOIN pg_class c ON c.oid = t.relation \
+             LEFT JOIN pg_namespace ns ON ns.oid = c.relnamespace WHERE t.mirror = $1",
             self.table("mirrors"),
             self.table("mirrored_tables")
         );
@@ -273,6 +283,8 @@ impl Registry<'_> {
                 sent_whole: row.get(16),
                 copied_as: row.get(17),
                 published_as: row.get(18),
+                schema: row.get(19),
+                name: row.get(20),
             })
             .collect())
     }

@@ -76,13 +76,20 @@ pub(crate) async fn watched(source: &SourceConfig, application: &str) -> Result<
     Ok((client, driver))
 }
 
+/// Nothing but the text tells that a password was asked for and not given.
+fn wants_password(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains("password missing"))
+}
+
 fn place(source: &SourceConfig) -> String {
     format!("connect to {}:{} database {} as {}", source.host, source.port, source.database, source.user)
 }
 
 fn unreachable_source(source: &SourceConfig, error: tokio_postgres::Error) -> Error {
     let refused = error.code().is_some_and(|code| code.code().starts_with("28") || code.code() == "3D000");
-    let (kind, hint) = if refused {
+    let (kind, hint) = if source.password.is_none() && error.as_db_error().is_none() && wants_password(&error) {
+        (ErrorKind::SourceUnfit, "the server asks for one: set source.password_file, or LAKEMIRROR_SOURCE_PASSWORD")
+    } else if refused {
         (ErrorKind::SourceUnfit, "check role, password, database and pg_hba.conf")
     } else {
         (ErrorKind::SourceUnreachable, "is the server running, and are host and port right?")

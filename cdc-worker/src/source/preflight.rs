@@ -6,6 +6,8 @@ use crate::Result;
 use crate::config::{EngineConfig, TableSelection};
 use crate::error::{Error, ErrorKind};
 
+use super::identifier::quote;
+
 /// Oldest server with `security_invoker`-era pgoutput features that the engine relies on (binary output came with 14,
 /// suppressed empty transactions with 15).
 const OLDEST_VERSION: i32 = 150_000;
@@ -57,7 +59,10 @@ pub(crate) async fn findings(client: &Client, config: &EngineConfig) -> Result<V
         find("the server is a standby".to_owned(), "point the worker at the primary");
     }
     if !row.get::<_, Option<bool>>(4).unwrap_or(false) {
-        find(format!("role {} may not replicate", source.user), "ALTER ROLE … REPLICATION");
+        find(
+            format!("role {} may not replicate", source.user),
+            &format!("ALTER ROLE {} REPLICATION", quote(&source.user)),
+        );
     }
     let (used, most): (i64, i64) = (row.get(5), row.get(6));
     // A copy needs one more slot for a moment.
@@ -76,20 +81,34 @@ pub(crate) async fn findings(client: &Client, config: &EngineConfig) -> Result<V
     match publication {
         None if tables_listed => find(
             format!("publication \"{}\" does not exist", source.publication),
-            "as the tables' owner: CREATE PUBLICATION … FOR TABLE …",
+            &format!(
+                "as the tables' owner: CREATE PUBLICATION {} FOR TABLE {}",
+                quote(&source.publication),
+                listed(config)
+            ),
         ),
         Some(row) if !row.get::<_, bool>(0) => find(
             format!("publication \"{}\" leaves out inserts, updates, deletes or truncates", source.publication),
-            "ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate')",
+            &format!(
+                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
+                quote(&source.publication)
+            ),
         ),
         _ => {}
     }
-    findings.extend(schema(client, &config.lake.catalog_schema).await?);
+    findings.extend(schema(client, &config.lake.catalog_schema, &source.user).await?);
     Ok(findings)
 }
 
+fn listed(config: &EngineConfig) -> String {
+    match &config.tables {
+        TableSelection::Listed(tables) => tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", "),
+        TableSelection::Registry => "…".to_owned(),
+    }
+}
+
 /// Whether the schema of catalog and registry is there, or can be made.
-async fn schema(client: &Client, schema: &str) -> Result<Option<Finding>> {
+async fn schema(client: &Client, schema: &str, user: &str) -> Result<Option<Finding>> {
     let row = client
         .query_one(
             "SELECT has_database_privilege(current_database(), 'CREATE'), \
@@ -104,8 +123,12 @@ async fn schema(client: &Client, schema: &str) -> Result<Option<Finding>> {
         Some(false) if !complete => format!("the role may not create tables in schema \"{schema}\""),
         _ => return Ok(None),
     };
-    let hint = "as a superuser or the database's owner: CREATE SCHEMA … AUTHORIZATION <the worker's role>";
-    Ok(Some(Finding { message, hint: hint.to_owned() }))
+    let change = if own.is_none() {
+        format!("CREATE SCHEMA {} AUTHORIZATION {}", quote(schema), quote(user))
+    } else {
+        format!("GRANT CREATE, USAGE ON SCHEMA {} TO {}", quote(schema), quote(user))
+    };
+    Ok(Some(Finding { message, hint: format!("as a superuser or the database's owner: {change}") }))
 }
 
 /// The findings as one error, or nothing.

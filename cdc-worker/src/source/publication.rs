@@ -6,6 +6,8 @@ use crate::Result;
 use crate::config::{EngineConfig, TableSelection};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
+use super::identifier::quote;
+
 /// SQL: what part of the relation `c` the publication `pub` sends, as text that changes when that does.
 pub(crate) const PUBLISHED_AS: &str = "coalesce( \
     (SELECT concat_ws(' ', '(' || array_to_string(r.prattrs::int2[], ', ') || ')', \
@@ -99,7 +101,7 @@ pub(crate) async fn check(control: &Client, relation: u32, config: &EngineConfig
         return Ok(());
     }
     Err(Error::new(ErrorKind::Table, format!("{name} is not in publication \"{publication}\""))
-        .with_hint("as the table's owner: ALTER PUBLICATION … ADD TABLE …"))
+        .with_hint(format!("as the table's owner: ALTER PUBLICATION {} ADD TABLE {name}", quote(publication))))
 }
 
 /// Whether the lake may have a part of a table's rows or columns.

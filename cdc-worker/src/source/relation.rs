@@ -31,6 +31,13 @@ pub(crate) struct SourceTable {
     pub(crate) partitions: Option<Vec<Partition>>,
 }
 
+impl SourceTable {
+    /// `schema.table`.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}
+
 /// How a table is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -110,7 +117,8 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
     let (kind, persistence, identity): (&str, &str, &str) = (class.get(2), class.get(3), class.get(4));
     check_kind(&shown, kind, persistence, class.get(8))?;
     if !class.get::<_, bool>(6) {
-        return Err(unfit(format!("no permission to read {shown}"), "GRANT SELECT ON … TO the worker's role"));
+        let hint = format!("GRANT SELECT ON {shown} TO the worker's role");
+        return Err(unfit(format!("no permission to read {shown}"), hint));
     }
     let key = class.get::<_, Option<Vec<i16>>>(7);
     let by = match (&key, identity) {

@@ -3,8 +3,8 @@
 //! Invariant: a row of the delta is live exactly when its ordinal is in `fresh` of its identity. Stored rows that were
 //! taken out have left the index at once, so nothing is remembered of them but how far the search for equal ones got:
 //! without that, deleting n equal rows would step over the remains of 1 + 2 + … + n index entries.
-
-use std::collections::HashMap;
+//!
+//! Identities come out in no order, and nothing may depend on it: the index, which is all that they go to, sorts them.
 
 use super::index::Position;
 
@@ -21,10 +21,13 @@ struct Equal {
     taken: Option<Position>,
 }
 
+#[cfg_attr(not(test), expect(clippy::disallowed_types, reason = "the order decides nothing, see above"))]
+type ByIdentity = std::collections::HashMap<Box<[u8]>, Equal>;
+
 /// Rows since the last commit by identity.
 #[derive(Debug, Default)]
 pub(super) struct EqualRows {
-    rows: HashMap<Box<[u8]>, Equal>,
+    rows: ByIdentity,
     bytes: usize,
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Millions of short keys: they lie one after the other in one buffer, and the table of hashes beside it has an entry of
 //! fixed size for each.
+//!
+//! The order in which they come out again is the hashes', another each time. Nothing may depend on it: the index, which
+//! is all that they go to, sorts what it is given.
 
 use std::hash::BuildHasher as _;
 
@@ -33,6 +36,7 @@ pub(super) struct Keys {
     arena: Vec<u8>,
     slots: HashTable<Slot>,
     /// Seeded at random: nobody can choose keys of the same hash.
+    #[cfg_attr(not(test), expect(clippy::disallowed_types, reason = "the order decides nothing, see above"))]
     hasher: foldhash::fast::RandomState,
 }
 
@@ -63,6 +67,7 @@ impl Keys {
         }
     }
 
+    /// In no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], Fate)> {
         self.slots.iter().map(|slot| (key_of(&self.arena, slot), slot.fate))
     }

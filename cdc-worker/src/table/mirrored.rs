@@ -5,6 +5,8 @@
 //! is how the table as Iceberg has it, which may be pinned at any time, is told from the table as it is, which is pinned
 //! and committed between transactions only (I1). Staging changes where rows are, never which rows there are, so it may
 //! happen in the middle of one.
+//!
+//! Changes are applied, and pins and commits made, by values alone, except that the index is asked (see the module above).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,19 @@
 //! One mirrored table in memory: its files, the position index, and the changes that Iceberg has not got yet.
+//!
+//! All but the index is a function of values: no clock, no chance, no files. [`MirroredTable`] asks the index where a row
+//! is, which may read a page from disk: the one seam. What the index answers depends on nothing but what was put into it,
+//! so a simulation may give it any directory, one in memory for speed; only its `Run` touches files, and would be the
+//! place for faults. Rows of data files are not read here either: [`Step::NeedsOldRow`] asks the caller for one.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod delta;
 mod equal_rows;
 mod identity;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "keeps its runs on disk, and hashes with a secret"
+)]
 mod index;
 mod keys;
 mod mirrored;

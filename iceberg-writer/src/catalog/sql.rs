@@ -24,6 +24,7 @@ use crate::deadline::{self, Backoff};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::live_files::LiveFile;
 use crate::schema::TableSpec;
+use crate::stamp::Stamp;
 use crate::table::{Entry, LakeTable};
 use crate::warehouse::Warehouse;
 
@@ -98,7 +99,7 @@ impl SqlCatalog {
     /// One try: plan what is not planned, then run the transaction.
     async fn round(&self, batch: &Batch, steps: &mut [Step], sent: &mut bool) -> Result<Round> {
         let plans = steps.iter().filter(|step| step.planned.is_none() && !step.change.is_empty());
-        let plans = plans.map(|step| plan(&self.warehouse, batch, &step.change, &self.retention));
+        let plans = plans.map(|step| plan(&self.warehouse, batch, &step.change, &self.retention, Stamp::draw()));
         let mut plans = try_join_all(plans).await?.into_iter();
         for step in steps.iter_mut().filter(|step| step.planned.is_none() && !step.change.is_empty()) {
             step.planned = plans.next();

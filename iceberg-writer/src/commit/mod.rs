@@ -1,4 +1,11 @@
 //! What is committed together, and what became of it.
+//!
+//! What a table's next state is, is decided here by values alone. What has to come from outside, the time and a unique
+//! number, is a [`Stamp`](crate::stamp::Stamp) that the catalog draws; the clock and chance are out of reach. Manifests and metadata are
+//! read and written by way of the [`Warehouse`](crate::Warehouse), which for a simulation would be one in memory (its
+//! `FileIO` takes any storage). Equal arguments give equal tables, not equal bytes: the library writes a snapshot's summary
+//! and a table's properties in a random order, and Avro marks its blocks by chance.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod manifests;
 mod plan;

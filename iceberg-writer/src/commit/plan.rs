@@ -1,25 +1,25 @@
 //! From a table and its change to the table's next metadata, all of it durable before the catalog hears of it.
 //!
-//! What is decided here depends on nothing but its arguments and the clock; names are unique to the snapshot, so a plan
-//! that is given up can be deleted without looking at anyone else's.
-
-use std::collections::HashMap;
+//! What is decided here depends on nothing but its arguments; names are unique to the snapshot, by the plan's own
+//! [`Stamp`], so a plan that is given up can be deleted without looking at anyone else's.
 
 use iceberg::spec::{
     MAIN_BRANCH, ManifestContentType, ManifestEntryRef, ManifestFile, Operation, Snapshot, SnapshotRef, Summary,
     TableMetadata,
 };
-use uuid::Uuid;
 
 use super::manifests::{NewManifests, NewSnapshot, assign_numbers, next_manifests, write_manifest_list};
 use super::{Batch, TableChange};
 use crate::catalog::Retention;
 use crate::error::{Error, Result};
+use crate::stamp::Stamp;
 use crate::table::{
     CHECKPOINT_PROPERTY, Checkpoint, Entry, LakeTable, SUMMARY_ATTEMPT, SUMMARY_EPOCH, SUMMARY_LSN, SUMMARY_MIRROR,
-    now_millis,
 };
 use crate::warehouse::Warehouse;
+
+#[cfg_attr(not(test), expect(clippy::disallowed_types, reason = "what the library takes"))]
+type Properties = std::collections::HashMap<String, String>;
 
 /// A table's next state: written, and unknown to the catalog.
 #[derive(Debug)]
@@ -47,11 +47,13 @@ pub(crate) async fn plan(
     batch: &Batch,
     change: &TableChange,
     retention: &Retention,
+    stamp: Stamp,
 ) -> Result<Planned> {
     let base = &change.table;
     let metadata = base.metadata();
     check_locations(change)?;
-    let snapshot = NewSnapshot { id: new_snapshot_id(metadata), sequence_number: metadata.next_sequence_number() };
+    let snapshot =
+        NewSnapshot { id: new_snapshot_id(metadata, stamp), sequence_number: metadata.next_sequence_number() };
     let mut manifests = next_manifests(warehouse, change, snapshot).await?;
     let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
     let mut files = manifests.written.clone();
@@ -59,7 +61,7 @@ pub(crate) async fn plan(
     let parent = metadata.current_snapshot_id();
 
     let checkpoint = checkpoint(batch);
-    let now = now_millis().max(metadata.last_updated_ms());
+    let now = stamp.now_millis.max(metadata.last_updated_ms());
     let added = Snapshot::builder()
         .with_snapshot_id(snapshot.id)
         .with_parent_snapshot_id(parent)
@@ -70,7 +72,7 @@ pub(crate) async fn plan(
         .with_schema_id(metadata.current_schema_id())
         .build();
     let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
-    let location = next_metadata_location(base);
+    let location = next_metadata_location(base, stamp);
     files.push(location.clone());
     let json = serde_json::to_vec(&next).map_err(|error| Error::format("write metadata").with_source(error))?;
     let write_metadata = async {
@@ -106,14 +108,13 @@ fn checkpoint(batch: &Batch) -> Checkpoint {
 }
 
 /// A positive number that no snapshot of the table has.
-fn new_snapshot_id(metadata: &TableMetadata) -> i64 {
-    loop {
-        let (high, low) = Uuid::now_v7().as_u64_pair();
-        let id = (high ^ low).cast_signed() & i64::MAX;
-        if id != 0 && metadata.snapshot_by_id(id).is_none() {
-            return id;
-        }
+fn new_snapshot_id(metadata: &TableMetadata, stamp: Stamp) -> i64 {
+    let (high, low) = stamp.unique.as_u64_pair();
+    let mut id = (high ^ low).cast_signed() & i64::MAX;
+    while id == 0 || metadata.snapshot_by_id(id).is_some() {
+        id = id.wrapping_add(1) & i64::MAX;
     }
+    id
 }
 
 fn next_metadata(
@@ -128,7 +129,7 @@ fn next_metadata(
     let ids: Vec<i64> = expired.iter().map(|snapshot| snapshot.snapshot_id()).collect();
     let checkpoint = serde_json::to_string(checkpoint)
         .map_err(|error| Error::format("write the checkpoint of a table").with_source(error))?;
-    let properties = HashMap::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
+    let properties = Properties::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
     let build = || {
         metadata
             .clone()
@@ -161,13 +162,13 @@ fn expired(base: &LakeTable, retention: &Retention, now: i64) -> Vec<SnapshotRef
 }
 
 /// `…/metadata/00007-<uuid>.metadata.json`, one up from the present number.
-fn next_metadata_location(base: &LakeTable) -> String {
+fn next_metadata_location(base: &LakeTable, stamp: Stamp) -> String {
     let version = base.metadata_location().map_or(0, |location| {
         let name = location.rsplit('/').next().unwrap_or_default();
         let digits: String = name.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u64>().map_or(base.metadata().last_sequence_number().unsigned_abs(), |version| version + 1)
     });
-    format!("{}/metadata/{version:05}-{}.metadata.json", base.location(), Uuid::now_v7())
+    format!("{}/metadata/{version:05}-{}.metadata.json", base.location(), stamp.unique)
 }
 
 fn summary(
@@ -182,7 +183,7 @@ fn summary(
         (true, true) => Operation::Delete,
         (false, true) => Operation::Overwrite,
     };
-    let mut entries = HashMap::from([
+    let mut entries = Properties::from([
         (SUMMARY_MIRROR.to_owned(), checkpoint.mirror.clone()),
         (SUMMARY_LSN.to_owned(), checkpoint.lsn.clone()),
         (SUMMARY_EPOCH.to_owned(), checkpoint.epoch.to_string()),
@@ -238,4 +239,62 @@ fn totals(manifests: &[ManifestFile], kind: ManifestContentType) -> (u64, u64) {
 fn total_bytes(previous: &TableMetadata) -> Option<u64> {
     let Some(snapshot) = previous.current_snapshot() else { return Some(0) };
     snapshot.summary().additional_properties.get("total-files-size")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::lsn::Lsn;
+    use crate::pg_type::PgType;
+    use crate::schema::{ColumnSpec, TableSpec};
+
+    fn table(warehouse: &Warehouse) -> LakeTable {
+        let column = ColumnSpec {
+            name: "id".to_owned(),
+            field_id: 1,
+            pg_type: PgType::Int8,
+            type_oid: 20,
+            typmod: -1,
+            required: true,
+        };
+        let spec =
+            TableSpec { namespace: "public".to_owned(), name: "t".to_owned(), columns: vec![column], key: vec![0] };
+        LakeTable::prepare(warehouse, spec, None).unwrap()
+    }
+
+    fn batch(table: &LakeTable) -> Batch {
+        let change = TableChange { table: table.clone(), truncate: true, data: Vec::new(), deletes: None };
+        Batch {
+            mirror: "lake".to_owned(),
+            epoch: 1,
+            attempt: Uuid::from_u128(7),
+            expected: None,
+            lsn: Lsn::from_u64(16),
+            tables: vec![change],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_depends_on_its_arguments_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = Warehouse::open(&format!("file://{}", folder.path().display())).unwrap();
+        let batch = batch(&table(&warehouse));
+        // Later than now: what is not the stamp's shows.
+        let stamp = Stamp { now_millis: 99_000_000_000_000, unique: Uuid::from_u128(1 << 64 | 5) };
+        let mut plans = Vec::new();
+        for _ in 0..2 {
+            let planned = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), stamp).await.unwrap();
+            let snapshot = planned.next.metadata().current_snapshot().unwrap();
+            assert_eq!((snapshot.snapshot_id(), snapshot.timestamp_ms()), (4, stamp.now_millis));
+            plans.push((planned.files, planned.metadata_location, planned.next.metadata().clone()));
+        }
+        assert_eq!(plans[0], plans[1]);
+        // The same number for another snapshot of the table gives another one.
+        let next = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), stamp).await.unwrap().next;
+        let after = self::batch(&next);
+        let planned = plan(&warehouse, &after, &after.tables[0], &Retention::default(), stamp).await.unwrap();
+        assert_eq!(planned.next.snapshot_id(), Some(5));
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lake_tests::{Oracle, Postgres, Source, Stop, Worker, WorkerConfig, Workload, bounded, eventually, exit_code};
 
+use crate::mirror::Mirror;
 use crate::{CATCH_UP, TEST_LIMIT};
 
 async fn bank(seed: u64) -> Result<(Postgres, Workload, WorkerConfig)> {
@@ -96,6 +97,39 @@ async fn a_source_that_restarts_is_followed_again_without_help() -> Result<()> {
         running.stop().await?;
         Oracle::new(&postgres).assert_equal(&postgres, Workload::TABLES, CATCH_UP).await?;
         ensure!(worker.runs()?, "the worker has given up");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_list_of_tables_that_changed_while_it_ran_outlives_a_broken_connection() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a worker that was told of one more table, and to let go of another
+        let tables = ["public.t", "public.gone"];
+        let schema = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE gone (id int PRIMARY KEY); \
+                      CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)";
+        let mut mirror = Mirror::start(schema, &tables).await?;
+        Source::publish(&mirror.postgres, &["public.late"]).await?;
+        mirror.tables = vec!["public.t", "public.late"];
+        mirror.config.tables = mirror.tables.iter().map(|&table| table.to_owned()).collect();
+        mirror.call(&["mirror"]).await?;
+        let both = "SELECT string_agg(source_table || ' ' || state, ', ' ORDER BY source_table) = 'late streaming, t streaming' \
+                    FROM lake_catalog.mirrored_tables";
+        eventually("both stream", CATCH_UP, async || Ok((mirror.postgres.value(both).await? == "t").then_some(())))
+            .await?;
+        ensure!(mirror.equal().await? == 1);
+
+        // WHEN its session breaks and it begins another
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lake engine'";
+        mirror.postgres.batch(end).await?;
+        let epoch = "SELECT epoch FROM lake_catalog.mirrors";
+        eventually("another session", CATCH_UP, async || Ok((mirror.postgres.value(epoch).await? == "2").then_some(())))
+            .await?;
+
+        // THEN it has the tables that it was told of, not those that it began with.
+        ensure!(mirror.after("INSERT INTO t VALUES (1); INSERT INTO late VALUES (2)").await? == 3);
+        ensure!(mirror.postgres.value(both).await? == "t");
         Ok(())
     })
     .await

@@ -1,4 +1,4 @@
-//! The standalone worker: what it shows of a copy.
+//! The standalone worker: what it shows of a copy, and of what it waits for.
 
 use std::time::Duration;
 
@@ -70,6 +70,63 @@ async fn a_copy_has_a_bar_on_a_terminal_plain_lines_elsewhere_and_a_share_in_the
             rows == 12_345 && output.contains("claimed the mirror") && output.contains("streaming"),
             "{rows}: {output}"
         );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_waits_for_older_transactions_says_how_many_and_names_the_oldest() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a prepared transaction and an open one, of roles that the worker knows nothing about
+        let postgres = Postgres::builder().set("max_prepared_transactions", "10").start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2); CREATE TABLE other (id int PRIMARY KEY)")
+            .await?;
+        postgres.batch("BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'forgotten'").await?;
+        Source::publish(&postgres, &["public.t", "public.other"]).await?;
+        let holder = postgres.client().await?;
+        holder.batch_execute("SET application_name = 'night job'; BEGIN; INSERT INTO t VALUES (4) /* hush */").await?;
+        let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        let mut config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
+        let mut worker = Worker::spawn(&config)?;
+        let says = async |worker: &Worker, parts: &[&str]| {
+            let said = async || {
+                let output = worker.output();
+                Ok(output.lines().any(|line| parts.iter().all(|part| line.contains(part))).then_some(()))
+            };
+            eventually(&format!("a line with {parts:?}"), CATCH_UP, said).await
+        };
+
+        // WHEN the mirror's slot cannot be made, it says why
+        let slot = ["WARN", "the mirror's slot waits for 2 older transactions to end", "\"forgotten\""];
+        says(&worker, &slot).await?;
+
+        // And the copy of a table, which the status shows too.
+        postgres.batch("COMMIT PREPARED 'forgotten'").await?;
+        holder.batch_execute("COMMIT").await?;
+        worker.streaming(&postgres, 1).await?;
+        holder.batch_execute("BEGIN; INSERT INTO t VALUES (5) /* hush */").await?;
+        config.tables.push("public.other".to_owned());
+        config.call(&["mirror"]).await?;
+        let older = format!("waits for 1 older transaction to end: it is of pid {pid}, application \"night job\"");
+        says(&worker, &["WARN", "the copy of public.other", &older, "database \"postgres\"", "s"]).await?;
+        let status = async || {
+            let output = config.call(&["status"]).await?;
+            Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let shown = status().await?;
+        ensure!(shown.contains("public.other  copying") && shown.contains(&older), "{shown}");
+        ensure!(shown.contains("public.t      streaming"), "{shown}");
+
+        // THEN it goes on as soon as they have ended, and nothing was said of what they do.
+        holder.batch_execute("COMMIT").await?;
+        worker.streaming(&postgres, 2).await?;
+        let shown = status().await?;
+        ensure!(!shown.contains("waits for") && !worker.output().contains("hush"), "{shown}");
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.t", "public.other"], CATCH_UP).await?;
+        ensure!(rows == 5, "{rows} rows");
         Ok(())
     })
     .await

@@ -126,6 +126,17 @@ async fn a_warehouse_that_cannot_be_written() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_state_directory_that_cannot_be_written() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = source(Postgres::builder()).await?;
+        let config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
+        std::fs::set_permissions(&config.state, std::fs::Permissions::from_mode(0o500))?;
+        refused(&config, exit_code::FAILED, &["state directory"]).await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_source_that_does_not_answer() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let postgres = source(Postgres::builder()).await?;
@@ -150,11 +161,14 @@ async fn tcp_needs_leave_to_go_without_tls_and_a_right_password() -> Result<()> 
         config.password = Some("right one".to_owned());
         refused(&config, exit_code::CONFIG, &["insecure"]).await?;
         config.insecure = true;
+        config.password = None;
+        refused(&config, exit_code::UNFIT, &["LAKEMIRROR_SOURCE_PASSWORD"]).await?;
         config.password = Some("wrong one".to_owned());
         let check = config.call(&["check"]).await?;
         let said = format!("{check:?}");
         ensure!(matches!(check.status.code(), Some(exit_code::UNFIT | exit_code::SOURCE)), "wrong password: {said}");
         ensure!(said.contains("password") && !said.contains("wrong one"), "says why, not what: {said}");
+        ensure!(said.matches("authentication failed").count() == 1, "says it once: {said}");
         config.password = Some("right one".to_owned());
         let worker = lake_tests::Worker::start(&config, &postgres).await?;
         let output = worker.output();
@@ -184,7 +198,10 @@ async fn wrong_configuration_files_and_usage() -> Result<()> {
         let usage = config.call(&["walk"]).await?;
         ensure!(usage.status.code() == Some(exit_code::CONFIG), "an unknown command: {usage:?}");
         let unknown = config.clone().with_text(config.toml().replace("[commit]", "[comit]"));
-        ensure!(unknown.call(&["check"]).await?.status.code() == Some(exit_code::CONFIG), "an unknown section");
+        let line = 1 + config.toml().lines().take_while(|line| *line != "[commit]").count();
+        let check = unknown.call(&["check"]).await?;
+        ensure!(check.status.code() == Some(exit_code::CONFIG), "an unknown section: {check:?}");
+        said_so(&String::from_utf8_lossy(&check.stderr), &["comit", &format!("line {line}:")])?;
         // A fit source passes.
         let check = config.call(&["check"]).await?;
         ensure!(check.status.code() == Some(exit_code::OK), "a fit source: {check:?}");

@@ -24,6 +24,7 @@ use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 use crate::table::PositionIndex;
 
+use super::older::OlderTransactions;
 use super::partitions::Links;
 use super::relation::SourceTable;
 use share::Shares;
@@ -43,6 +44,8 @@ pub(crate) struct CopyJob {
     pub(crate) attempt: Uuid,
     /// Rows so far, for `lake.lag`.
     pub(crate) copied: Arc<AtomicU64>,
+    /// What it waits for before there are any, for the same.
+    pub(crate) older: OlderTransactions,
 }
 
 /// A finished copy.
@@ -68,7 +71,7 @@ impl CopyJob {
     pub(crate) async fn run(self) -> Result<Copied> {
         let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
         let connections = clients.len();
-        tracing::info!(table = self.table.relation, lsn = %consistent_point, connections, "copying");
+        tracing::info!(table = self.table.shown(), lsn = %consistent_point, connections, "copying");
         let job = Arc::new(self);
         let shares = Arc::new(Shares::new(extents, connections));
         let numbers = Arc::new(AtomicU32::new(0));

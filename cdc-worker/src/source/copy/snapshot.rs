@@ -13,7 +13,7 @@ use crate::table::RowIdentity;
 use super::super::identifier::quote;
 use super::super::partitions::{self, Links};
 use super::super::relation::{self, SourceTable, Wanted};
-use super::super::{connect, slot};
+use super::super::{connect, older, slot};
 use super::CopyJob;
 use super::share::{Extent, fitting_connections};
 
@@ -50,11 +50,13 @@ struct Locked {
 pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
     let table = &job.table;
     for _ in 0..SNAPSHOT_ATTEMPTS {
-        let snapshot = slot::export_snapshot(&job.source, table.relation).await?;
+        let wanted = format!("the copy of {}", table.shown());
+        let exported = slot::export_snapshot(&job.source, table.relation);
+        let snapshot = older::while_made(&job.source, &wanted, &job.older, exported).await?;
         let consistent_point = snapshot.consistent_point;
         let first = import(job, &snapshot.name).await?;
         let Some(Locked { extents, partitions }) = lock(job, &first).await? else {
-            tracing::info!(table = table.relation, lsn = %consistent_point, "rewritten as its copy began; again");
+            tracing::info!(table = table.shown(), lsn = %consistent_point, "rewritten as its copy began; again");
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
         };
@@ -65,7 +67,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
                 Ok(client) => clients.push(Arc::new(client)),
                 // The source has no connection to spare, perhaps: one is enough, the others are for speed.
                 Err(error) => {
-                    tracing::warn!(table = table.relation, connections = clients.len(), error = %error.report(), "copies over fewer connections");
+                    tracing::warn!(table = table.shown(), connections = clients.len(), error = %error.report(), "copies over fewer connections");
                     break;
                 }
             }
