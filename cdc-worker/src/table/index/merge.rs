@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::io;
 use std::sync::Arc;
 
@@ -72,18 +73,27 @@ impl<'a> Merge<'a> {
     pub(super) fn new(identity: RowIdentity, whole: bool, runs: &'a [Arc<Run>]) -> Self {
         let sources = runs.iter().map(|run| run.iter()).collect();
         let mut merge = Self { identity, whole, sources, next: BinaryHeap::new(), failed: None };
-        (0..runs.len()).for_each(|source| merge.advance(source));
+        for source in 0..runs.len() {
+            match merge.sources[source].next() {
+                Some(Ok(entry)) => merge.next.push(Ahead { subject: entry.subject(identity), source, entry }),
+                Some(Err(error)) => merge.failed = Some(error),
+                None => {}
+            }
+        }
         merge
     }
 
-    fn advance(&mut self, source: usize) {
-        match self.sources[source].next() {
-            Some(Ok(entry)) => {
-                self.next.push(Ahead { subject: entry.subject(self.identity), source, entry });
-            }
+    /// Takes the entry whose turn it is. The next one of its source takes its place, and mostly is the next in turn: runs
+    /// of a copy hardly overlap.
+    fn take(&mut self) -> Option<Ahead> {
+        let mut top = self.next.peek_mut()?;
+        let taken = *top;
+        match self.sources[taken.source].next() {
+            Some(Ok(entry)) => *top = Ahead { subject: entry.subject(self.identity), source: taken.source, entry },
             Some(Err(error)) => self.failed = Some(error),
-            None => {}
+            None => drop(PeekMut::pop(top)),
         }
+        Some(taken)
     }
 }
 
@@ -95,13 +105,10 @@ impl Iterator for Merge<'_> {
             if let Some(error) = self.failed.take() {
                 return Some(Err(error));
             }
-            let Ahead { subject, source, entry } = self.next.pop()?;
-            self.advance(source);
+            let Ahead { subject, entry, .. } = self.take()?;
             // What older runs say of the same row is hidden.
-            while let Some(older) = self.next.peek().filter(|older| older.subject == subject) {
-                let source = older.source;
-                self.next.pop();
-                self.advance(source);
+            while self.failed.is_none() && self.next.peek().is_some_and(|older| older.subject == subject) {
+                self.take();
             }
             if !self.whole || entry.position().is_some() {
                 return Some(Ok(entry));
