@@ -64,12 +64,17 @@ pub(crate) async fn acknowledged(postgres: &Postgres, worker: &mut Worker, lsn: 
 async fn wait(postgres: &Postgres, worker: &mut Worker, query: &str) -> Result<()> {
     // Until the worker has made its tables the query fails.
     let client = postgres.client().await?;
-    eventually(query, PATIENCE, async || {
-        ensure!(worker.runs()?, "the worker has ended:\n{}", worker.output());
+    let runs = eventually(query, PATIENCE, async || {
+        // An error would be tried again.
+        if !worker.runs()? {
+            return Ok(Some(false));
+        }
         let said = client.query_one(query, &[]).await;
-        Ok(said.ok().and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false).then_some(()))
+        Ok(said.ok().and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false).then_some(true))
     })
-    .await
+    .await?;
+    ensure!(runs, "the worker has ended:\n{}", worker.output());
+    Ok(())
 }
 
 /// A change that changes nothing, for the mark behind a scenario's end.
