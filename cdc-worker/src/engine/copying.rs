@@ -1,39 +1,33 @@
-//! Tables that come and go: the registry's wishes, the copies under way, and the moment when a copy joins the stream.
+//! Tables that come and go: the registry's wishes, and the copies under way.
 //!
 //! Keeps I4. The order is what makes it exact: the loop begins to keep a table's streamed changes *before* the copy's
 //! slot is made. So the changes kept include every transaction at or after the slot's consistent point, and those
-//! before it, which the copy has, are dropped by their commit LSN. When the copy is done, the table catches up a burst
-//! at a time while the others stream on; it joins them when nothing waits and the stream has passed the consistent
-//! point, at a transaction's end, so that a commit never holds it at another LSN than its neighbours (I1).
+//! before it, which the copy has, are dropped by their commit LSN, when the table catches up (`catching_up`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Buf as _, Bytes};
-use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, TableSpec, Warehouse};
+use bytes::Bytes;
+use iceberg_writer::{Catalog, LakeTable, TableSpec};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::decode::message::{self, Commit, Message, Relation};
+use crate::decode::message::{Commit, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
 use crate::source::older::OlderTransactions;
-use crate::source::partitions::Links;
 use crate::source::publication;
 use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
-use crate::table::{FileState, MirroredTable, PositionIndex};
+use crate::table::PositionIndex;
 
-use super::apply::{Applied, RowChange};
-use super::entry::{CatchingUp, Entry, Streaming, Table};
+use super::entry::{Entry, Table};
 use super::session::Session;
 
 /// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
 const MOST_COPIES: usize = 2;
-/// Changes that a table which catches up takes at a time: more than the stream can bring it in a turn of the loop.
-const CATCH_UP_BURST: usize = 8192;
 
 /// Rows copied so far, shared with the copying task.
 pub(super) type CopiedRows = Arc<AtomicU64>;
@@ -42,14 +36,14 @@ pub(super) type CopiedRows = Arc<AtomicU64>;
 pub(super) struct Copying {
     pub(super) generation: u64,
     pub(super) source: SourceTable,
-    lake: LakeTable,
-    index: PositionIndex,
+    pub(super) lake: LakeTable,
+    pub(super) index: PositionIndex,
     pub(super) rows: CopiedRows,
     /// What keeps it from beginning.
     pub(super) older: OlderTransactions,
     task: Task,
     /// The table's description in the stream when the copy began.
-    described: Option<Relation>,
+    pub(super) described: Option<Relation>,
     /// What the stream brought since, in order.
     pub(super) queue: Spool,
 }
@@ -90,40 +84,8 @@ impl Copying {
     }
 }
 
-impl CatchingUp {
-    /// Keeps a message that concerns the table.
-    pub(super) fn wait(&mut self, commit: Commit, raw: &Bytes) -> Result<()> {
-        keep(&mut self.queue, commit, raw)
-    }
-
-    /// Applies a burst of what waits.
-    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<()> {
-        for _ in 0..CATCH_UP_BURST {
-            let Some(mut record) = self.queue.pop()? else { break };
-            let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(|error| {
-                Error::new(ErrorKind::Io, "a change that waited for a copy came back damaged").with_source(error)
-            })?;
-            let row = match message::parse(&record)? {
-                Message::Relation(described) => {
-                    self.streaming.describe(described);
-                    continue;
-                }
-                Message::Insert { new, .. } => RowChange::Insert(new),
-                Message::Update { old, new, .. } => RowChange::Update { old, new },
-                Message::Delete { old, .. } => RowChange::Delete(old),
-                Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
-                _ => continue,
-            };
-            if let Applied::NeedsOldRow(position) = self.streaming.apply(lsn, &row, None, catalog)? {
-                let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
-                self.streaming.apply(lsn, &row, Some(&old_row), catalog)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
+/// Keeps a message of the stream until the table can take it.
+pub(super) fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
     queue.push(&[&commit.lsn.as_u64().to_be_bytes(), raw])
 }
 
@@ -354,66 +316,6 @@ impl Session {
             }
             // A connection broke or a disk failed: a new session starts the copy again, after a pause.
             Err(error) => Err(error),
-        }
-    }
-
-    async fn begin_catching_up(&mut self, relation: u32, copied: Copied) -> Result<()> {
-        let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
-            return Ok(());
-        };
-        let Copying { source, lake, index, described, queue, .. } = *copying;
-        let partitions = copied.partitions.as_ref().map(Links::to_text);
-        let registry = self.config.registry(&self.control);
-        registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
-        let files = copied.files.iter().map(FileState::written).collect();
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index);
-        table.take_copied(copied.files);
-        let mut streaming = Streaming::new(table, copied.consistent_point);
-        streaming.described = described;
-        streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
-        streaming.copied_rows = copied.rows;
-        self.behind.push(relation);
-        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
-        self.tables.insert(relation, Table::new(schema, name, entry));
-        if let Some(partitions) = copied.partitions {
-            // Where they have changed meanwhile, another copy begins.
-            self.partitions_copied(relation, partitions, copied.consistent_point).await?;
-        }
-        Ok(())
-    }
-
-    /// Lets the tables whose copy is done catch up, and those that have caught up join.
-    pub(super) async fn catch_up(&mut self) -> Result<()> {
-        for relation in self.behind.clone() {
-            let Some(Entry::CatchingUp(catching_up)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
-            else {
-                self.behind.retain(|behind| *behind != relation);
-                continue;
-            };
-            let done = catching_up.catch_up(relation, &self.warehouse, &self.catalog).await;
-            self.changed.insert(relation);
-            if self.or_stopped(relation, done).await?.is_some() {
-                self.join(relation);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets a table join the others, if it is where they are.
-    fn join(&mut self, relation: u32) {
-        let between = self.open.is_none();
-        let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
-            Entry::CatchingUp(catching_up) => {
-                between && catching_up.queue.is_empty() && catching_up.streaming.replay_from <= self.applied
-            }
-            Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
-        });
-        if !here {
-            return;
-        }
-        if let Some(Table { schema, name, entry: Entry::CatchingUp(catching_up) }) = self.tables.remove(&relation) {
-            let entry = Entry::Streaming(Box::new(catching_up.streaming));
-            self.tables.insert(relation, Table::new(schema, name, entry));
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod answer;
 mod apply;
+mod catching_up;
 mod copying;
 mod entry;
 mod flush;

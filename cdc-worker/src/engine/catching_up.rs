@@ -1,0 +1,121 @@
+//! From the end of a table's copy to the moment when it is where the others are.
+//!
+//! What the stream brought during the copy waits in a spool, and what it brings now is put behind it. The table takes a
+//! burst at each turn of the loop, so that the others stream on however much there is. It joins them when nothing waits
+//! and the stream has passed the copy's consistent point, at a transaction's end (I1).
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use iceberg_writer::{Lsn, SqlCatalog, Warehouse};
+
+use crate::Result;
+use crate::decode::message::{self, Commit, Message};
+use crate::error::{Error, ErrorKind};
+use crate::source::copy::Copied;
+use crate::source::partitions::Links;
+use crate::table::{FileState, MirroredTable};
+
+use super::apply::{Applied, RowChange};
+use super::copying::{Copying, keep};
+use super::entry::{CatchingUp, Entry, Streaming, Table};
+use super::session::Session;
+
+/// Changes that a table which catches up takes at a time: more than the stream can bring it in a turn of the loop.
+const CATCH_UP_BURST: usize = 8192;
+
+impl CatchingUp {
+    /// Keeps a message that concerns the table.
+    pub(super) fn wait(&mut self, commit: Commit, raw: &Bytes) -> Result<()> {
+        keep(&mut self.queue, commit, raw)
+    }
+
+    /// Applies a burst of what waits.
+    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<()> {
+        for _ in 0..CATCH_UP_BURST {
+            let Some(mut record) = self.queue.pop()? else { break };
+            let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(|error| {
+                Error::new(ErrorKind::Io, "a change that waited for a copy came back damaged").with_source(error)
+            })?;
+            let row = match message::parse(&record)? {
+                Message::Relation(described) => {
+                    self.streaming.describe(described);
+                    continue;
+                }
+                Message::Insert { new, .. } => RowChange::Insert(new),
+                Message::Update { old, new, .. } => RowChange::Update { old, new },
+                Message::Delete { old, .. } => RowChange::Delete(old),
+                Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
+                _ => continue,
+            };
+            if let Applied::NeedsOldRow(position) = self.streaming.apply(lsn, &row, None, catalog)? {
+                let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
+                self.streaming.apply(lsn, &row, Some(&old_row), catalog)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// A copy is done.
+    pub(super) async fn begin_catching_up(&mut self, relation: u32, copied: Copied) -> Result<()> {
+        let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
+            return Ok(());
+        };
+        let Copying { source, lake, index, described, queue, .. } = *copying;
+        let partitions = copied.partitions.as_ref().map(Links::to_text);
+        let registry = self.config.registry(&self.control);
+        registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
+        let files = copied.files.iter().map(FileState::written).collect();
+        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index);
+        table.take_copied(copied.files);
+        let mut streaming = Streaming::new(table, copied.consistent_point);
+        streaming.described = described;
+        streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
+        streaming.copied_rows = copied.rows;
+        self.behind.push(relation);
+        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
+        self.tables.insert(relation, Table::new(schema, name, entry));
+        if let Some(partitions) = copied.partitions {
+            // Where they have changed meanwhile, another copy begins.
+            self.partitions_copied(relation, partitions, copied.consistent_point).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the tables whose copy is done catch up, and those that have caught up join.
+    pub(super) async fn catch_up(&mut self) -> Result<()> {
+        for relation in self.behind.clone() {
+            let Some(Entry::CatchingUp(catching_up)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
+            else {
+                self.behind.retain(|behind| *behind != relation);
+                continue;
+            };
+            let done = catching_up.catch_up(relation, &self.warehouse, &self.catalog).await;
+            self.changed.insert(relation);
+            if self.or_stopped(relation, done).await?.is_some() {
+                self.join(relation);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a table join the others, if it is where they are.
+    fn join(&mut self, relation: u32) {
+        let between = self.open.is_none();
+        let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
+            Entry::CatchingUp(catching_up) => {
+                between && catching_up.queue.is_empty() && catching_up.streaming.replay_from <= self.applied
+            }
+            Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
+        });
+        if !here {
+            return;
+        }
+        if let Some(Table { schema, name, entry: Entry::CatchingUp(catching_up) }) = self.tables.remove(&relation) {
+            let entry = Entry::Streaming(Box::new(catching_up.streaming));
+            self.tables.insert(relation, Table::new(schema, name, entry));
+        }
+    }
+}
