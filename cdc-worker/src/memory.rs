@@ -28,11 +28,6 @@ impl MemoryBudget {
         Self(limit.map_or(LARGEST_DEFAULT, |limit| (limit / 2).clamp(LEAST, LARGEST_DEFAULT)))
     }
 
-    /// Bytes in all.
-    pub(crate) fn bytes(self) -> u64 {
-        self.0
-    }
-
     /// Of changes that wait for a commit. They are held twice while they are written.
     pub(crate) fn changes(self) -> u64 {
         self.0 / 8
@@ -76,11 +71,11 @@ mod tests {
 
     #[test]
     fn a_small_group_gets_a_small_budget() {
-        let budget = |limit: u64| MemoryBudget::within(Some(limit)).bytes() >> 20;
+        let budget = |limit: u64| MemoryBudget::within(Some(limit)).0 >> 20;
         assert_eq!(budget(512 << 20), 256);
         assert_eq!(budget(64 << 30), 512);
         assert_eq!(budget(1 << 20), 64);
-        assert_eq!(MemoryBudget::within(None).bytes(), 512 << 20);
+        assert_eq!(MemoryBudget::within(None).0, 512 << 20);
         assert_eq!(MemoryBudget::new(1 << 20), None);
     }
 
@@ -89,7 +84,7 @@ mod tests {
         for mib in [64, 100, 128, 256, 512, 4096] {
             let budget = MemoryBudget::new(mib << 20).unwrap();
             let copies = 2 * budget.copy_connections() as u64 * COPY_CONNECTION;
-            assert!(2 * budget.changes() + copies <= budget.bytes().max(2 * COPY_CONNECTION + (16 << 20)), "{mib} MiB");
+            assert!(2 * budget.changes() + copies <= budget.0.max(2 * COPY_CONNECTION + (16 << 20)), "{mib} MiB");
         }
     }
 

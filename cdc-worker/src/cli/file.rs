@@ -198,7 +198,6 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         None => budget.changes(),
     };
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
-    tracing::debug!(budget = budget.bytes(), changes = max_bytes, copy_connections, "memory");
     let config = EngineConfig {
         mirror: file.mirror,
         source: SourceConfig {

@@ -81,7 +81,7 @@ pub(super) struct Session {
     pub(super) copies: mpsc::Receiver<CopyMessage>,
     /// Tables whose copy has not begun.
     pub(super) wanted: VecDeque<RegisteredTable>,
-    /// Tells the indexes of a table that was mirrored, unmirrored and mirrored again apart.
+    /// Tells the copies of a table that was mirrored, unmirrored and mirrored again apart.
     pub(super) generation: u64,
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
