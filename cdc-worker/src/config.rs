@@ -38,6 +38,8 @@ pub struct EngineConfig {
     pub lake: LakeConfig,
     /// When to commit.
     pub commit: CommitConfig,
+    /// What copies may ask of the source.
+    pub copy: CopyConfig,
     /// Directory of the position index: a cache, rebuilt when it is lost.
     pub state_dir: PathBuf,
     /// Unix socket of the read service; no service without it.
@@ -93,6 +95,27 @@ pub struct LakeConfig {
     pub catalog_schema: String,
     /// `catalog_name` in the JDBC layout.
     pub catalog_name: String,
+    /// A data file is closed at about this size.
+    pub file_bytes: usize,
+}
+
+/// What [`LakeConfig::file_bytes`] is unless it is set: large enough for readers, small enough to rewrite later.
+pub const DEFAULT_FILE_BYTES: usize = 256 << 20;
+
+/// What copies may ask of the source.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyConfig {
+    /// A copy lets its snapshot go and takes a new one when it is this old: a snapshot keeps VACUUM from removing rows.
+    pub snapshot_age: Duration,
+    /// WAL that is held back for a copy, so that it goes on after a restart. A copy that would need more begins again.
+    pub held_wal: u64,
+}
+
+impl Default for CopyConfig {
+    /// Half an hour, the age from which open transactions show up in monitoring; and a thousand segments of WAL.
+    fn default() -> Self {
+        Self { snapshot_age: Duration::from_secs(1800), held_wal: 16 << 30 }
+    }
 }
 
 /// When a batch is committed to Iceberg: whichever comes first.

@@ -28,10 +28,12 @@ mod registry;
 mod serve;
 mod source;
 mod spool;
+mod stored_keys;
 mod table;
 
 pub use config::{
-    CommitConfig, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig, TableSelection, default_copy_connections,
+    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
+    TableSelection, default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};

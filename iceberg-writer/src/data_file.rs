@@ -8,7 +8,10 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use iceberg::io::FileWrite;
-use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Schema, Struct};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Schema, Struct, StructType,
+    deserialize_data_file_from_json, serialize_data_file_to_json,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
@@ -53,6 +56,21 @@ impl WrittenFile {
             bytes: entry.file_size_in_bytes(),
             entry,
         }
+    }
+
+    /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry.
+    pub fn to_json(&self) -> Result<String> {
+        let partition = StructType::new(Vec::new());
+        serialize_data_file_to_json(self.entry.clone(), &partition, FormatVersion::V2)
+            .map_err(|error| Error::iceberg(format!("describe {}", self.path), error))
+    }
+
+    /// A file of this table that an earlier process wrote, from what [`Self::to_json`] gave.
+    pub fn from_json(table: &LakeTable, json: &str) -> Result<Self> {
+        let (partition, schema) = (StructType::new(Vec::new()), table.metadata().current_schema());
+        deserialize_data_file_from_json(json, 0, &partition, schema)
+            .map(Self::new)
+            .map_err(|error| Error::iceberg(format!("take over a file of {}", table.full_name()), error))
     }
 }
 

@@ -102,9 +102,16 @@ impl LakeTable {
         Self::from_parts(spec.clone(), Arc::clone(metadata), entry, manifests.clone(), BTreeSet::new())
     }
 
-    /// A table that no catalog knows yet.
-    pub(crate) fn prepare(warehouse: &Warehouse, spec: TableSpec, replaces: Option<String>) -> Result<Self> {
-        let Stamp { unique: uuid, now_millis } = Stamp::draw();
+    /// A table that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
+    /// `replaces` the metadata of the one whose name it will take.
+    pub fn prepare(
+        warehouse: &Warehouse,
+        spec: TableSpec,
+        uuid: Option<Uuid>,
+        replaces: Option<String>,
+    ) -> Result<Self> {
+        let Stamp { unique, now_millis } = Stamp::draw();
+        let uuid = uuid.unwrap_or(unique);
         let schema = spec.iceberg_schema()?;
         let describe = |error| Error::format(format!("prepare {}.{}", spec.namespace, spec.name)).with_source(error);
         // Spelled out, because the library's builder numbers the fields of a new table anew.

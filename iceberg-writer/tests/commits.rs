@@ -1,6 +1,6 @@
 //! What commits do to tables.
 
-use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome, PgType, TableChange, read_rows};
+use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome, PgType, TableChange, WrittenFile, read_rows};
 
 use crate::pairs::{append, column, data_file, deletes, ids, spec};
 use crate::readers;
@@ -41,6 +41,26 @@ async fn rows_are_added_and_deleted_in_one_snapshot() {
     let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
     assert_eq!(duckdb.ids(), expected);
     assert_eq!(pyiceberg.ids(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process() {
+    let lake = Lake::new().await;
+    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let file = data_file(&lake.warehouse, &table, 0..10).await;
+    let (uuid, json) = (table.uuid(), file.to_json().unwrap());
+    drop(table);
+
+    let table = lake.other_catalog().prepare_again(spec("events"), uuid).await.unwrap();
+    let taken = WrittenFile::from_json(&table, &json).unwrap();
+    assert_eq!((&taken.path, taken.rows, taken.bytes), (&file.path, file.rows, file.bytes));
+    // Its statistics too, by which readers skip files.
+    assert_eq!(taken.to_json().unwrap(), json);
+    assert!(json.contains("lower_bounds") && WrittenFile::from_json(&table, "{}").is_err());
+    let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![taken])])).await.remove(0);
+    assert_eq!(ids(&lake.warehouse, &table).await, (0..10).collect::<Vec<_>>());
+    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    assert_eq!((duckdb.ids(), pyiceberg.ids()), ((0..10).collect(), (0..10).collect()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,10 @@ pub struct WorkerConfig {
     pub admin_port: u16,
     /// `source.copy_connections`; the default without it.
     pub copy_connections: Option<usize>,
+    /// `lake.file_size`; the default without it.
+    pub file_size: Option<String>,
+    /// Lines of the section `copy`.
+    pub copy: String,
     /// Says nothing when it ends: its log can be read where it is.
     pub quiet: bool,
     directory: PathBuf,
@@ -95,6 +99,8 @@ impl WorkerConfig {
             state: scratch.directory(&format!("worker-{name}/state"))?,
             admin_port: free_port()?,
             copy_connections: None,
+            file_size: None,
+            copy: String::new(),
             quiet: false,
             directory,
             text: None,
@@ -118,6 +124,7 @@ impl WorkerConfig {
         let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
         let copy_connections =
             self.copy_connections.map_or_else(String::new, |most| format!("copy_connections = {most}\n"));
+        let file_size = self.file_size.as_ref().map_or_else(String::new, |size| format!("file_size = {size:?}\n"));
         let memory = match &self.memory {
             Some(budget) => format!("[memory]\nbudget = {budget:?}\n"),
             None => format!("max_bytes = {max_bytes:?}\n"),
@@ -129,7 +136,8 @@ impl WorkerConfig {
              tables = [{}]\nappend_only = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
-             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n\
+             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}\
+             [copy]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
@@ -137,6 +145,7 @@ impl WorkerConfig {
              [log]\nformat = \"text\"\n",
             list(&self.tables),
             list(&self.append_only),
+            self.copy,
             self.directory.display()
         );
         text

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::{
-    CommitConfig, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig, TableSelection, default_copy_connections,
+    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
+    TableSelection, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 use crate::memory::{MemoryBudget, control_group_limit};
@@ -17,6 +18,9 @@ const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
 
 /// More would only queue for the same disks and cores.
 const MOST_COPY_CONNECTIONS: usize = 64;
+
+/// Smaller files would be more work for their readers than for us.
+const LEAST_FILE_BYTES: usize = 256 << 10;
 
 /// The longest path that a socket can have; a longer one is no default.
 const LONGEST_SOCKET: usize = 107;
@@ -46,6 +50,8 @@ struct File {
     lake: Lake,
     #[serde(default)]
     commit: Commit,
+    #[serde(default)]
+    copy: Copy,
     #[serde(default)]
     memory: Memory,
     state: State,
@@ -83,6 +89,15 @@ struct Lake {
     catalog_schema: String,
     #[serde(default = "default_mirror")]
     catalog_name: String,
+    file_size: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Copy {
+    #[serde(default, with = "humantime_serde::option")]
+    snapshot_age: Option<Duration>,
+    held_wal: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -197,6 +212,24 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         })?,
         None => budget.changes(),
     };
+    let file_bytes = match &file.lake.file_size {
+        Some(text) => bytes(text)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .filter(|bytes| *bytes >= LEAST_FILE_BYTES)
+            .ok_or_else(|| {
+                config_error(format!("lake.file_size = \"{text}\" is not a size, or too small"))
+                    .with_hint("like \"256MiB\"; at least 256KiB")
+            })?,
+        None => DEFAULT_FILE_BYTES,
+    };
+    let copy = CopyConfig::default();
+    let held_wal = match &file.copy.held_wal {
+        Some(text) => bytes(text).ok_or_else(|| {
+            config_error(format!("copy.held_wal = \"{text}\" is not a size")).with_hint("like \"16GiB\"")
+        })?,
+        None => copy.held_wal,
+    };
+    let copy = CopyConfig { snapshot_age: file.copy.snapshot_age.unwrap_or(copy.snapshot_age), held_wal };
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
     let config = EngineConfig {
         mirror: file.mirror,
@@ -215,7 +248,9 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             warehouse: file.lake.warehouse,
             catalog_schema: file.lake.catalog_schema,
             catalog_name: file.lake.catalog_name,
+            file_bytes,
         },
+        copy,
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
         state_dir: file.state.dir,
         read_socket: file.read.socket.or(default_socket),

@@ -107,6 +107,24 @@ pub(crate) enum Cell<'a> {
 pub(crate) type Cells<'a> = SmallVec<[Cell<'a>; 16]>;
 
 impl Tuple {
+    /// A row of these cells.
+    #[cfg(test)]
+    pub(crate) fn of(cells: &[Cell<'_>]) -> Self {
+        let mut body = Vec::new();
+        for cell in cells {
+            match cell {
+                Cell::Null => body.push(b'n'),
+                Cell::Unchanged => body.push(b'u'),
+                Cell::Binary(raw) => {
+                    body.push(b'b');
+                    body.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_be_bytes());
+                    body.extend_from_slice(raw);
+                }
+            }
+        }
+        Self { columns: u16::try_from(cells.len()).unwrap(), body: body.into() }
+    }
+
     /// Cells in column order.
     pub(crate) fn cells(&self) -> Result<Cells<'_>> {
         let mut cells = Cells::new();

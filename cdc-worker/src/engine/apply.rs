@@ -6,9 +6,9 @@ use iceberg_writer::{Catalog as _, Lsn, SqlCatalog, Warehouse};
 
 use crate::Result;
 use crate::decode::message::{Commit, Message, Tuple};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::source::relation;
-use crate::table::{Position, Step};
+use crate::table::{OldValues, Position, Step};
 
 use super::entry::{Entry, Streaming};
 use super::session::Session;
@@ -41,6 +41,8 @@ pub(super) enum Applied {
     Before,
     Now,
     NeedsOldRow(Position),
+    /// See [`Step::NeedsSourceRow`]. Of tables that catch up.
+    NeedsSourceRow,
 }
 
 impl Session {
@@ -87,17 +89,20 @@ impl Session {
         match self.tables.get_mut(&relation).map(|table| &mut table.entry) {
             Some(Entry::Copying(copying)) => copying.wait(commit, raw)?,
             Some(Entry::CatchingUp(catching_up)) => catching_up.wait(commit, raw)?,
-            Some(Entry::Streaming(streaming)) => match streaming.apply(commit.lsn, &row, None, &self.catalog) {
-                Ok(Applied::Before) => {}
-                Ok(Applied::Now) => self.applied_to(relation, commit),
-                Ok(Applied::NeedsOldRow(position)) => {
-                    return Ok(Some(Obstacle::OldRow { relation, commit, row, position }));
+            Some(Entry::Streaming(streaming)) => {
+                match streaming.apply(commit.lsn, &row, OldValues::Unknown, &self.catalog) {
+                    Ok(Applied::Before) => {}
+                    Ok(Applied::Now) => self.applied_to(relation, commit),
+                    Ok(Applied::NeedsOldRow(position)) => {
+                        return Ok(Some(Obstacle::OldRow { relation, commit, row, position }));
+                    }
+                    Ok(Applied::NeedsSourceRow) => return Err(unasked()),
+                    Err(error) if error.kind() == ErrorKind::Table => {
+                        return Ok(Some(Obstacle::Failed { relation, error }));
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) if error.kind() == ErrorKind::Table => {
-                    return Ok(Some(Obstacle::Failed { relation, error }));
-                }
-                Err(error) => return Err(error),
-            },
+            }
             // Published but not mirrored, or stopped.
             Some(Entry::Errored { .. }) | None => {}
         }
@@ -127,7 +132,7 @@ impl Session {
                         continue;
                     };
                     let old_row = streaming.old_row(&self.warehouse, position).await?;
-                    let applied = streaming.apply(commit.lsn, &row, Some(&old_row), &self.catalog);
+                    let applied = streaming.apply(commit.lsn, &row, OldValues::Of(&old_row), &self.catalog);
                     if self.or_stopped(relation, applied).await?.is_some() {
                         self.applied_to(relation, commit);
                     }
@@ -155,8 +160,13 @@ impl Session {
     }
 }
 
+/// Something that the order of things rules out.
+fn unasked() -> Error {
+    Error::new(ErrorKind::Table, "a change came that its table cannot be waiting for").with_hint(COPY_ANEW)
+}
+
 impl Streaming {
-    /// Applies a change. `old_row` is the row that an earlier [`Applied::NeedsOldRow`] asked for.
+    /// Applies a change. `values` are what an earlier [`Applied::NeedsOldRow`] asked for.
     ///
     /// # Errors
     /// [`ErrorKind::Table`] when the table cannot go on; others are everybody's.
@@ -164,7 +174,7 @@ impl Streaming {
         &mut self,
         commit_lsn: Lsn,
         row: &RowChange,
-        old_row: Option<&RecordBatch>,
+        values: OldValues<'_>,
         catalog: &SqlCatalog,
     ) -> Result<Applied> {
         if commit_lsn < self.replay_from {
@@ -183,19 +193,28 @@ impl Streaming {
             return Err(relation::not_identified(self.table.identity));
         }
         let table = &mut self.table;
-        match row {
-            RowChange::Insert(new) => table.insert(new)?,
-            RowChange::Delete(old) => table.delete(old)?,
-            RowChange::Truncate => catalog.abandon(table.truncate()?),
-            RowChange::Update { old, new } => match table.update(old.as_ref(), new, old_row)? {
-                Step::Done => {}
-                Step::NeedsOldRow(_) if old_row.is_some() => {
-                    return Err(Error::new(ErrorKind::Table, "an unchanged TOASTed value could not be read back"));
-                }
-                Step::NeedsOldRow(position) => return Ok(Applied::NeedsOldRow(position)),
-            },
+        let step = match (row, table.overlaps(commit_lsn)) {
+            (RowChange::Insert(new), false) => table.insert(new).map(|()| Step::Done),
+            (RowChange::Insert(new), true) => table.insert_overlapping(commit_lsn, new).map(|()| Step::Done),
+            (RowChange::Delete(old), false) => table.delete(old).map(|()| Step::Done),
+            (RowChange::Delete(old), true) => table.delete_overlapping(commit_lsn, old).map(|()| Step::Done),
+            (RowChange::Update { old, new }, false) => table.update(old.as_ref(), new, values),
+            (RowChange::Update { old, new }, true) => table.update_overlapping(commit_lsn, old.as_ref(), new, values),
+            (RowChange::Truncate, false) => {
+                catalog.abandon(table.truncate()?);
+                Ok(Step::Done)
+            }
+            // It gives the table another file, which the copy would have noticed.
+            (RowChange::Truncate, true) => Err(unasked()),
+        };
+        match step? {
+            Step::Done => Ok(Applied::Now),
+            _ if !matches!(values, OldValues::Unknown) => {
+                Err(Error::new(ErrorKind::Table, "an unchanged TOASTed value could not be read back"))
+            }
+            Step::NeedsOldRow(position) => Ok(Applied::NeedsOldRow(position)),
+            Step::NeedsSourceRow => Ok(Applied::NeedsSourceRow),
         }
-        Ok(Applied::Now)
     }
 
     /// Reads a row of the table's files, all of its columns.

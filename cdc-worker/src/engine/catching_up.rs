@@ -6,15 +6,16 @@
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use bytes::{Buf as _, Bytes};
 use iceberg_writer::{Lsn, SqlCatalog, Warehouse};
 
 use crate::Result;
 use crate::decode::message::{self, Commit, Message};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::source::copy::Copied;
 use crate::source::partitions::Links;
-use crate::table::{FileState, MirroredTable};
+use crate::table::{MirroredTable, OldValues};
 
 use super::apply::{Applied, RowChange};
 use super::copying::{Copying, keep};
@@ -48,12 +49,35 @@ impl CatchingUp {
                 Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
                 _ => continue,
             };
-            if let Applied::NeedsOldRow(position) = self.streaming.apply(lsn, &row, None, catalog)? {
-                let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
-                self.streaming.apply(lsn, &row, Some(&old_row), catalog)?;
+            if lsn >= self.exact_from {
+                self.reader = None;
+            }
+            match self.streaming.apply(lsn, &row, OldValues::Unknown, catalog)? {
+                Applied::Before | Applied::Now => {}
+                Applied::NeedsOldRow(position) => {
+                    let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
+                    self.streaming.apply(lsn, &row, OldValues::Of(&old_row), catalog)?;
+                }
+                Applied::NeedsSourceRow => {
+                    let found = Box::pin(self.source_row(&row)).await?;
+                    let values = found.as_ref().map_or(OldValues::Gone, OldValues::Of);
+                    self.streaming.apply(lsn, &row, values, catalog)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// The row that an update has changed, as of [`Self::exact_from`].
+    async fn source_row(&mut self, row: &RowChange) -> Result<Option<RecordBatch>> {
+        let (Some(reader), RowChange::Update { new, .. }) = (&mut self.reader, row) else {
+            return Err(Error::new(
+                ErrorKind::Table,
+                "a row of the source is wanted, and there is no snapshot to read it in",
+            )
+            .with_hint(COPY_ANEW));
+        };
+        reader.row(&new.cells()?).await
     }
 }
 
@@ -63,23 +87,24 @@ impl Session {
         let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
             return Ok(());
         };
-        let Copying { source, lake, index, described, queue, .. } = *copying;
+        let Copying { source, lake, index, described, queue, holds, .. } = *copying;
         let partitions = copied.partitions.as_ref().map(Links::to_text);
         let registry = self.config.registry(&self.control);
         registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
-        let files = copied.files.iter().map(FileState::written).collect();
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, files, index);
-        table.take_copied(copied.files);
-        let mut streaming = Streaming::new(table, copied.consistent_point);
+        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, Vec::new(), index);
+        table.take_copied(copied.files, copied.from, copied.exact_from);
+        let mut streaming = Streaming::new(table, copied.from);
         streaming.described = described;
-        streaming.unregistered_copy = Some((copied.consistent_point, copied.rows));
+        streaming.unregistered_copy = Some((copied.exact_from, copied.rows));
+        streaming.holds = holds;
         streaming.copied_rows = copied.rows;
         self.behind.push(relation);
-        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue }));
+        let (exact_from, reader) = (copied.exact_from, copied.reader);
+        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue, exact_from, reader }));
         self.tables.insert(relation, Table::new(schema, name, entry));
         if let Some(partitions) = copied.partitions {
             // Where they have changed meanwhile, another copy begins.
-            self.partitions_copied(relation, partitions, copied.consistent_point).await?;
+            self.partitions_copied(relation, partitions, copied.from).await?;
         }
         Ok(())
     }
@@ -103,10 +128,11 @@ impl Session {
 
     /// Lets a table join the others, if it is where they are.
     fn join(&mut self, relation: u32) {
-        let between = self.open.is_none();
+        // Behind a restart the stream may begin before the position that the others have.
+        let between = self.open.is_none() && self.followed >= self.applied;
         let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
             Entry::CatchingUp(catching_up) => {
-                between && catching_up.queue.is_empty() && catching_up.streaming.replay_from <= self.applied
+                between && catching_up.queue.is_empty() && catching_up.exact_from <= self.applied
             }
             Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
         });

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use iceberg_writer::{Catalog, LakeTable, TableSpec};
+use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -16,7 +17,8 @@ use crate::Result;
 use crate::decode::message::{Commit, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
-use crate::source::copy::{Copied, CopyJob};
+use crate::source::copy::progress::{Abandoned, Progress, takes_parts};
+use crate::source::copy::{Copied, CopyJob, News};
 use crate::source::older::OlderTransactions;
 use crate::source::publication;
 use crate::source::relation::{self, SourceTable, Wanted};
@@ -46,6 +48,8 @@ pub(super) struct Copying {
     pub(super) described: Option<Relation>,
     /// What the stream brought since, in order.
     pub(super) queue: Spool,
+    /// The position that the slot may not pass, so that the copy can go on after a restart.
+    pub(super) holds: Option<Lsn>,
 }
 
 /// A copy's task. It ends with its table's entry, so that no copy outlives its session.
@@ -66,11 +70,16 @@ impl Drop for Task {
     }
 }
 
-/// A copy ended.
+/// What a copy's task has to say.
 pub(super) struct CopyMessage {
     relation: u32,
     generation: u64,
-    outcome: Result<Copied>,
+    says: Says,
+}
+
+enum Says {
+    News(News),
+    Ended(Result<Copied>),
 }
 
 impl Copying {
@@ -137,6 +146,7 @@ impl Session {
             }
         }
         self.look_at_partitions().await?;
+        self.let_wal_go().await?;
         self.begin_copies().await
     }
 
@@ -146,7 +156,26 @@ impl Session {
         let running = |table: &Table| matches!(table.entry, Entry::Copying(_));
         while self.tables.values().filter(|table| running(table)).count() < MOST_COPIES {
             let Some(table) = self.wanted.pop_front() else { break };
-            self.begin_copy(table).await?;
+            self.begin_copy(table, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the slot pass the copies for which too much WAL would have to be kept. They go on, but not after a restart.
+    async fn let_wal_go(&mut self) -> Result<()> {
+        let too_far = |holds: Lsn| self.received.as_u64().saturating_sub(holds.as_u64()) > self.held_wal;
+        let holding = self.tables.iter().filter(|(_, table)| table.entry.holds().is_some_and(too_far));
+        let holding: Vec<u32> = holding.map(|(relation, _)| *relation).collect();
+        for relation in holding {
+            self.config.registry(&self.control).forget_parts(relation).await?;
+            if let Some(table) = self.tables.get_mut(&relation) {
+                table.entry.release();
+            }
+            tracing::warn!(
+                table = self.shown(relation),
+                bytes = self.held_wal,
+                "the copy holds no more WAL back: after a restart it would begin again"
+            );
         }
         Ok(())
     }
@@ -231,7 +260,8 @@ impl Session {
         });
     }
 
-    async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
+    /// Begins a table's copy, or goes on with one that another process has left behind.
+    pub(super) async fn begin_copy(&mut self, registered: RegisteredTable, abandoned: Option<Abandoned>) -> Result<()> {
         let relation = registered.relation;
         let wanted = Wanted {
             lake_name: Some(&registered.lake_table),
@@ -252,13 +282,25 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        let lake = self.catalog.prepare(source.spec.clone()).await?;
-        self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
+        let taken_over = match abandoned {
+            Some(abandoned) => self.take_over(&source, &abandoned).await?,
+            None => None,
+        };
+        let (lake, progress) = match taken_over {
+            Some(taken_over) => taken_over,
+            None => {
+                let lake = self.catalog.prepare(source.spec.clone()).await?;
+                self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
+                (lake, Progress::default())
+            }
+        };
+        let holds = takes_parts(&source).then(|| progress.from().unwrap_or(self.committed));
         self.generation += 1;
         let generation = self.generation;
         let index = self.store.table(source.identity);
         let rows = Arc::new(AtomicU64::new(0));
         self.pulse.copies.begin(format!("{}.{}", source.schema, source.name), source.estimate, &rows);
+        let (news, mut told) = mpsc::channel(1);
         let job = CopyJob {
             source: self.config.source.clone(),
             table: source.clone(),
@@ -267,15 +309,30 @@ impl Session {
             index: index.clone(),
             epoch: self.epoch,
             attempt: Uuid::now_v7(),
+            file_bytes: self.config.lake.file_bytes,
+            snapshot_age: self.config.copy.snapshot_age,
             copied: Arc::clone(&rows),
             older: OlderTransactions::default(),
+            progress,
+            news,
         };
         let older = job.older.clone();
-        let done = self.copies_in.clone();
+        let engine = self.copies_in.clone();
         let task = tokio::spawn(async move {
-            let outcome = job.run().await;
+            let message = |says| CopyMessage { relation, generation, says };
+            let mut run = std::pin::pin!(job.run());
             // The session may have ended; then nobody waits for this copy.
-            let _ = done.send(CopyMessage { relation, generation, outcome }).await;
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    Some(news) = told.recv() => drop(engine.send(message(Says::News(news))).await),
+                    outcome = &mut run => break outcome,
+                }
+            };
+            while let Ok(news) = told.try_recv() {
+                drop(engine.send(message(Says::News(news))).await);
+            }
+            drop(engine.send(message(Says::Ended(outcome))).await);
         });
         if source.partitions.is_some() {
             self.trees.copying(relation);
@@ -291,23 +348,58 @@ impl Session {
             task: Task(task),
             described: self.relations.get(&relation).cloned(),
             queue: self.spools.spool(),
+            holds,
         };
         self.tables.insert(relation, Table::new(schema, name, Entry::Copying(Box::new(copying))));
         Ok(())
     }
 
+    /// What an earlier process has done of a copy. `None`: nothing that would be of use.
+    async fn take_over(&self, source: &SourceTable, abandoned: &Abandoned) -> Result<Option<(LakeTable, Progress)>> {
+        let lake = self.catalog.prepare_again(source.spec.clone(), abandoned.table_uuid).await?;
+        let shown = source.shown();
+        match abandoned.progress(&lake) {
+            Ok(progress) => {
+                tracing::info!(table = shown, rows = progress.rows(), "the copy goes on");
+                Ok(Some((lake, progress)))
+            }
+            Err(error) => {
+                tracing::warn!(table = shown, error = %error.report(), "the copy begins again");
+                self.catalog.discard_prepared(&source.spec, abandoned.table_uuid).await?;
+                Ok(None)
+            }
+        }
+    }
+
     /// A copy's task reports.
-    pub(super) async fn copied(&mut self, message: CopyMessage) -> Result<()> {
-        let CopyMessage { relation, generation, outcome } = message;
+    pub(super) async fn copy_says(&mut self, message: CopyMessage) -> Result<()> {
+        let CopyMessage { relation, generation, says } = message;
         let Some(Entry::Copying(copying)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
             return Ok(());
         };
         if copying.generation != generation {
             return Ok(());
         }
+        let outcome = match says {
+            Says::Ended(outcome) => outcome,
+            Says::News(News::Begun { from, void }) => {
+                copying.holds = takes_parts(&copying.source).then_some(from);
+                self.config.registry(&self.control).forget_parts(relation).await?;
+                self.catalog.abandon(void);
+                return Ok(());
+            }
+            Says::News(News::Done { part, shape }) => {
+                // Of one that holds nothing back it would be of no use.
+                if copying.holds.is_some() {
+                    let registry = self.config.registry(&self.control);
+                    registry.part_done(relation, copying.lake.uuid(), &shape, part.as_of, &part.to_json()?).await?;
+                }
+                return Ok(());
+            }
+        };
         match outcome {
             Ok(copied) => {
-                tracing::info!(table = self.shown(relation), lsn = %copied.consistent_point, rows = copied.rows, "copied");
+                tracing::info!(table = self.shown(relation), lsn = %copied.exact_from, rows = copied.rows, "copied");
                 self.begin_catching_up(relation, copied).await
             }
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {

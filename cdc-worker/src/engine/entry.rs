@@ -3,6 +3,7 @@
 use iceberg_writer::Lsn;
 
 use crate::decode::message::Relation;
+use crate::source::copy::KeyReader;
 use crate::spool::Spool;
 use crate::table::MirroredTable;
 
@@ -32,7 +33,27 @@ impl Entry {
         }
     }
 
-    /// The same, to be changed.
+    /// The position that the slot may not pass for its sake.
+    pub(super) fn holds(&self) -> Option<Lsn> {
+        match self {
+            Self::Copying(copying) => copying.holds,
+            Self::CatchingUp(catching_up) => catching_up.streaming.holds,
+            Self::Streaming(streaming) => streaming.holds,
+            Self::Errored { .. } => None,
+        }
+    }
+
+    /// Lets the slot pass.
+    pub(super) fn release(&mut self) {
+        match self {
+            Self::Copying(copying) => copying.holds = None,
+            Self::CatchingUp(catching_up) => catching_up.streaming.holds = None,
+            Self::Streaming(streaming) => streaming.holds = None,
+            Self::Errored { .. } => {}
+        }
+    }
+
+    /// [`Self::following`], to be changed.
     pub(super) fn following_mut(&mut self) -> Option<&mut Streaming> {
         match self {
             Self::Streaming(streaming) => Some(streaming),
@@ -46,6 +67,10 @@ impl Entry {
 pub(super) struct CatchingUp {
     pub(super) streaming: Streaming,
     pub(super) queue: Spool,
+    /// From here on changes are exactly those that the copy lacks.
+    pub(super) exact_from: Lsn,
+    /// Reads rows as of [`Self::exact_from`], until the table has got there.
+    pub(super) reader: Option<KeyReader>,
 }
 
 /// A table that follows the stream.
@@ -61,6 +86,8 @@ pub(super) struct Streaming {
     pub(super) identified: bool,
     /// The copy's end, until the registry knows of it.
     pub(super) unregistered_copy: Option<(Lsn, u64)>,
+    /// Until then the slot may not pass this position: after a restart the copy would go on from there.
+    pub(super) holds: Option<Lsn>,
     pub(super) copied_rows: u64,
     pub(super) last_commit_us: Option<i64>,
 }
@@ -74,6 +101,7 @@ impl Streaming {
             checked: false,
             identified: false,
             unregistered_copy: None,
+            holds: None,
             copied_rows: 0,
             last_commit_us: None,
         }

@@ -34,7 +34,8 @@ impl From<&CommitReceipt> for Acknowledgement {
 
 impl Session {
     fn acknowledge(&self, acknowledgement: &Acknowledgement) {
-        self.stream.acknowledge(acknowledgement.0);
+        let held = self.tables.values().filter_map(|table| table.entry.holds()).min();
+        self.stream.acknowledge(held.map_or(acknowledgement.0, |held| held.min(acknowledgement.0)));
     }
 
     pub(super) fn commit_is_due(&self) -> bool {
@@ -55,7 +56,7 @@ impl Session {
         self.look_at_partitions().await?;
         self.register_failures().await?;
         let begun = Instant::now();
-        let attempt = Uuid::now_v7();
+        let (attempt, file_bytes) = (Uuid::now_v7(), self.config.lake.file_bytes);
         let mut changes = Vec::new();
         let mut parts = Vec::new();
         // In one order whenever the same tables have changed.
@@ -72,7 +73,7 @@ impl Session {
             let lake = streaming.table.lake.clone();
             let truncate = pending.truncate;
             let mut data = pending.staged;
-            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, &pending.batches).await?;
+            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
             data.extend(written.iter().cloned());
             let deletes = write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
             parts.push((relation, lake.uuid(), written));
@@ -170,6 +171,7 @@ impl Session {
             streaming.table.committed(committed.table.clone(), &written)?;
             streaming.last_commit_us = Some(self.source_now_us);
             if let Some(copied) = streaming.unregistered_copy.take() {
+                streaming.holds = None;
                 joined.push((relation, copied));
             }
         }

@@ -68,7 +68,7 @@ impl Session {
                     self.received = self.received.max(end);
                     // Everything that committed before it has been sent, unless a transaction is just arriving.
                     if self.assembler.is_between() {
-                        self.applied = self.applied.max(end);
+                        self.reached(end);
                     }
                 }
             }
@@ -130,6 +130,11 @@ impl Session {
             self.source_now_us = self.source_now_us.max(commit.time_us);
         }
         self.received = self.received.max(end);
+        self.reached(end);
+    }
+
+    fn reached(&mut self, end: Lsn) {
+        self.followed = self.followed.max(end);
         self.applied = self.applied.max(end);
     }
 

@@ -65,6 +65,11 @@ pub(super) struct Session {
     pub(super) received: Lsn,
     /// Every transaction before it is applied. Moves at transactions' ends only.
     pub(super) applied: Lsn,
+    /// Every transaction before it has been taken from the stream. Less than `applied` only at first, where the stream
+    /// begins earlier for the sake of copies that go on.
+    pub(super) followed: Lsn,
+    /// WAL that copies may hold back.
+    pub(super) held_wal: u64,
     /// What `mirrors.lsn` says.
     pub(super) committed: Lsn,
     /// The transaction whose changes are being applied.
@@ -104,6 +109,8 @@ impl Session {
         leases: Leases,
         epoch: i64,
         begin: Lsn,
+        followed: Lsn,
+        held_wal: u64,
     ) -> Self {
         let (copies_in, copies) = mpsc::channel(1);
         Self {
@@ -128,6 +135,8 @@ impl Session {
             leases,
             received: begin,
             applied: begin,
+            followed,
+            held_wal,
             committed: begin,
             open: None,
             oldest_pending: None,
@@ -209,7 +218,7 @@ impl Session {
                     None => return Ok(()),
                 },
                 message = self.copies.recv() => if let Some(message) = message {
-                    self.copied(message).await?;
+                    self.copy_says(message).await?;
                     self.begin_copies().await?;
                 },
                 _ = tick.tick() => {

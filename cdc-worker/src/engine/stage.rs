@@ -9,7 +9,6 @@ use iceberg_writer::{DataFileWriter, LakeTable, Warehouse, WrittenFile};
 use uuid::Uuid;
 
 use crate::Result;
-use crate::source::copy::FILE_BYTES;
 
 use super::session::Session;
 
@@ -24,7 +23,7 @@ impl Session {
     /// Makes room in memory, if that is needed: the largest tables' rows go into files until half of the budget is free,
     /// so that a transaction over many tables does not stage a few rows at a time.
     pub(super) async fn make_room(&mut self) -> Result<()> {
-        let budget = self.config.commit.max_bytes;
+        let (budget, file_bytes) = (self.config.commit.max_bytes, self.config.lake.file_bytes);
         if self.pending_bytes() < budget {
             return Ok(());
         }
@@ -37,7 +36,8 @@ impl Session {
             let tables = following.map(|streaming| &mut streaming.table);
             let Some(table) = tables.max_by_key(|table| table.pending_bytes()) else { break };
             let batches = table.fresh_batches()?;
-            let written = write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), &batches).await?;
+            let written =
+                write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await?;
             tracing::debug!(table = table.relation, rows = written.iter().map(|file| file.rows).sum::<u64>(), "staged");
             table.stage(written)?;
         }
@@ -51,6 +51,7 @@ pub(super) async fn write_rows(
     lake: &LakeTable,
     epoch: i64,
     attempt: Uuid,
+    file_bytes: usize,
     batches: &[RecordBatch],
 ) -> Result<Vec<WrittenFile>> {
     let mut written: Vec<WrittenFile> = Vec::new();
@@ -62,7 +63,7 @@ pub(super) async fn write_rows(
         }
         if let Some(open) = writer.as_mut() {
             open.write(batch).await?;
-            if open.bytes_written() >= FILE_BYTES
+            if open.bytes_written() >= file_bytes
                 && let Some(full) = writer.take()
             {
                 written.extend(full.close().await?);

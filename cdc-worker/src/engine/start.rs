@@ -4,23 +4,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::Result;
 use crate::config::{EngineConfig, ListedTable, TableSelection};
-use crate::decode::row::key_of_batch;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{self, RegisteredTable, TableState};
 use crate::serve::{Leases, Pulse};
+use crate::source::copy::progress::Abandoned;
 use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, WalStream};
 use crate::source::{connect, preflight, publication, relation, slot};
 use crate::spool::SpoolDirectory;
+use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
 use super::entry::{Entry, Streaming, Table};
@@ -71,18 +72,27 @@ impl Session {
         let store = IndexStore::create(&config.state_dir.join("index"))?;
         let mut tables = HashMap::new();
         let mut trees = Trees::default();
+        let mut interrupted = Vec::new();
         for registered in registry.tables().await? {
             let relation = registered.relation;
             let remembered = Links::from_text(registered.partitions.as_deref());
-            if let Some(table) = reload(config, &control, &catalog, &warehouse, &store, registered, begin).await? {
-                if let (Entry::Streaming(_), Some(links)) = (&table.entry, remembered) {
-                    trees.know(relation, links);
+            match reload(config, &control, &catalog, &warehouse, &store, &registered, begin).await? {
+                Reloaded::Table(table) => {
+                    if let (Entry::Streaming(_), Some(links)) = (&table.entry, remembered) {
+                        trees.know(relation, links);
+                    }
+                    tables.insert(relation, table);
                 }
-                tables.insert(relation, table);
+                Reloaded::Interrupted(copy) => interrupted.push((registered, copy)),
+                Reloaded::Wanted => {}
             }
         }
         let spools = SpoolDirectory::create(config.state_dir.join("spool"))?;
-        let stream = follow_from(config, begin).await?;
+        // Where the copies that go on need changes of before, the stream begins there. The tables that stream leave out what
+        // they have.
+        let followed = interrupted.iter().filter_map(|(_, copy)| copy.from()).fold(begin, Lsn::min);
+        let stream = follow_from(config, followed).await?;
+        let held_wal = slot::held_wal(&control, config.copy.held_wal).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(
             Arc::clone(config),
@@ -96,10 +106,16 @@ impl Session {
             leases.clone(),
             claim.epoch,
             begin,
+            followed,
+            held_wal,
         )
         .with_tables(tables, trees, copies_in, copies)
         .with_connection(connection);
         session.sweep_strays();
+        // Before the first message is taken: it may be theirs.
+        for (registered, copy) in interrupted {
+            session.begin_copy(registered, Some(copy)).await?;
+        }
         Ok(session)
     }
 }
@@ -187,20 +203,30 @@ async fn begin(config: &EngineConfig, control: &Client) -> Result<Lsn> {
     Ok(point)
 }
 
-/// A table as the registry left it. `None`: it was dropped while it was still only wanted.
+/// What a table of the registry is at the start of a session.
+enum Reloaded {
+    Table(Table),
+    /// Its copy was interrupted, and can go on.
+    Interrupted(Abandoned),
+    /// Its copy is to begin.
+    Wanted,
+}
+
+/// A table as the registry left it.
 async fn reload(
     config: &EngineConfig,
     control: &Client,
     catalog: &SqlCatalog,
     warehouse: &Warehouse,
     store: &IndexStore,
-    registered: RegisteredTable,
+    registered: &RegisteredTable,
     begin: Lsn,
-) -> Result<Option<Table>> {
+) -> Result<Reloaded> {
     let relation = registered.relation;
     if registered.state == TableState::Errored {
-        let reason = registered.error.unwrap_or_default();
-        return Ok(Some(Table::errored(registered.schema, registered.name, reason, registered.error_hint)));
+        let reason = registered.error.clone().unwrap_or_default();
+        let (schema, name) = (registered.schema.clone(), registered.name.clone());
+        return Ok(Reloaded::Table(Table::errored(schema, name, reason, registered.error_hint.clone())));
     }
     let wanted = Wanted {
         lake_name: Some(&registered.lake_table),
@@ -211,7 +237,7 @@ async fn reload(
     let described = match relation::describe(control, relation, wanted).await {
         Ok(described) => described,
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, &registered, error, begin).await.map(Some);
+            return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
     };
@@ -224,7 +250,7 @@ async fn reload(
             Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
             // Something is wrong with this table (its columns changed, say), not with the catalog.
             Err(error) if error.table().is_some() => {
-                return stopped(config, control, &registered, own_failure(&error), begin).await.map(Some);
+                return stopped(config, control, registered, own_failure(&error), begin).await.map(Reloaded::Table);
             }
             Err(error) => return Err(error.into()),
         },
@@ -233,18 +259,21 @@ async fn reload(
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
                 .with_hint(COPY_ANEW);
-            return stopped(config, control, &registered, error, begin).await.map(Some);
+            return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
-        // Not begun, or not committed: the loop starts the copy (again), from nothing.
+        // Not begun, or not committed: the loop starts the copy (again).
         if let Some(uuid) = registered.table_uuid.filter(|_| registered.state == TableState::Copying) {
+            if let Some(copy) = interrupted(config, control, registered, uuid).await? {
+                return Ok(Reloaded::Interrupted(copy));
+            }
             catalog.discard_prepared(&spec, uuid).await?;
         }
-        return Ok(None);
+        return Ok(Reloaded::Wanted);
     };
     if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
         tracing::info!(table = registered.shown(), "the table is copied anew: its partitions were not remembered");
         config.registry(control).resync(relation).await?;
-        return Ok(None);
+        return Ok(Reloaded::Wanted);
     }
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
@@ -258,17 +287,31 @@ async fn reload(
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
             tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
             config.registry(control).resync(relation).await?;
-            return Ok(None);
+            return Ok(Reloaded::Wanted);
         }
         Err(error) if error.kind() == ErrorKind::Table => {
-            return stopped(config, control, &registered, error, begin).await.map(Some);
+            return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
     }
     let files = files.into_iter().map(FileState::new).collect();
     let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), begin);
     streaming.copied_rows = registered.copied_rows;
-    Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
+    Ok(Reloaded::Table(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
+}
+
+/// What is done of a copy that was interrupted, if the stream still has all changes since it began.
+async fn interrupted(
+    config: &EngineConfig,
+    control: &Client,
+    table: &RegisteredTable,
+    uuid: Uuid,
+) -> Result<Option<Abandoned>> {
+    let Some(copy) = config.registry(control).abandoned_copy(table.relation, uuid).await? else { return Ok(None) };
+    let confirmed = slot::find(control, &config.source).await?.and_then(|slot| slot.confirmed_flush);
+    let complete = copy.from().is_some_and(|from| confirmed.is_some_and(|confirmed| confirmed <= from));
+    let whole = table.is_published_since() && table.sent_whole && !table.dropped;
+    Ok(Some(copy).filter(|_| complete && whole))
 }
 
 /// A table that cannot go on, and the registry knows it.
@@ -302,23 +345,17 @@ async fn build_index(
     if identity == RowIdentity::AppendOnly {
         return Ok(());
     }
-    let keys = identity.columns(lake.spec());
-    let mut key = Vec::new();
     let mut writer = IndexWriter::new(index.clone());
     for (file, live) in files.iter().enumerate() {
         let file =
             u32::try_from(file).map_err(|error| Error::new(ErrorKind::Index, "too many files").with_source(error))?;
-        let mut row = 0u32;
-        let mut batches = iceberg_writer::scan_columns(warehouse, lake, &live.path, &keys).await?;
-        while let Some(batch) = batches.try_next().await? {
-            for at in 0..batch.num_rows() {
-                if !live.deleted.contains(u64::from(row)) {
-                    key_of_batch(&batch, at, &mut key)?;
-                    writer.put(&key, Position { file, row })?;
-                }
-                row += 1;
+        each_stored_key(warehouse, lake, identity, &live.path, |row, key| {
+            if live.deleted.contains(u64::from(row)) {
+                return Ok(());
             }
-        }
+            writer.put(key, Position { file, row })
+        })
+        .await?;
     }
     writer.finish()
 }

@@ -4,6 +4,8 @@
 //! same SQL transaction that moves the tables. The `UPDATE` of the claim waits for a commit of an older worker that is
 //! still under way, so what it returns is final: nothing can be committed behind a new worker's back.
 
+mod copied_parts;
+
 use std::time::Duration;
 
 use iceberg_writer::Lsn;
@@ -107,8 +109,8 @@ impl RegisteredTable {
     }
 }
 
-/// The column of `mirrored_tables` that came last: where it is, nothing is missing.
-const NEWEST_COLUMN: &str = "published_by";
+/// The table that came last: where it is, nothing is missing.
+const NEWEST_TABLE: &str = "copied_parts";
 
 /// Creates schema, tables and columns where they are missing.
 ///
@@ -116,11 +118,7 @@ const NEWEST_COLUMN: &str = "published_by";
 /// [`ErrorKind::SourceUnfit`] when the role may not.
 pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
-        .query_one(
-            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') \
-             AND attname = $2)",
-            &[&schema, &NEWEST_COLUMN],
-        )
+        .query_one("SELECT to_regclass(quote_ident($1) || '.' || $2) IS NOT NULL", &[&schema, &NEWEST_TABLE])
         .await?
         .get(0);
     if complete {
@@ -360,7 +358,7 @@ impl Registry<'_> {
                 &[&self.mirror, &relation, &table_uuid],
             )
             .await?;
-        Ok(())
+        self.forget_parts(relation).await
     }
 
     /// The publication has had a table without a gap, now also in other ways than those that are on record.
@@ -396,7 +394,7 @@ impl Registry<'_> {
                 &[&self.mirror, &relation, &lsn, &rows],
             )
             .await?;
-        Ok(())
+        self.forget_parts(relation).await
     }
 
     /// Remembers the partitions whose rows the mirror has.

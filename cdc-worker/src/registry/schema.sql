@@ -68,6 +68,21 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     UNIQUE (mirror, source_schema, lake_table)
 );
 
+-- What is done of a copy that is under way. A part is some blocks of the source and the files that hold their rows, as of
+-- one snapshot; after a restart the copy goes on with the other blocks.
+CREATE TABLE IF NOT EXISTS lake_catalog.copied_parts (
+    mirror text NOT NULL,
+    relation oid NOT NULL,
+    table_uuid uuid NOT NULL,
+    -- What the source table must still look like for the part to be of use.
+    shape text NOT NULL,
+    -- The consistent point of the slot whose exported snapshot was copied.
+    as_of pg_lsn NOT NULL,
+    part text NOT NULL,
+    FOREIGN KEY (mirror, relation) REFERENCES lake_catalog.mirrored_tables ON DELETE CASCADE
+);
+CREATE INDEX IF NOT EXISTS copied_parts_of_table ON lake_catalog.copied_parts (mirror, relation);
+
 -- What installations from before have not got.
 ALTER TABLE lake_catalog.mirrored_tables
     ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,

@@ -112,6 +112,18 @@ async fn create_slot(session: &mut ReplicationSession, command: &str) -> Result<
     Ok((point, columns.next().flatten()))
 }
 
+/// WAL that may be held back without need, of which so much is wanted: at most half of what the server keeps for a slot
+/// before it gives the slot up.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`].
+pub(crate) async fn held_wal(client: &Client, wanted: u64) -> Result<u64> {
+    let kept = "SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'";
+    let megabytes: i64 = client.query_one(kept, &[]).await?.get(0);
+    // -1: all.
+    Ok(u64::try_from(megabytes).map_or(wanted, |megabytes| wanted.min((megabytes << 20) / 2)))
+}
+
 /// Drops the mirror's slot if it is there and idle.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use super::delta::{Delta, insert_shared};
 use super::identity::RowIdentity;
 use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
+use super::overlap::Overlap;
 
 /// A live data file and its deleted rows, pending ones included.
 #[derive(Debug, Clone)]
@@ -59,6 +60,20 @@ pub(crate) enum Step {
     Done,
     /// An unchanged TOASTed value lies in this row of a data file: read it, then apply the change again with it.
     NeedsOldRow(Position),
+    /// An unchanged TOASTed value is not in the table, for its row was not copied before the change: the newest
+    /// snapshot of the copy has it, if it has the row.
+    NeedsSourceRow,
+}
+
+/// What an update knows of the row's values before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OldValues<'a> {
+    /// Nothing: perhaps nothing is needed.
+    Unknown,
+    /// The row that an earlier [`Step`] asked for: one row, all columns.
+    Of(&'a RecordBatch),
+    /// That there is no such row in the snapshot which [`Step::NeedsSourceRow`] asked for.
+    Gone,
 }
 
 /// What one table brings to a commit.
@@ -75,13 +90,15 @@ pub(crate) struct MirroredTable {
     pub(crate) spec: Arc<TableSpec>,
     pub(crate) identity: RowIdentity,
     /// The columns of the identity.
-    identity_columns: Vec<usize>,
+    pub(super) identity_columns: Vec<usize>,
     pub(crate) lake: LakeTable,
-    files: Vec<FileState>,
+    pub(super) files: Vec<FileState>,
     /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
     before_truncate: Option<Vec<FileState>>,
-    index: PositionIndex,
-    delta: Delta,
+    pub(super) index: PositionIndex,
+    pub(super) delta: Delta,
+    /// Until changes are newer than all that was copied.
+    pub(super) overlap: Option<Overlap>,
     /// Nobody but us sees to it that no key comes twice.
     keys_in_doubt: bool,
     key: Vec<u8>,
@@ -108,15 +125,11 @@ impl MirroredTable {
             before_truncate: None,
             index,
             delta: Delta::default(),
+            overlap: None,
             keys_in_doubt: false,
             key: Vec::new(),
             old_key: Vec::new(),
         }
-    }
-
-    /// Hands over the files of the initial copy, which the next commit puts into Iceberg.
-    pub(crate) fn take_copied(&mut self, copied: Vec<WrittenFile>) {
-        self.delta.staged = copied;
     }
 
     pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {
@@ -175,18 +188,13 @@ impl MirroredTable {
         Ok(())
     }
 
-    /// Applies an update. `old_row` is the row asked for by an earlier [`Step::NeedsOldRow`]: one row, all columns.
-    pub(crate) fn update(&mut self, old: Option<&Tuple>, new: &Tuple, old_row: Option<&RecordBatch>) -> Result<Step> {
+    /// Applies an update.
+    pub(crate) fn update(&mut self, old: Option<&Tuple>, new: &Tuple, values: OldValues<'_>) -> Result<Step> {
         let mut cells = new.cells()?;
         let mut old_cells = Cells::new();
         if let Some(old) = old {
             old_cells = old.cells()?;
-            // REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
-            for (cell, old_cell) in cells.iter_mut().zip(&old_cells) {
-                if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_)) {
-                    *cell = *old_cell;
-                }
-            }
+            Self::fill_in(&mut cells, &old_cells);
         }
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         let (key, mut old_key) = (std::mem::take(&mut self.key), std::mem::take(&mut self.old_key));
@@ -199,13 +207,13 @@ impl MirroredTable {
         let mut from_delta = None;
         // Without a key the old tuple has brought them all, or there would be no identity.
         if cells.contains(&Cell::Unchanged) {
-            match place {
-                Place::Fresh(ordinal) => from_delta = Some(self.delta.row(ordinal)?),
-                Place::Stored(position) if old_row.is_none() => {
+            match (place, values) {
+                (Place::Fresh(ordinal), _) => from_delta = Some(self.delta.row(ordinal)?),
+                (Place::Stored(_), OldValues::Of(batch)) => from_delta = Some((batch.clone(), 0)),
+                (Place::Stored(position), OldValues::Unknown | OldValues::Gone) => {
                     (self.key, self.old_key) = (key, old_key);
                     return Ok(Step::NeedsOldRow(position));
                 }
-                Place::Stored(_) => from_delta = old_row.map(|batch| (batch.clone(), 0)),
             }
         }
         self.take_out(&old_key, place)?;
@@ -219,6 +227,15 @@ impl MirroredTable {
         }
         (self.key, self.old_key) = (key, old_key);
         Ok(Step::Done)
+    }
+
+    /// REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
+    pub(super) fn fill_in<'a>(cells: &mut [Cell<'a>], old_cells: &[Cell<'a>]) {
+        for (cell, old_cell) in cells.iter_mut().zip(old_cells) {
+            if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_)) {
+                *cell = *old_cell;
+            }
+        }
     }
 
     /// Empties the table. Gives the staged files that nothing will name any more.
@@ -255,7 +272,7 @@ impl MirroredTable {
         }
     }
 
-    fn take_out(&mut self, key: &[u8], place: Place) -> Result<()> {
+    pub(super) fn take_out(&mut self, key: &[u8], place: Place) -> Result<()> {
         match (place, self.identity) {
             (Place::Fresh(ordinal), RowIdentity::Key) => self.delta.kill(key, ordinal),
             (Place::Fresh(ordinal), RowIdentity::FullRow) => self.delta.kill_equal(key, ordinal),
@@ -374,7 +391,7 @@ impl MirroredTable {
 
 /// Where a live row is.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Fresh(u64),
     Stored(Position),
 }

@@ -17,7 +17,9 @@ mod identity;
 mod index;
 mod keys;
 mod mirrored;
+mod overlap;
 
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
-pub(crate) use mirrored::{FileState, MirroredTable, Step, TablePin};
+pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Step, TablePin};
+pub(crate) use overlap::CopiedFile;

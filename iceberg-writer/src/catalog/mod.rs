@@ -58,6 +58,9 @@ pub trait Catalog: Send + Sync {
     /// name that is there now.
     async fn prepare(&self, spec: TableSpec) -> Result<LakeTable>;
 
+    /// A table that was prepared before, by a process that has ended, and for which files have been written.
+    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable>;
+
     /// Makes a batch visible in all its tables at once and moves the mirror to its position, or does nothing.
     ///
     /// A batch may be tried again as often as one likes: what is already committed is recognised by its attempt id. After

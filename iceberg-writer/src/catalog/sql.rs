@@ -262,7 +262,12 @@ impl Catalog for SqlCatalog {
 
     async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {
         let replaces = self.metadata_location(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, replaces)
+        LakeTable::prepare(&self.warehouse, spec, None, replaces)
+    }
+
+    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable> {
+        let replaces = self.metadata_location(&spec).await?;
+        LakeTable::prepare(&self.warehouse, spec, Some(uuid), replaces)
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Outcome> {

@@ -261,7 +261,7 @@ mod tests {
         };
         let spec =
             TableSpec { namespace: "public".to_owned(), name: "t".to_owned(), columns: vec![column], key: vec![0] };
-        LakeTable::prepare(warehouse, spec, None).unwrap()
+        LakeTable::prepare(warehouse, spec, None, None).unwrap()
     }
 
     fn batch(table: &LakeTable) -> Batch {

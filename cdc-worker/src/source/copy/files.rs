@@ -9,7 +9,9 @@ use crate::decode::message::Cell;
 use crate::decode::row::{RowBuilder, key_of_cells};
 use crate::table::{IndexWriter, Position};
 
-use super::{CopyJob, FILE_BYTES, NumberedFile};
+use super::CopyJob;
+use super::progress::{NumberedFile, Part};
+use super::share::{Round, Share};
 
 /// Rows of a batch on their way to Parquet.
 const BATCH_ROWS: usize = 16_384;
@@ -27,7 +29,11 @@ pub(super) struct FileRoll<'a> {
     identity: Vec<usize>,
     key: Vec<u8>,
     current: Option<Current>,
+    round: Round,
+    /// Files that are complete, and shares whose rows are in them or in the current one, since the last part.
     closed: Vec<NumberedFile>,
+    shares: Vec<Share>,
+    parts: Vec<Part>,
 }
 
 /// The file that rows go into.
@@ -39,7 +45,7 @@ struct Current {
 }
 
 impl<'a> FileRoll<'a> {
-    pub(super) fn new(job: &'a CopyJob, numbers: &'a AtomicU32) -> Result<Self> {
+    pub(super) fn new(job: &'a CopyJob, numbers: &'a AtomicU32, round: Round) -> Result<Self> {
         let spec = &job.table.spec;
         Ok(Self {
             job,
@@ -49,7 +55,10 @@ impl<'a> FileRoll<'a> {
             identity: job.table.identity.columns(spec),
             key: Vec::new(),
             current: None,
+            round,
             closed: Vec::new(),
+            shares: Vec::new(),
+            parts: Vec::new(),
         })
     }
 
@@ -83,9 +92,33 @@ impl<'a> FileRoll<'a> {
             current.writer.write(&batch).await?;
             self.job.copied.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         }
-        if current.writer.bytes_written() >= FILE_BYTES {
+        if current.writer.bytes_written() >= self.job.file_bytes {
             self.close().await?;
         }
+        Ok(())
+    }
+
+    /// All rows of a share have been appended. Where that completes files, and no row of it is in an incomplete one, a
+    /// part of the copy is done, which a restart need not do again.
+    pub(super) async fn end_share(&mut self, share: Share) -> Result<()> {
+        self.shares.push(share);
+        let current = self.current.as_ref().map_or(0, |current| current.writer.bytes_written() + self.builder.bytes());
+        // Not a small file for the sake of the part: a share that fills files leaves the last one half full, on average.
+        if current >= self.job.file_bytes / 2 {
+            self.write_batch().await?;
+            self.close().await?;
+        }
+        if self.current.is_none() && !self.closed.is_empty() {
+            self.end_part().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_part(&mut self) -> Result<()> {
+        let (files, shares) = (std::mem::take(&mut self.closed), std::mem::take(&mut self.shares));
+        let part = Part { as_of: self.round.as_of, files, shares };
+        self.job.done(&part, &self.round.shape).await?;
+        self.parts.push(part);
         Ok(())
     }
 
@@ -98,10 +131,13 @@ impl<'a> FileRoll<'a> {
         Ok(())
     }
 
-    pub(super) async fn finish(mut self) -> Result<Vec<NumberedFile>> {
+    pub(super) async fn finish(mut self) -> Result<Vec<Part>> {
         self.write_batch().await?;
         self.close().await?;
+        if !self.shares.is_empty() {
+            self.end_part().await?;
+        }
         self.index.finish()?;
-        Ok(self.closed)
+        Ok(self.parts)
     }
 }

@@ -6,32 +6,47 @@
 //! All connections import that one snapshot, and each block of each heap is read by one of them: so every row of the
 //! snapshot is copied once, wherever a concurrent update moves it.
 //!
+//! # Several snapshots
+//! A snapshot keeps VACUUM from its work, and ends with the process. So a copy that takes long lets it go and takes a
+//! new one for the blocks that are left; and one that was interrupted goes on in the same way ([`progress`]). Then the
+//! blocks *D* are copied as of X1, and the others, *N*, as of X2. Why that is exact, given all streamed changes from X1 on:
+//! a row that no transaction between X1 and X2 has touched is in the same block all the time, and copied once. Of one
+//! that was touched, its state at X2 is either in *N*, and copied from there, or in *D* or gone, and the stream tells it.
+//! So, by key: what was copied at X2 hides what was copied at X1 ([`reconcile`]); and a change that was committed before
+//! X2 is applied unless the row was copied at X2, whether or not there is a row to change (`table::overlap`). Where such a
+//! change leaves an unchanged TOASTed value out, and the row is not there, the value is read at X2 ([`KeyReader`]).
+//!
 //! Memory is some megabytes a connection, whatever the table's size.
 
 mod files;
+mod key_reader;
+pub(crate) mod progress;
+mod reconcile;
 mod share;
 mod snapshot;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use iceberg_writer::{LakeTable, Lsn, Warehouse, WrittenFile};
+use iceberg_writer::{LakeTable, Lsn, Warehouse};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Result;
 use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
-use crate::table::PositionIndex;
+use crate::table::{CopiedFile, PositionIndex};
 
 use super::older::OlderTransactions;
 use super::partitions::Links;
 use super::relation::SourceTable;
+pub(crate) use key_reader::KeyReader;
+use progress::{Part, Progress, takes_parts};
 use share::Shares;
 use snapshot::Reading;
-
-/// A data file is closed at about this size: large enough for readers, small enough to rewrite later.
-pub(crate) const FILE_BYTES: usize = 256 << 20;
 
 /// All that a copy needs.
 pub(crate) struct CopyJob {
@@ -42,58 +57,126 @@ pub(crate) struct CopyJob {
     pub(crate) index: PositionIndex,
     pub(crate) epoch: i64,
     pub(crate) attempt: Uuid,
+    /// A file is closed at about this size.
+    pub(crate) file_bytes: usize,
+    /// How long a snapshot is kept.
+    pub(crate) snapshot_age: Duration,
     /// Rows so far, for `lake.lag`.
     pub(crate) copied: Arc<AtomicU64>,
     /// What it waits for before there are any, for the same.
     pub(crate) older: OlderTransactions,
+    /// What an earlier process has done of it.
+    pub(crate) progress: Progress,
+    /// Who hears of what is done.
+    pub(crate) news: mpsc::Sender<News>,
+}
+
+/// What is worth knowing before a copy is done.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// It began, from nothing: the stream's changes belong to it from here on. What it had done before is void.
+    Begun { from: Lsn, void: Vec<String> },
+    /// A part is done, of a table that looks like this.
+    Done { part: Part, shape: String },
 }
 
 /// A finished copy.
 pub(crate) struct Copied {
-    pub(crate) consistent_point: Lsn,
+    /// The stream's changes belong to it from here on.
+    pub(crate) from: Lsn,
+    /// From here on they are exactly those that it lacks. Where it was made of one snapshot, that is [`Self::from`].
+    pub(crate) exact_from: Lsn,
     pub(crate) rows: u64,
-    pub(crate) files: Vec<WrittenFile>,
+    pub(crate) files: Vec<CopiedFile>,
     /// The partitions that were copied, of a partitioned table.
     pub(crate) partitions: Option<Links>,
+    /// Reads rows of the last snapshot, where that may be needed.
+    pub(crate) reader: Option<KeyReader>,
 }
 
-/// A file of a copy. Its number is its place among the table's files, by which the index knows it.
-pub(crate) struct NumberedFile {
-    pub(crate) number: u32,
-    pub(crate) file: WrittenFile,
-}
+/// How long the news may wait for an engine that is busy.
+const NEWS_PATIENCE: Duration = Duration::from_secs(600);
 
 impl CopyJob {
     /// Runs the copy.
     ///
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be taken; others as their parts.
-    pub(crate) async fn run(self) -> Result<Copied> {
-        let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
-        let connections = clients.len();
-        tracing::info!(table = self.table.shown(), lsn = %consistent_point, connections, "copying");
+    pub(crate) async fn run(mut self) -> Result<Copied> {
+        let mut progress = std::mem::take(&mut self.progress);
+        let in_parts = takes_parts(&self.table);
+        self.copied.store(progress.rows(), Ordering::Relaxed);
+        reconcile::index(&self, &progress).await?;
         let job = Arc::new(self);
-        let shares = Arc::new(Shares::new(extents, connections));
-        let numbers = Arc::new(AtomicU32::new(0));
-        // Dropped, it ends the tasks: when one of them fails, and when the copy is called off.
-        let mut tasks = JoinSet::new();
-        for client in &clients {
-            let (job, client) = (Arc::clone(&job), Arc::clone(client));
-            tasks.spawn(share::copy(job, client, Arc::clone(&shares), Arc::clone(&numbers)));
+        let mut shares: Option<Shares> = None;
+        loop {
+            let until = in_parts.then(|| Instant::now() + job.snapshot_age);
+            let Reading { clients, consistent_point, extents, partitions, shape } = snapshot::begin(&job).await?;
+            if progress.shape.as_ref() != Some(&shape) {
+                let void: Vec<String> = progress.files().map(|numbered| numbered.file.path.clone()).collect();
+                if progress.shape.is_some() {
+                    tracing::info!(table = job.table.shown(), "the table has changed: its copy begins again");
+                    job.index.clear();
+                    job.copied.store(0, Ordering::Relaxed);
+                }
+                (progress, shares) = (Progress { shape: Some(shape.clone()), parts: Vec::new() }, None);
+                job.tell(News::Begun { from: consistent_point, void }).await?;
+            }
+            let connections = clients.len();
+            tracing::info!(table = job.table.shown(), lsn = %consistent_point, connections, "copying");
+            let todo = match shares {
+                Some(shares) => shares.rest(until),
+                None => Shares::new(extents, &progress.shares(), connections, until),
+            };
+            let todo = Arc::new(todo);
+            let first = u32::try_from(progress.files().count()).unwrap_or(u32::MAX);
+            let numbers = Arc::new(AtomicU32::new(first));
+            // Dropped, it ends the tasks: when one of them fails, and when the copy is called off.
+            let mut tasks = JoinSet::new();
+            for client in &clients {
+                let (job, client, todo) = (Arc::clone(&job), Arc::clone(client), Arc::clone(&todo));
+                let round = share::Round { as_of: consistent_point, shape: shape.clone() };
+                tasks.spawn(share::copy(job, client, todo, Arc::clone(&numbers), round));
+            }
+            while let Some(ended) = tasks.join_next().await {
+                let ended = ended
+                    .map_err(|error| Error::new(ErrorKind::Protocol, "a copying task broke").with_source(error))?;
+                progress.parts.extend(ended?);
+            }
+            if todo.are_taken() {
+                let from = progress.from().unwrap_or(consistent_point);
+                let files = reconcile::files(&job, progress, consistent_point).await?;
+                let rows = files.iter().map(|copied| copied.file.rows - copied.superseded.len()).sum();
+                // With the other transactions ends the lock that keeps the table from being rewritten.
+                let reader = match clients.into_iter().next() {
+                    Some(client) if from != consistent_point => Some(KeyReader::new(client, &job.table)),
+                    _ => None,
+                };
+                return Ok(Copied { from, exact_from: consistent_point, rows, files, partitions, reader });
+            }
+            tracing::info!(table = job.table.shown(), "the copy takes a new snapshot");
+            shares = Arc::into_inner(todo);
         }
-        let mut files: Vec<NumberedFile> = Vec::new();
-        while let Some(ended) = tasks.join_next().await {
-            let ended =
-                ended.map_err(|error| Error::new(ErrorKind::Protocol, "a copying task broke").with_source(error))?;
-            files.extend(ended?);
+    }
+
+    /// A part is done.
+    async fn done(&self, part: &Part, shape: &str) -> Result<()> {
+        if !takes_parts(&self.table) {
+            return Ok(());
         }
-        // The transactions, and with them the lock that keeps the table from being rewritten, end here.
-        drop(clients);
-        files.sort_unstable_by_key(|file| file.number);
-        if files.iter().enumerate().any(|(place, file)| usize::try_from(file.number) != Ok(place)) {
-            return Err(Error::new(ErrorKind::Index, "the files of a copy are not numbered one by one"));
-        }
-        let files: Vec<WrittenFile> = files.into_iter().map(|numbered| numbered.file).collect();
-        Ok(Copied { consistent_point, rows: files.iter().map(|file| file.rows).sum(), files, partitions })
+        self.tell(News::Done { part: part.clone(), shape: shape.to_owned() }).await
+    }
+
+    async fn tell(&self, news: News) -> Result<()> {
+        let told = tokio::time::timeout(NEWS_PATIENCE, self.news.send(news)).await;
+        let error = match told {
+            Ok(Ok(())) => return Ok(()),
+            // The session has ended; so will this task, in a moment.
+            Ok(Err(_)) => Error::new(ErrorKind::Protocol, "nobody waits for the copy"),
+            Err(elapsed) => {
+                Error::new(ErrorKind::Protocol, "the engine does not listen to the copy").with_source(elapsed)
+            }
+        };
+        Err(error)
     }
 }

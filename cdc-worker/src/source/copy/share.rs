@@ -1,11 +1,15 @@
 //! A table's blocks (or those of its partitions), shared out among connections.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, pin_mut};
+use iceberg_writer::Lsn;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::Result;
@@ -13,9 +17,11 @@ use crate::decode::copy::CopyRows;
 use crate::error::{Error, ErrorKind};
 
 use super::super::identifier::quote;
+use super::super::relation::SourceTable;
+use super::CopyJob;
 use super::files::FileRoll;
+use super::progress::Part;
 use super::snapshot::denied;
-use super::{CopyJob, NumberedFile};
 
 /// Most blocks of a share: at 8 KiB, 64 MiB. Small against a large table, so that all connections end together.
 const SHARE_BLOCKS: u64 = 8192;
@@ -34,47 +40,83 @@ pub(super) fn fitting_connections(blocks: u64, most: usize) -> usize {
 /// A heap to copy: the table, or a partition of it.
 #[derive(Debug)]
 pub(super) struct Extent {
+    pub(super) heap: u32,
     /// As in SQL.
     pub(super) name: String,
     pub(super) blocks: u64,
 }
 
+/// Blocks of one heap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(super) heap: u32,
+    pub(super) blocks: Range<u64>,
+}
+
+/// One snapshot's turn.
+pub(super) struct Round {
+    /// Its consistent point.
+    pub(super) as_of: Lsn,
+    /// What the table looks like in it.
+    pub(super) shape: String,
+}
+
 /// The blocks that nobody has taken yet.
 #[derive(Debug)]
 pub(super) struct Shares {
-    extents: Vec<Extent>,
+    names: BTreeMap<u32, String>,
     shares: Vec<Share>,
     next: AtomicUsize,
-}
-
-/// Blocks of one heap.
-#[derive(Debug)]
-struct Share {
-    extent: usize,
-    blocks: Range<u64>,
+    /// From then on only those who have had none yet get one.
+    until: Option<Instant>,
 }
 
 impl Shares {
-    pub(super) fn new(extents: Vec<Extent>, connections: usize) -> Self {
+    /// The blocks of these heaps, less those that are done.
+    pub(super) fn new(extents: Vec<Extent>, done: &[Share], connections: usize, until: Option<Instant>) -> Self {
         let blocks: u64 = extents.iter().map(|extent| extent.blocks).sum();
         let each = blocks / (connections as u64 * SHARES_EACH).max(1);
         let size = each.clamp(LEAST_BLOCKS, SHARE_BLOCKS);
         let mut shares = Vec::new();
-        for (at, extent) in extents.iter().enumerate() {
+        for extent in &extents {
+            let mut done: Vec<&Range<u64>> =
+                done.iter().filter(|share| share.heap == extent.heap).map(|share| &share.blocks).collect();
+            done.sort_unstable_by_key(|blocks| blocks.start);
             let mut begin = 0;
-            while begin < extent.blocks {
-                let end = (begin + size).min(extent.blocks);
-                shares.push(Share { extent: at, blocks: begin..end });
-                begin = end;
+            let end = Range { start: extent.blocks, end: extent.blocks };
+            for done in done.into_iter().chain([&end]) {
+                let gap = done.start.min(extent.blocks);
+                while begin < gap {
+                    let end = (begin + size).min(gap);
+                    shares.push(Share { heap: extent.heap, blocks: begin..end });
+                    begin = end;
+                }
+                begin = begin.max(done.end);
             }
         }
-        Self { extents, shares, next: AtomicUsize::new(0) }
+        let names = extents.into_iter().map(|extent| (extent.heap, extent.name)).collect();
+        Self { names, shares, next: AtomicUsize::new(0), until }
     }
 
-    /// The heap and the blocks of the next share, until all are taken.
-    fn take(&self) -> Option<(&str, Range<u64>)> {
+    /// What is left of another snapshot's shares.
+    pub(super) fn rest(&self, until: Option<Instant>) -> Self {
+        let taken = self.next.load(Ordering::Relaxed).min(self.shares.len());
+        let (names, shares) = (self.names.clone(), self.shares[taken..].to_vec());
+        Self { names, shares, next: AtomicUsize::new(0), until }
+    }
+
+    /// Whether all are taken.
+    pub(super) fn are_taken(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.shares.len()
+    }
+
+    /// The next share for somebody who has had so many, and its heap's name, until all are taken or the time is over.
+    fn take(&self, had: usize) -> Option<(&str, Share)> {
+        if had > 0 && self.until.is_some_and(|until| Instant::now() >= until) {
+            return None;
+        }
         let share = self.shares.get(self.next.fetch_add(1, Ordering::Relaxed))?;
-        Some((self.extents.get(share.extent)?.name.as_str(), share.blocks.clone()))
+        Some((self.names.get(&share.heap)?.as_str(), share.clone()))
     }
 }
 
@@ -84,14 +126,17 @@ pub(super) async fn copy(
     client: Arc<Client>,
     shares: Arc<Shares>,
     numbers: Arc<AtomicU32>,
-) -> Result<Vec<NumberedFile>> {
-    let columns = job.table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    round: Round,
+) -> Result<Vec<Part>> {
     let filter = job.table.projection.filter.as_ref().map_or_else(String::new, |filter| format!(" AND ({filter})"));
-    let mut files = FileRoll::new(&job, &numbers)?;
-    while let Some((heap, blocks)) = shares.take() {
+    let columns = columns(&job.table);
+    let mut files = FileRoll::new(&job, &numbers, round)?;
+    let mut had = 0;
+    while let Some((heap, share)) = shares.take(had) {
+        had += 1;
         let command = format!(
             "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)'{filter}) TO STDOUT (FORMAT binary)",
-            blocks.start, blocks.end
+            share.blocks.start, share.blocks.end
         );
         let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
         pin_mut!(stream);
@@ -110,8 +155,14 @@ pub(super) async fn copy(
                 files.write_batch().await?;
             }
         }
+        files.end_share(share).await?;
     }
     files.finish().await
+}
+
+/// What is selected of a row: all columns of the mirror, in its order.
+pub(super) fn columns(table: &SourceTable) -> String {
+    table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -122,19 +173,53 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_block_is_in_one_share(blocks in proptest::collection::vec(0u64..60_000, 0..5), connections in 1usize..9) {
-            let extents = blocks.iter().enumerate().map(|(at, &blocks)| Extent { name: at.to_string(), blocks });
-            let shares = Shares::new(extents.collect(), connections);
-            let mut seen = vec![0; blocks.len()];
-            while let Some((heap, share)) = shares.take() {
-                let next: &mut u64 = &mut seen[heap.parse::<usize>().unwrap()];
-                prop_assert_eq!(share.start, *next);
-                prop_assert!(share.end > share.start && share.end - share.start <= SHARE_BLOCKS);
-                *next = share.end;
+        fn every_block_that_is_not_done_is_in_one_share(
+            blocks in proptest::collection::vec(0u64..60_000, 0..5),
+            connections in 1usize..9,
+            cuts in proptest::collection::vec((0u32..5, 0u64..12, 1u64..3), 0..8),
+            rounds in 1usize..4,
+        ) {
+            // Ranges that are done never overlap; they may lie behind what is left of a heap.
+            let mut done: Vec<Share> = Vec::new();
+            for (heap, start, length) in cuts {
+                let blocks = start * 7000..(start + length) * 7000;
+                if !done.iter().any(|share| share.heap == heap && share.blocks.start < blocks.end && blocks.start < share.blocks.end) {
+                    done.push(Share { heap, blocks });
+                }
             }
-            prop_assert_eq!(seen, blocks);
-            prop_assert!(shares.take().is_none());
+            let extents = || blocks.iter().zip(0..).map(|(&blocks, heap)| Extent { heap, name: heap.to_string(), blocks });
+            let mut shares = Shares::new(extents().collect(), &done, connections, None);
+            let mut seen = done.clone();
+            for round in 0..rounds {
+                let most = if round + 1 == rounds { usize::MAX } else { 3 };
+                for _ in 0..most {
+                    let Some((name, share)) = shares.take(0) else { break };
+                    prop_assert_eq!(name, share.heap.to_string());
+                    prop_assert!(!share.blocks.is_empty() && share.blocks.end - share.blocks.start <= SHARE_BLOCKS);
+                    prop_assert!(share.blocks.end <= blocks[share.heap as usize]);
+                    seen.push(share);
+                }
+                prop_assert_eq!(shares.are_taken(), shares.rest(None).take(0).is_none());
+                shares = shares.rest(None);
+            }
+            seen.sort_unstable_by_key(|share| (share.heap, share.blocks.start));
+            for extent in extents() {
+                let mut next = 0;
+                for share in seen.iter().filter(|share| share.heap == extent.heap) {
+                    prop_assert!(share.blocks.start == next || share.blocks.start > extent.blocks);
+                    next = share.blocks.end;
+                }
+                prop_assert!(next >= extent.blocks);
+            }
         }
+    }
+
+    #[test]
+    fn when_the_time_is_over_only_who_has_had_no_share_gets_one() {
+        let extent = Extent { heap: 1, name: "t".to_owned(), blocks: 100_000 };
+        let shares = Shares::new(vec![extent], &[], 2, Some(Instant::now()));
+        assert!(shares.take(0).is_some() && shares.take(1).is_none() && shares.take(0).is_some());
+        assert!(!shares.are_taken());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::super::partitions::{self, Links};
 use super::super::relation::{self, SourceTable, Wanted};
 use super::super::{connect, older, slot};
 use super::CopyJob;
+use super::progress::shape;
 use super::share::{Extent, fitting_connections};
 
 /// Times that a copy begins anew because the table was truncated meanwhile. The window is some ten milliseconds, so
@@ -30,12 +31,15 @@ pub(super) struct Reading {
     pub(super) extents: Vec<Extent>,
     /// The partitions that they are.
     pub(super) partitions: Option<Links>,
+    /// See [`shape`].
+    pub(super) shape: String,
 }
 
 /// What is locked, as the snapshot has it.
 struct Locked {
     extents: Vec<Extent>,
     partitions: Option<Links>,
+    shape: String,
 }
 
 /// Begins to read.
@@ -55,7 +59,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         let snapshot = older::while_made(&job.source, &wanted, &job.older, exported).await?;
         let consistent_point = snapshot.consistent_point;
         let first = import(job, &snapshot.name).await?;
-        let Some(Locked { extents, partitions }) = lock(job, &first).await? else {
+        let Some(Locked { extents, partitions, shape }) = lock(job, &first).await? else {
             tracing::info!(table = table.shown(), lsn = %consistent_point, "rewritten as its copy began; again");
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
@@ -74,7 +78,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         }
         // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
         drop(snapshot);
-        return Ok(Reading { clients, consistent_point, extents, partitions });
+        return Ok(Reading { clients, consistent_point, extents, partitions, shape });
     }
     Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
         .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
@@ -116,17 +120,19 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     let rows = client
         .query(
             "SELECT relfilenode = pg_relation_filenode(oid), \
-                    pg_relation_size(oid) / current_setting('block_size')::int8 \
+                    pg_relation_size(oid) / current_setting('block_size')::int8, relfilenode \
              FROM unnest($1::oid[]) WITH ORDINALITY u (heap, place) LEFT JOIN pg_class ON oid = heap ORDER BY place",
             &[&oids],
         )
         .await?;
-    for (row, (_, name)) in rows.iter().zip(heaps) {
+    let mut files = Vec::with_capacity(heaps.len());
+    for (row, (heap, name)) in rows.iter().zip(heaps) {
         if row.get::<_, Option<bool>>(0) != Some(true) {
             return Ok(None);
         }
         let blocks = row.get::<_, Option<i64>>(1).and_then(|blocks| u64::try_from(blocks).ok()).unwrap_or(0);
-        extents.push(Extent { name, blocks });
+        files.push((heap, row.get::<_, u32>(2)));
+        extents.push(Extent { heap, name, blocks });
     }
     let wanted = Wanted {
         lake_name: Some(&table.spec.name),
@@ -139,10 +145,12 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     if described.spec != table.spec || described.projection != table.projection || !same_kind {
         return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
     }
-    Ok(Some(Locked { extents, partitions: described.partitions.as_deref().map(Links::of) }))
+    let partitions = described.partitions.as_deref().map(Links::of);
+    let shape = shape(table, partitions.as_ref(), &files);
+    Ok(Some(Locked { extents, partitions, shape }))
 }
 
-fn full_name(table: &SourceTable) -> String {
+pub(super) fn full_name(table: &SourceTable) -> String {
     format!("{}.{}", quote(&table.schema), quote(&table.name))
 }
 
