@@ -3,6 +3,10 @@
 //! Keeps I4. The order is what makes it exact: the loop begins to keep a table's streamed changes *before* the copy's
 //! slot is made. So the changes kept include every transaction at or after the slot's consistent point, and those
 //! before it, which the copy has, are dropped by their commit LSN, when the table catches up (`catching_up`).
+//!
+//! Until the copy is committed the slot stays at or before its beginning ([`Copying::holds`]): the changes kept here end
+//! with the process, and a copy that goes on after a restart needs them again from the stream. The registry has what of
+//! it is done. WAL that is held back for it is bounded (`copy.held_wal`); past that the copy would begin again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

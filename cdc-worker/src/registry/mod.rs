@@ -109,7 +109,8 @@ impl RegisteredTable {
     }
 }
 
-/// The table that came last: where it is, nothing is missing.
+/// The column of `mirrored_tables` and the table that came last: where both are, nothing is missing.
+const NEWEST_COLUMN: &str = "published_by";
 const NEWEST_TABLE: &str = "copied_parts";
 
 /// Creates schema, tables and columns where they are missing.
@@ -118,7 +119,11 @@ const NEWEST_TABLE: &str = "copied_parts";
 /// [`ErrorKind::SourceUnfit`] when the role may not.
 pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
-        .query_one("SELECT to_regclass(quote_ident($1) || '.' || $2) IS NOT NULL", &[&schema, &NEWEST_TABLE])
+        .query_one(
+            "SELECT to_regclass(quote_ident($1) || '.' || $3) IS NOT NULL AND EXISTS (SELECT FROM pg_attribute \
+             WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') AND attname = $2)",
+            &[&schema, &NEWEST_COLUMN, &NEWEST_TABLE],
+        )
         .await?
         .get(0);
     if complete {
