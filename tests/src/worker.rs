@@ -151,6 +151,11 @@ impl WorkerConfig {
         text
     }
 
+    /// `read.socket`.
+    pub fn read_socket(&self) -> PathBuf {
+        self.directory.join("read.sock")
+    }
+
     fn write(&self) -> Result<PathBuf> {
         let path = self.directory.join("lakemirror.toml");
         std::fs::write(&path, self.toml())?;

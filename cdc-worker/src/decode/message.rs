@@ -230,6 +230,25 @@ pub(crate) struct Streamed<'a> {
     pub(crate) rest: &'a [u8],
 }
 
+impl Streamed<'_> {
+    /// The tables that it describes or changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`].
+    pub(crate) fn relations(&self) -> Result<SmallVec<[u32; 4]>> {
+        let mut at = Cursor { rest: self.rest };
+        Ok(match self.tag {
+            b'R' | b'I' | b'U' | b'D' => SmallVec::from_elem(at.int()?, 1),
+            b'T' => {
+                let count = at.int()?;
+                at.byte()?;
+                (0..count).map(|_| at.int()).collect::<Result<_>>()?
+            }
+            _ => SmallVec::new(),
+        })
+    }
+}
+
 /// Parses what comes while a block of a streamed transaction is open; `None`: the block ends.
 ///
 /// # Errors

@@ -76,16 +76,21 @@ impl Session {
     /// Whether there is a question whose position has been reached.
     pub(super) fn somebody_can_be_answered(&self) -> bool {
         self.waiters.iter().any(|waiter| match waiter.need {
-            Need::Applied { lsn, .. } => lsn <= self.applied,
+            Need::Applied { lsn, ref relations } => self.have(relations, lsn),
             Need::Committed { lsn, .. } => lsn <= self.committed,
         })
+    }
+
+    /// Whether these tables have everything before a position.
+    fn have(&self, relations: &[u32], lsn: Lsn) -> bool {
+        lsn <= self.applied && !relations.iter().any(|relation| self.replays.is_behind(*relation))
     }
 
     /// Answers those whose time has come. Called between transactions only: a pin never shows half of one (I1).
     pub(super) fn answer_waiters(&mut self) -> Result<()> {
         for waiter in std::mem::take(&mut self.waiters) {
             let reply = match &waiter.need {
-                Need::Applied { lsn, relations } if *lsn <= self.applied => Some(self.pin(&relations.clone())?),
+                Need::Applied { lsn, relations } if self.have(relations, *lsn) => Some(self.pin(&relations.clone())?),
                 Need::Applied { .. } => None,
                 Need::Committed { lsn, relation } => self.flushed(*lsn, *relation),
             };

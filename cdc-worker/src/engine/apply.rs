@@ -46,11 +46,8 @@ pub(super) enum Applied {
 }
 
 impl Session {
-    /// Takes a change of the open transaction; `raw` is its message. The obstacles are to be overcome before the next.
-    pub(super) fn apply(&mut self, raw: &Bytes, change: Message) -> Result<Vec<Obstacle>> {
-        let Some(commit) = self.open else {
-            return Err(Error::new(ErrorKind::Protocol, "a change arrived outside a transaction"));
-        };
+    /// Takes a change of this transaction; `raw` is its message. The obstacles are to be overcome before the next.
+    pub(super) fn apply(&mut self, commit: Commit, raw: &Bytes, change: Message) -> Result<Vec<Obstacle>> {
         let obstacle = match change {
             Message::Relation(described) => {
                 self.trees.described(described.oid);

@@ -129,7 +129,7 @@ impl Session {
     /// Lets a table join the others, if it is where they are.
     fn join(&mut self, relation: u32) {
         // Behind a restart the stream may begin before the position that the others have.
-        let between = self.open.is_none() && self.followed >= self.applied;
+        let between = self.is_settled() && self.followed >= self.applied;
         let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
             Entry::CatchingUp(catching_up) => {
                 between && catching_up.queue.is_empty() && catching_up.exact_from <= self.applied

@@ -157,6 +157,10 @@ impl Session {
     /// Begins the copies that are wanted, as many as may run at a time. What the stream brings for the others is dropped:
     /// it will be in their copies.
     pub(super) async fn begin_copies(&mut self) -> Result<()> {
+        // In the order of things a copy begins between two messages of the stream, for all tables.
+        if !self.replays.are_done() {
+            return Ok(());
+        }
         let running = |table: &Table| matches!(table.entry, Entry::Copying(_));
         while self.tables.values().filter(|table| running(table)).count() < MOST_COPIES {
             let Some(table) = self.wanted.pop_front() else { break };

@@ -1,30 +1,31 @@
 //! Messages of the stream, and what waits in spools, a few at a time: so that questions, copies and time-outs get their
 //! turn however much there is to do.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use iceberg_writer::Lsn;
 
 use crate::Result;
 use crate::assemble::Assembled;
-use crate::decode::message;
 use crate::error::{Error, ErrorKind};
 use crate::source::replication::WalMessage;
 use crate::spool::Spool;
 
 use super::apply::Obstacle;
 use super::entry::Entry;
+use super::replay::Replay;
 use super::session::Session;
 
 /// Messages of the stream, or of a transaction that is replayed, taken before anything else gets a turn.
-const BURST: usize = 1024;
+pub(super) const BURST: usize = 1024;
 
-/// A committed transaction whose changes come out of a spool.
-pub(super) struct Replay {
+/// What has come of a transaction that still runs.
+pub(super) struct Running {
+    /// Each record begins with the subtransaction's number.
     pieces: Spool,
-    aborted: BTreeSet<u32>,
-    end: Lsn,
+    /// The tables that are in them.
+    relations: HashSet<u32>,
 }
 
 impl Session {
@@ -34,24 +35,30 @@ impl Session {
             Some(Entry::CatchingUp(catching_up)) => !catching_up.queue.is_empty(),
             _ => false,
         };
-        self.replay.is_some() || !self.unread.is_empty() || self.behind.iter().any(waits)
+        !self.replays.are_done() || !self.unread.is_empty() || self.behind.iter().any(waits)
     }
 
     /// Takes a burst of what there is.
     pub(super) async fn advance(&mut self) -> Result<()> {
-        if self.replay.is_some() {
+        if !self.replays.are_done() {
             self.replay_some().await?;
-        } else {
+        }
+        if !self.replays.hold_the_stream() {
             self.take_some().await?;
         }
         self.catch_up().await?;
+        if self.is_settled() && (self.commit_due || self.committable_bytes() >= self.config.commit.max_bytes) {
+            self.flush().await?;
+        }
         if self.open.is_none() {
-            if self.commit_due || self.committable_bytes() >= self.config.commit.max_bytes {
-                self.flush().await?;
-            }
             self.answer_waiters()?;
         }
         self.make_room().await
+    }
+
+    /// Whether all tables are at one position, between transactions.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_none() && self.replays.are_done()
     }
 
     async fn take_some(&mut self) -> Result<()> {
@@ -72,9 +79,9 @@ impl Session {
                     }
                 }
             }
-            // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
-            // the end of a transaction must not miss it because the burst goes on into the next one.
-            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
+            // Who waits for the end of a transaction must not miss it because the burst goes on into the next one.
+            let due = self.commit_due && self.replays.are_done() || self.somebody_can_be_answered();
+            if self.replays.hold_the_stream() || self.open.is_none() && due {
                 break;
             }
         }
@@ -84,17 +91,31 @@ impl Session {
     fn take(&mut self, raw: &Bytes) -> Result<Vec<Obstacle>> {
         match self.assembler.take(raw)? {
             Assembled::Begin(commit) => self.open = Some(commit),
-            Assembled::Change(change) => return self.apply(raw, change),
+            Assembled::Change(change) => {
+                let Some(commit) = self.open else {
+                    return Err(Error::new(ErrorKind::Protocol, "a change arrived outside a transaction"));
+                };
+                if !self.replays.defer(commit, raw, &change)? {
+                    return self.apply(commit, raw, change);
+                }
+            }
             Assembled::End(end) => self.end_transaction(end),
             Assembled::Keep { xid, piece } => {
-                let pieces = self.running.entry(xid).or_insert_with(|| self.spools.spool());
-                pieces.push(&[&piece.subxid.to_be_bytes(), &[piece.tag], piece.rest])?;
+                let running = self
+                    .running
+                    .entry(xid)
+                    .or_insert_with(|| Running { pieces: self.spools.spool(), relations: HashSet::new() });
+                running.relations.extend(piece.relations()?);
+                running.pieces.push(&[&piece.subxid.to_be_bytes(), &[piece.tag], piece.rest])?;
             }
             Assembled::Replay { xid, commit, end, aborted } => {
-                let pieces = self.running.remove(&xid).unwrap_or_else(|| self.spools.spool());
+                // Of an empty one nothing was kept.
+                let Some(Running { pieces, relations }) = self.running.remove(&xid) else {
+                    self.end_transaction(end);
+                    return Ok(Vec::new());
+                };
                 tracing::debug!(xid, lsn = %commit.lsn, bytes = pieces.bytes(), "a streamed transaction has committed");
-                self.open = Some(commit);
-                self.replay = Some(Replay { pieces, aborted, end });
+                self.begin_replay(Replay { pieces, aborted, commit, end, relations });
             }
             Assembled::Forget { xid } => drop(self.running.remove(&xid)),
             Assembled::Nothing => {}
@@ -102,30 +123,7 @@ impl Session {
         Ok(Vec::new())
     }
 
-    async fn replay_some(&mut self) -> Result<()> {
-        for _ in 0..BURST {
-            let Some(replay) = &mut self.replay else { break };
-            let Some(mut piece) = replay.pieces.pop()? else {
-                let end = replay.end;
-                self.replay = None;
-                self.end_transaction(end);
-                break;
-            };
-            let subxid = piece.try_get_u32().map_err(|error| {
-                Error::new(ErrorKind::Io, "a piece of a transaction came back damaged").with_source(error)
-            })?;
-            // A table that was described in a subtransaction which was rolled back is described again behind it.
-            if !replay.aborted.contains(&subxid) {
-                let change = message::parse(&piece)?;
-                for obstacle in self.apply(&piece, change)? {
-                    Box::pin(self.overcome(&piece, obstacle)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn end_transaction(&mut self, end: Lsn) {
+    pub(super) fn end_transaction(&mut self, end: Lsn) {
         if let Some(commit) = self.open.take() {
             self.source_now_us = self.source_now_us.max(commit.time_us);
         }
@@ -133,7 +131,7 @@ impl Session {
         self.reached(end);
     }
 
-    fn reached(&mut self, end: Lsn) {
+    pub(super) fn reached(&mut self, end: Lsn) {
         self.followed = self.followed.max(end);
         self.applied = self.applied.max(end);
     }

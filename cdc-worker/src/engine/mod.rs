@@ -13,6 +13,7 @@ mod entry;
 mod flush;
 mod intake;
 mod partitions;
+mod replay;
 mod session;
 mod stage;
 mod start;

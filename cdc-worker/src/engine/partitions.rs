@@ -53,9 +53,14 @@ impl Trees {
         self.waiting.remove(&root);
     }
 
+    /// Whether it matters in which order the stream describes it and others.
+    pub(super) fn watches(&self, relation: u32) -> bool {
+        self.known.contains_key(&relation) || self.waiting.contains_key(&relation)
+    }
+
     /// The stream describes a relation.
     pub(super) fn described(&mut self, relation: u32) {
-        if self.known.contains_key(&relation) || self.waiting.contains_key(&relation) {
+        if self.watches(relation) {
             self.root = Some(relation);
             self.partition = None;
         } else {

@@ -18,14 +18,15 @@ use crate::error::{Error, ErrorKind};
 use crate::registry::RegisteredTable;
 use crate::serve::{Ask, Leases, Pulse};
 use crate::source::replication::{WalMessage, WalStream};
-use crate::spool::{Spool, SpoolDirectory};
+use crate::spool::SpoolDirectory;
 use crate::table::IndexStore;
 
 use super::answer::Waiter;
 use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
-use super::intake::Replay;
+use super::intake::Running;
 use super::partitions::Trees;
+use super::replay::Replays;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -46,10 +47,10 @@ pub(super) struct Session {
     /// Messages that came and have not been looked at.
     pub(super) unread: VecDeque<WalMessage>,
     pub(super) assembler: Assembler,
-    /// What has come of transactions that still run, by their number; each record begins with the subtransaction's.
-    pub(super) running: HashMap<u32, Spool>,
-    /// A transaction that came while it ran, has committed, and is being applied.
-    pub(super) replay: Option<Replay>,
+    /// What has come of transactions that still run, by their number.
+    pub(super) running: HashMap<u32, Running>,
+    /// Transactions that came while they ran, have committed, and are being applied.
+    pub(super) replays: Replays,
     pub(super) epoch: i64,
     pub(super) tables: HashMap<u32, Table>,
     /// Those of them that may have changes which Iceberg has not got. In a mirror of a thousand tables few have.
@@ -120,12 +121,12 @@ impl Session {
             catalog,
             warehouse,
             store,
+            replays: Replays::new(spools.spool()),
             spools,
             stream,
             unread: VecDeque::new(),
             assembler: Assembler::default(),
             running: HashMap::new(),
-            replay: None,
             epoch,
             tables: HashMap::new(),
             changed: HashSet::new(),
@@ -226,7 +227,7 @@ impl Session {
                     self.commit_due = self.commit_is_due();
                     if self.open.is_none() {
                         self.catch_up().await?;
-                        if self.commit_due {
+                        if self.commit_due && self.is_settled() {
                             self.flush().await?;
                         }
                         self.answer_waiters()?;
@@ -238,7 +239,7 @@ impl Session {
                     // A look at a thousand tables takes a while; it must not be what the source is busy with.
                     poll.reset_after(REGISTRY_POLL.max(begun.elapsed() * REGISTRY_SHARE));
                 }
-                received = self.stream.recv(), if !busy => match received? {
+                received = self.stream.recv(), if self.unread.is_empty() => match received? {
                     Some(messages) => {
                         self.unread.extend(messages);
                         self.advance().await?;

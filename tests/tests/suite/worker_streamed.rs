@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
 
 use crate::{CATCH_UP, TEST_LIMIT};
 
@@ -161,6 +163,79 @@ async fn changes_of_a_table_under_copy_wait_on_disk_and_a_streamed_transaction_m
         worker.streaming(&postgres, 3).await?;
         let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
         ensure!(rows == 5000 + 990, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+/// The end of the WAL.
+async fn end_of_wal(client: &Client) -> Result<u64> {
+    let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8";
+    Ok(u64::try_from(client.query_one(sql, &[]).await?.get::<_, i64>(0))?)
+}
+
+/// A thread that asks the read service for tables as of a position.
+fn pinned(config: &WorkerConfig, relations: Vec<u32>, lsn: u64) -> JoinHandle<Result<u64>> {
+    let socket = config.read_socket();
+    tokio::task::spawn_blocking(move || {
+        let refused = |error| anyhow!("no answer: {error:?}");
+        let mut client = lake_protocol::Client::connect(&socket).map_err(refused)?;
+        let (pin, _) = client.pin(relations, Some(lsn), CATCH_UP, &mut || false).map_err(refused)?;
+        Ok(pin.committed_lsn)
+    })
+}
+
+#[tokio::test]
+async fn tables_that_a_large_transaction_does_not_touch_are_fresh_while_it_is_taken_in() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a transaction that takes a while to be taken in
+        let postgres = server().await?;
+        let config = WorkerConfig::new(&postgres, "lake", TABLES)?;
+        let worker = Worker::start(&config, &postgres).await?;
+        let client = postgres.client().await?;
+        let oid = async |table: &str| anyhow::Ok(postgres.value(&format!("SELECT '{table}'::regclass::oid")).await?.parse::<u32>()?);
+        let (big, small) = (oid("big").await?, oid("small").await?);
+        client.batch_execute("BEGIN; INSERT INTO big SELECT i, 'large' FROM generate_series(2000, 701999) i").await?;
+        client.batch_execute("UPDATE big SET v = 'changed' WHERE id < 500; COMMIT").await?;
+        let after = end_of_wal(&client).await?;
+        let large = pinned(&config, vec![big], after);
+
+        // WHEN other tables change behind it, and its own
+        let (mut fresh, mut committed) = (0, Vec::new());
+        while !large.is_finished() {
+            client
+                .batch_execute(&format!(
+                    "INSERT INTO small (v) VALUES ('fresh'); UPDATE big SET v = v || '!' WHERE id = {fresh} OR id = 3000;
+                     INSERT INTO big VALUES (-{fresh} - 1, 'late', 'wide'); DELETE FROM big WHERE id = 100000 + {fresh}"
+                ))
+                .await?;
+            if fresh == 5 {
+                client.batch_execute("BEGIN; TRUNCATE plain, small; INSERT INTO plain VALUES (1, 'new'); COMMIT").await?;
+            }
+            let lsn = end_of_wal(&client).await?;
+            committed.push(pinned(&config, vec![small], lsn).await??);
+            fresh += u32::from(!large.is_finished());
+        }
+
+        // THEN they were read as they were, several times, before it was taken in; and in the end all is as it should be
+        large.await??;
+        ensure!(fresh >= 5, "{fresh} answers before the large transaction was taken in");
+        ensure!(committed[..5].iter().all(|lsn| *lsn < after), "Iceberg had a part of what had happened");
+        let end = end_of_wal(&client).await?;
+        pinned(&config, vec![big, small], end).await??;
+        let oracle = Oracle::new(&postgres);
+        oracle.assert_equal(&postgres, TABLES, CATCH_UP).await?;
+
+        // And WHEN two are behind one another, and the worker is killed as it takes them in
+        for word in ["a", "b"] {
+            let statement = format!("UPDATE big SET v = '{word}' || id WHERE id > 200000; UPDATE plain SET v = '{word}'");
+            client.batch_execute(&statement).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        worker.kill().await?;
+        client.batch_execute("INSERT INTO small (v) VALUES ('last')").await?;
+        let _worker = Worker::start(&config, &postgres).await?;
+        oracle.assert_equal(&postgres, TABLES, CATCH_UP).await?;
         Ok(())
     })
     .await
