@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::Result;
 use crate::decode::message::{Commit, Relation};
+use crate::decode::value::needs_text;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
@@ -252,6 +253,10 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
+        if needs_text(&source.spec) && !self.ask_for_text().await? {
+            // It is wanted at the next look, too.
+            return Ok(());
+        }
         let lake = self.catalog.prepare(source.spec.clone()).await?;
         self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
         self.generation += 1;

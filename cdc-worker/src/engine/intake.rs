@@ -44,6 +44,7 @@ impl Session {
         } else {
             self.take_some().await?;
         }
+        self.change_format().await?;
         self.catch_up().await?;
         if self.open.is_none() {
             if self.commit_due || self.committable_bytes() >= self.config.commit.max_bytes {
@@ -74,7 +75,8 @@ impl Session {
             }
             // What comes behind a transaction that has to be replayed is behind it in commit order too. And who waits for
             // the end of a transaction must not miss it because the burst goes on into the next one.
-            if self.replay.is_some() || self.open.is_none() && (self.commit_due || self.somebody_can_be_answered()) {
+            let awaited = self.commit_due || self.format.is_due() || self.somebody_can_be_answered();
+            if self.replay.is_some() || self.open.is_none() && awaited {
                 break;
             }
         }

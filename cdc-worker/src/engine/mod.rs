@@ -16,6 +16,7 @@ mod partitions;
 mod session;
 mod stage;
 mod start;
+mod stream_format;
 
 use std::sync::Arc;
 use std::time::Duration;

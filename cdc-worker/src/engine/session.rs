@@ -26,6 +26,7 @@ use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
 use super::intake::Replay;
 use super::partitions::Trees;
+use super::stream_format::StreamFormat;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -43,6 +44,7 @@ pub(super) struct Session {
     pub(super) store: IndexStore,
     pub(super) spools: SpoolDirectory,
     pub(super) stream: WalStream,
+    pub(super) format: StreamFormat,
     /// Messages that came and have not been looked at.
     pub(super) unread: VecDeque<WalMessage>,
     pub(super) assembler: Assembler,
@@ -100,7 +102,7 @@ impl Session {
         warehouse: Arc<Warehouse>,
         store: IndexStore,
         spools: SpoolDirectory,
-        stream: WalStream,
+        (stream, format): (WalStream, StreamFormat),
         leases: Leases,
         epoch: i64,
         begin: Lsn,
@@ -115,6 +117,7 @@ impl Session {
             store,
             spools,
             stream,
+            format,
             unread: VecDeque::new(),
             assembler: Assembler::default(),
             running: HashMap::new(),

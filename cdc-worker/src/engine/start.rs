@@ -18,7 +18,7 @@ use crate::serve::{Leases, Pulse};
 use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
-use crate::source::replication::{ReplicationSession, WalStream};
+use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
 use crate::source::{connect, preflight, publication, relation, slot};
 use crate::spool::SpoolDirectory;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
@@ -26,6 +26,7 @@ use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, 
 use super::entry::{Entry, Streaming, Table};
 use super::partitions::Trees;
 use super::session::Session;
+use super::stream_format::StreamFormat;
 
 /// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -82,7 +83,8 @@ impl Session {
             }
         }
         let spools = SpoolDirectory::create(config.state_dir.join("spool"))?;
-        let stream = follow_from(config, begin).await?;
+        let format = StreamFormat::for_tables(tables.values());
+        let stream = follow_from(config, begin, begin, format.values()).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(
             Arc::clone(config),
@@ -92,7 +94,7 @@ impl Session {
             warehouse,
             store,
             spools,
-            stream,
+            (stream, format),
             leases.clone(),
             claim.epoch,
             begin,
@@ -104,12 +106,18 @@ impl Session {
     }
 }
 
-/// Starts the replication stream. The walsender of a worker that has just ended holds the slot until it notices.
-async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<WalStream> {
+/// Starts the replication stream at `begin`; what is kept elsewhere ends at `acknowledged`. The walsender of a worker that has
+/// just ended holds the slot until it notices.
+pub(super) async fn follow_from(
+    config: &EngineConfig,
+    begin: Lsn,
+    acknowledged: Lsn,
+    values: ValueFormat,
+) -> Result<WalStream> {
     let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
     loop {
         let session = ReplicationSession::connect(&config.source, "lake engine").await?;
-        match session.start(&config.source, begin).await {
+        match session.start(&config.source, begin, acknowledged, values).await {
             Err(error) if error.kind() == ErrorKind::AlreadyRunning && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(SLOT_POLL).await;
             }

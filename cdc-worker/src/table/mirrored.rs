@@ -183,7 +183,7 @@ impl MirroredTable {
             old_cells = old.cells()?;
             // REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
             for (cell, old_cell) in cells.iter_mut().zip(&old_cells) {
-                if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_)) {
+                if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_) | Cell::Text(_)) {
                     *cell = *old_cell;
                 }
             }

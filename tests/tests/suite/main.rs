@@ -21,6 +21,7 @@ mod worker_stream;
 mod worker_streamed;
 mod worker_toast;
 mod worker_truncate;
+mod worker_types;
 
 use std::time::Duration;
 

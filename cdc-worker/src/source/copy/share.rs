@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, pin_mut};
+use iceberg_writer::{ColumnSpec, PgType};
 use tokio_postgres::Client;
 
 use crate::Result;
@@ -85,7 +86,7 @@ pub(super) async fn copy(
     shares: Arc<Shares>,
     numbers: Arc<AtomicU32>,
 ) -> Result<Vec<NumberedFile>> {
-    let columns = job.table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    let columns = job.table.spec.columns.iter().map(selected).collect::<Vec<_>>().join(", ");
     let filter = job.table.projection.filter.as_ref().map_or_else(String::new, |filter| format!(" AND ({filter})"));
     let mut files = FileRoll::new(&job, &numbers)?;
     while let Some((heap, blocks)) = shares.take() {
@@ -95,7 +96,7 @@ pub(super) async fn copy(
         );
         let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
         pin_mut!(stream);
-        let mut rows = CopyRows::default();
+        let mut rows = CopyRows::of(&job.table.spec);
         loop {
             // A deadline costs more than a row that is there already.
             let next = match stream.next().now_or_never() {
@@ -112,6 +113,16 @@ pub(super) async fn copy(
         }
     }
     files.finish().await
+}
+
+/// A column as COPY is to send it. `format` asks the type's output function, as pgoutput does; a cast to text may be another
+/// function. It makes NULL empty, hence the CASE. (`IS NOT NULL` would be false of a composite with a field that is.)
+fn selected(column: &ColumnSpec) -> String {
+    let name = quote(&column.name);
+    if column.pg_type == PgType::TextForm {
+        return format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END");
+    }
+    name
 }
 
 #[cfg(test)]
