@@ -3,6 +3,7 @@
 mod extension_crash;
 mod extension_mirror;
 mod extension_refusals;
+mod extension_types;
 mod harness;
 mod mirror;
 mod worker_copy;

@@ -1,7 +1,5 @@
 //! The standalone worker: values of every type, as rows and as keys, in both of the stream's formats.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded};
 
@@ -11,7 +9,8 @@ use crate::{CATCH_UP, TEST_LIMIT};
 /// A column of each type that Iceberg has not.
 pub(crate) const EVERY_TYPE: &str = include_str!("every_type.sql");
 
-async fn columns(postgres: &Postgres, table: &str) -> Result<Vec<String>> {
+/// Its columns but the first, as in SQL.
+pub(crate) async fn columns(postgres: &Postgres, table: &str) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 1 AND NOT attisdropped"
     );
@@ -23,11 +22,11 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
     bounded(TEST_LIMIT, async {
         // Settings that would make the texts of other sessions unlike ours.
         let postgres = Postgres::builder()
-            .set("DateStyle", "'German, DMY'")
-            .set("IntervalStyle", "'sql_standard'")
-            .set("TimeZone", "'America/Caracas'")
-            .set("extra_float_digits", "'-3'")
-            .set("bytea_output", "'escape'")
+            .set("DateStyle", "German, DMY")
+            .set("IntervalStyle", "sql_standard")
+            .set("TimeZone", "America/Caracas")
+            .set("extra_float_digits", "-3")
+            .set("bytea_output", "escape")
             .start()
             .await?;
         Source::prepare(&postgres).await?;
