@@ -98,6 +98,7 @@ def connect(request):
         host=request["host"], port=request["port"], dbname=request["database"], user=request["user"]
     )
     connection.autocommit = True
+    connection.set_client_encoding("UTF8")
     with connection.cursor() as cursor:
         cursor.execute(SETTINGS)
     return connection

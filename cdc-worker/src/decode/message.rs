@@ -185,7 +185,8 @@ impl<'a> Cursor<'a> {
 
     fn text(&mut self) -> Result<String> {
         let end = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| malformed("an unterminated name"))?;
-        let text = std::str::from_utf8(self.take(end)?).map_err(|_| malformed("a name that is not UTF-8"))?.to_owned();
+        // A name that is not UTF-8 is none of a mirrored table.
+        let text = String::from_utf8_lossy(self.take(end)?).into_owned();
         self.take(1)?;
         Ok(text)
     }

@@ -1,7 +1,7 @@
 //! The standalone worker: values of every type, as rows and as keys, in both of the stream's formats.
 
 use anyhow::{Context as _, Result, ensure};
-use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded};
+use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually};
 
 use crate::worker_copy::ALL_TYPES;
 use crate::{CATCH_UP, TEST_LIMIT};
@@ -33,13 +33,21 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
         postgres.batch(EVERY_TYPE).await?;
         // Native types, which this stream sends as text as well.
         postgres.batch(ALL_TYPES).await?;
-        let tables = ["public.every_type", "public.all_types"];
+        // Rows that their old selves identify, with values out of line.
+        postgres
+            .batch(
+                "CREATE TABLE whole (n int, big text, list text[]); ALTER TABLE whole REPLICA IDENTITY FULL;
+                 ALTER TABLE whole ALTER big SET STORAGE EXTERNAL, ALTER list SET STORAGE EXTERNAL;
+                 INSERT INTO whole SELECT i % 3, repeat('0123456789', 500), array_fill('0123456789'::text, ARRAY[500]) FROM generate_series(1, 8) i",
+            )
+            .await?;
+        let tables = ["public.every_type", "public.all_types", "public.whole"];
         Source::publish(&postgres, &tables).await?;
         let config = WorkerConfig::new(&postgres, "one", &tables)?;
         let mut worker = Worker::start(&config, &postgres).await?;
         let oracle = Oracle::new(&postgres);
         let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("copied")?;
-        ensure!(rows == 12, "{rows} rows copied");
+        ensure!(rows == 20, "{rows} rows copied");
 
         let again = |table: &str, by: u32| {
             format!(
@@ -58,7 +66,9 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
             .map(|column| format!("UPDATE every_type t SET {column} = s.{column} FROM every_type s WHERE t.id BETWEEN 100 AND 103 AND s.id = (t.id - 99) % 4"))
             .collect();
         postgres.batch(&rotated.join(";")).await?;
-        postgres.batch("UPDATE every_type SET n = n + 1; UPDATE all_types SET i4 = 3 WHERE id > 2").await?;
+        postgres
+            .batch("UPDATE every_type SET n = n + 1; UPDATE all_types SET i4 = 3 WHERE id > 2; UPDATE whole SET n = n + 5 WHERE n = 1")
+            .await?;
         oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("updated")?;
 
         worker.kill().await?;
@@ -67,7 +77,7 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
             .await?;
         worker = Worker::start(&config, &postgres).await?;
         let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("after a restart")?;
-        ensure!(rows == 20, "{rows} rows after a restart");
+        ensure!(rows == 28, "{rows} rows after a restart");
         ensure!(worker.runs()?, "the worker has ended");
         Ok(())
     })
@@ -187,6 +197,78 @@ async fn a_key_of_any_type_finds_its_row_also_when_it_changes_into_an_equal_one(
         .await?;
         worker = Worker::start(&config, &postgres).await?;
         oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("after a restart")?;
+        ensure!(worker.runs()?, "the worker has ended");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_database_in_another_encoding_is_mirrored_in_utf8() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().encoding("LATIN1").start().await?;
+        Source::prepare(&postgres).await?;
+        let tables = ["public.native", "public.texts", "public.bad"];
+        let letters = "(SELECT string_agg(chr(i), '') FROM generate_series(160, 255) i)";
+        postgres
+            .batch(&format!(
+                r#"CREATE TABLE native (id int PRIMARY KEY, "é" text, c char(4), b "char");
+                   CREATE TABLE texts (k text, a text[], b "char", PRIMARY KEY (k, b)); CREATE TABLE bad (id int PRIMARY KEY, "é" numeric(5,2));
+                   INSERT INTO native VALUES (1, {letters}, 'üé', (-23)::"char"), (2, '', '', '');
+                   INSERT INTO texts SELECT "é", ARRAY["é", c], b FROM native"#
+            ))
+            .await?;
+        Source::publish(&postgres, &tables).await?;
+        // A stream of binary values, then one of text.
+        let mut config = WorkerConfig::new(&postgres, "one", &tables[..1])?;
+        let worker = Worker::start(&config, &postgres).await?;
+        let oracle = Oracle::new(&postgres);
+        let more = |by: u32| format!("INSERT INTO native SELECT id + {by}, \"é\" || {by}, 'ÿ', b FROM native WHERE id < 3");
+        postgres.batch(&more(10)).await?;
+        oracle.assert_equal(&postgres, &tables[..1], CATCH_UP).await?;
+        worker.terminate().await?;
+        config.tables = tables.map(str::to_owned).to_vec();
+        let _worker = Worker::start(&config, &postgres).await?;
+        postgres.batch(&more(20)).await?;
+        postgres.batch(&format!("UPDATE texts SET a = a || {letters}; UPDATE texts SET b = (-1)::\"char\" WHERE k <> ''")).await?;
+        // What is said of it is not Latin.
+        postgres.batch("INSERT INTO bad VALUES (1, 'NaN')").await?;
+        eventually("a table is in error", CATCH_UP, async || {
+            let found = postgres.rows("SELECT error, error_hint FROM lake_catalog.mirrored_tables WHERE state = 'errored'").await?;
+            Ok(found.into_iter().next())
+        })
+        .await?;
+        let rows = oracle.assert_equal(&postgres, &tables[..2], CATCH_UP).await?;
+        ensure!(rows == 8, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_utf8_stop_their_table_alone() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().encoding("SQL_ASCII").start().await?;
+        Source::prepare(&postgres).await?;
+        let tables = ["public.copied", "public.streamed", "public.good"];
+        postgres
+            .batch(
+                "CREATE TABLE copied (id int PRIMARY KEY, v text); INSERT INTO copied VALUES (1, convert_from('\\xff', 'SQL_ASCII'));
+                 CREATE TABLE streamed (id int PRIMARY KEY, v text); INSERT INTO streamed VALUES (1, 'ü');
+                 CREATE TABLE good (id int PRIMARY KEY, v text, a text[]); INSERT INTO good VALUES (1, 'ü', '{ü}')",
+            )
+            .await?;
+        Source::publish(&postgres, &tables).await?;
+        let mut worker = Worker::spawn(&WorkerConfig::new(&postgres, "one", &tables)?)?;
+        worker.streaming(&postgres, 2).await?;
+        postgres.batch("INSERT INTO streamed VALUES (2, convert_from('\\xc3', 'SQL_ASCII')); INSERT INTO good VALUES (2, 'é', '{é}')").await?;
+        eventually("both tables are in error", CATCH_UP, async || {
+            let sql = "SELECT count(*) FROM lake_catalog.mirrored_tables WHERE state = 'errored' AND error LIKE '%\"v\"%UTF-8%'";
+            Ok((postgres.value(sql).await? == "2").then_some(()))
+        })
+        .await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.good"], CATCH_UP).await?;
+        ensure!(rows == 2, "{rows} rows");
         ensure!(worker.runs()?, "the worker has ended");
         Ok(())
     })

@@ -137,6 +137,7 @@ impl ReplicationSession {
         acknowledged: Lsn,
         values: ValueFormat,
     ) -> Result<WalStream> {
+        self.query(settings::ENCODING, "choose the encoding of the stream").await?;
         let started = self.started(source, begin, values).await;
         started.and_then(|()| WalStream::begin(self.wire, acknowledged)).map_err(|failure| failure.at("start replication"))
     }
