@@ -19,7 +19,7 @@ use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
-use crate::source::{connect, preflight, publication, relation, slot};
+use crate::source::{connect, preflight, publication, relation, sending, slot};
 use crate::spool::SpoolDirectory;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
 
@@ -83,7 +83,7 @@ impl Session {
             }
         }
         let spools = SpoolDirectory::create(config.state_dir.join("spool"))?;
-        let format = StreamFormat::for_tables(tables.values());
+        let format = StreamFormat::for_tables(tables.values(), sending::format(&control, &source.publication).await?);
         let stream = follow_from(config, begin, begin, format.values()).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(

@@ -30,13 +30,13 @@ pub(super) struct StreamFormat {
 }
 
 impl StreamFormat {
-    /// What tables that stream already need.
-    pub(super) fn for_tables<'a>(mut tables: impl Iterator<Item = &'a Table>) -> Self {
+    /// What tables that stream already need, and what the publication does.
+    pub(super) fn for_tables<'a>(mut tables: impl Iterator<Item = &'a Table>, published: ValueFormat) -> Self {
         let text = tables.any(|table| match &table.entry {
             Entry::Streaming(streaming) => needs_text(&streaming.table.spec),
             Entry::Copying(_) | Entry::CatchingUp(_) | Entry::Errored { .. } => false,
         });
-        Self { values: if text { ValueFormat::Text } else { ValueFormat::Binary }, text_wanted: false }
+        Self { values: if text { ValueFormat::Text } else { published }, text_wanted: false }
     }
 
     pub(super) fn values(self) -> ValueFormat {

@@ -9,6 +9,15 @@ use crate::{CATCH_UP, TEST_LIMIT};
 /// A column of each type that Iceberg has not.
 pub(crate) const EVERY_TYPE: &str = include_str!("every_type.sql");
 
+const RANDOM_VALUES: &str = include_str!("random_values.sql");
+
+/// A table with random values, and the seed to make the same ones again.
+pub(crate) async fn random_values(postgres: &Postgres) -> Result<String> {
+    let seed = postgres.value("SELECT random()").await?;
+    postgres.batch(&format!("SELECT setseed({seed}); {RANDOM_VALUES}")).await?;
+    Ok(format!("seed {seed}"))
+}
+
 /// Its columns but the first, as in SQL.
 pub(crate) async fn columns(postgres: &Postgres, table: &str) -> Result<Vec<String>> {
     let sql = format!(
@@ -41,13 +50,14 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
                  INSERT INTO whole SELECT i % 3, repeat('0123456789', 500), array_fill('0123456789'::text, ARRAY[500]) FROM generate_series(1, 8) i",
             )
             .await?;
-        let tables = ["public.every_type", "public.all_types", "public.whole"];
+        let seed = random_values(&postgres).await?;
+        let tables = ["public.every_type", "public.all_types", "public.whole", "public.random_values"];
         Source::publish(&postgres, &tables).await?;
         let config = WorkerConfig::new(&postgres, "one", &tables)?;
         let mut worker = Worker::start(&config, &postgres).await?;
         let oracle = Oracle::new(&postgres);
-        let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("copied")?;
-        ensure!(rows == 20, "{rows} rows copied");
+        let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.with_context(|| format!("copied, {seed}"))?;
+        ensure!(rows == 2020, "{rows} rows copied");
 
         let again = |table: &str, by: u32| {
             format!(
@@ -57,7 +67,8 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
         };
         postgres.batch(&again("every_type", 100)).await?;
         postgres.batch(&again("all_types", 100)).await?;
-        oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("streamed")?;
+        postgres.batch(&again("random_values", 10000)).await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await.with_context(|| format!("streamed, {seed}"))?;
 
         // Each value becomes another row's, large ones stay as they are.
         let rotated: Vec<String> = columns(&postgres, "every_type")
@@ -77,7 +88,7 @@ async fn a_value_of_any_type_is_copied_streamed_updated_and_found_again() -> Res
             .await?;
         worker = Worker::start(&config, &postgres).await?;
         let rows = oracle.assert_equal(&postgres, &tables, CATCH_UP).await.context("after a restart")?;
-        ensure!(rows == 28, "{rows} rows after a restart");
+        ensure!(rows == 4028, "{rows} rows after a restart");
         ensure!(worker.runs()?, "the worker has ended");
         Ok(())
     })
@@ -269,6 +280,27 @@ async fn bytes_that_are_no_utf8_stop_their_table_alone() -> Result<()> {
         .await?;
         let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.good"], CATCH_UP).await?;
         ensure!(rows == 2, "{rows} rows");
+        ensure!(worker.runs()?, "the worker has ended");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_published_value_that_has_no_binary_form_does_not_end_the_stream_of_others() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch("CREATE TABLE good (id int PRIMARY KEY, v timestamptz); CREATE TABLE strange (id int PRIMARY KEY, v aclitem[])")
+            .await?;
+        let tables = ["public.good"];
+        Source::publish(&postgres, &tables).await?;
+        let mut worker = Worker::start(&WorkerConfig::new(&postgres, "one", &tables)?, &postgres).await?;
+        Source::publish(&postgres, &["public.strange"]).await?;
+        postgres.batch("INSERT INTO strange VALUES (1, '{postgres=r/postgres}'); INSERT INTO good VALUES (1, now())").await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &tables, CATCH_UP).await?;
+        ensure!(rows == 1, "{rows} rows");
         ensure!(worker.runs()?, "the worker has ended");
         Ok(())
     })
