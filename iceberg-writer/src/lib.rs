@@ -34,7 +34,7 @@ pub use data_file::{DataFileWriter, WrittenFile};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use live_files::LiveFile;
 pub use lsn::{Lsn, ParseLsnError};
-pub use pg_type::PgType;
+pub use pg_type::{Documented, PgType, TypeFacts};
 pub use position_deletes::write_position_deletes;
 pub use row_reader::{RowStream, read_rows, scan_columns};
 pub use schema::{ColumnSpec, TableSpec};

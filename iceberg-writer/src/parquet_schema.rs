@@ -22,7 +22,7 @@ impl TableSpec {
                 .with_repetition(repetition)
                 .with_logical_type(logical)
                 .with_id(Some(column.field_id));
-            if let PgType::Numeric { precision, scale } = column.pg_type {
+            if let Some((precision, scale)) = column.pg_type.decimal() {
                 builder = builder.with_precision(i32::from(precision)).with_scale(i32::from(scale));
             }
             if physical == Physical::FIXED_LEN_BYTE_ARRAY {
@@ -42,34 +42,34 @@ impl TableSpec {
 impl PgType {
     fn parquet(self) -> (Physical, Option<LogicalType>) {
         let unit = TimeUnit::MICROS;
+        if let Some((precision, scale)) = self.decimal() {
+            let physical = match precision {
+                0..=9 => Physical::INT32,
+                10..=18 => Physical::INT64,
+                _ => Physical::FIXED_LEN_BYTE_ARRAY,
+            };
+            let logical = LogicalType::Decimal { scale: i32::from(scale), precision: i32::from(precision) };
+            return (physical, Some(logical));
+        }
         match self {
             Self::Bool => (Physical::BOOLEAN, None),
             Self::Int2 | Self::Int4 => (Physical::INT32, None),
-            Self::Int8 => (Physical::INT64, None),
+            Self::Int8 | Self::Oid | Self::Money => (Physical::INT64, None),
             Self::Float4 => (Physical::FLOAT, None),
             Self::Float8 => (Physical::DOUBLE, None),
-            Self::Numeric { precision, scale } => {
-                let physical = match precision {
-                    0..=9 => Physical::INT32,
-                    10..=18 => Physical::INT64,
-                    _ => Physical::FIXED_LEN_BYTE_ARRAY,
-                };
-                let logical = LogicalType::Decimal { scale: i32::from(scale), precision: i32::from(precision) };
-                (physical, Some(logical))
-            }
-            Self::Text | Self::Varchar | Self::Json | Self::Jsonb => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Self::Bytea => (Physical::BYTE_ARRAY, None),
             Self::Date => (Physical::INT32, Some(LogicalType::Date)),
             Self::Time => (Physical::INT64, Some(LogicalType::Time { is_adjusted_to_u_t_c: false, unit })),
             Self::Timestamp => (Physical::INT64, Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: false, unit })),
             Self::Timestamptz => (Physical::INT64, Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: true, unit })),
             Self::Uuid => (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid)),
+            _ => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
         }
     }
 
     /// Bytes of a value of fixed length: a UUID's sixteen, or the fewest that hold a decimal of this precision.
     fn parquet_length(self) -> i32 {
-        let Self::Numeric { precision, .. } = self else { return 16 };
+        let Some((precision, _)) = self.decimal() else { return 16 };
         let largest = 10_i128.pow(u32::from(precision)) - 1;
         (1..16).find(|bytes| largest < 1_i128 << (8 * bytes - 1)).unwrap_or(16)
     }

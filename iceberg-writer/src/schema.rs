@@ -145,20 +145,22 @@ impl TableSpec {
 impl PgType {
     /// The Arrow type of this type's values in record batches.
     pub fn arrow(&self) -> DataType {
+        if let Some((precision, scale)) = self.decimal() {
+            return DataType::Decimal128(precision, scale.cast_signed());
+        }
         match *self {
             Self::Bool => DataType::Boolean,
             Self::Int2 | Self::Int4 => DataType::Int32,
-            Self::Int8 => DataType::Int64,
+            Self::Int8 | Self::Oid | Self::Money => DataType::Int64,
             Self::Float4 => DataType::Float32,
             Self::Float8 => DataType::Float64,
-            Self::Numeric { precision, scale } => DataType::Decimal128(precision, scale.cast_signed()),
-            Self::Text | Self::Varchar | Self::Json | Self::Jsonb => DataType::Utf8,
             Self::Bytea => DataType::Binary,
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
             Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             Self::Timestamptz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
             Self::Uuid => DataType::FixedSizeBinary(16),
+            _ => DataType::Utf8,
         }
     }
 }

@@ -21,8 +21,8 @@ COMMENT ON VIEW lake.stat_fallback IS
     'Queries on mirrored tables that the heap answered because DuckDB failed before the first row, by reason, since the server started';
 GRANT SELECT ON lake.stat_fallback TO PUBLIC;
 
--- lake.<name>: a foreign table with the attribute numbers of its source. It depends on nothing, so that nothing on the
--- source is ever blocked by it; SELECT is for everybody, because the planner checks the privileges on the source.
+-- lake.<name>: a foreign table with the attribute numbers of its source. It depends on nothing but its columns' types, so
+-- that nothing on the source is ever blocked by it; SELECT is for everybody, because the planner checks the privileges on the source.
 CREATE FUNCTION lake.create_relation(source regclass, name text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

@@ -116,7 +116,8 @@ pub(crate) unsafe fn fetch(scan: &mut Scan) -> Result<(), lake_engine::Error> {
         let (values, nulls) = (&mut scan.batch.values[range.clone()], &mut scan.batch.nulls[range]);
         let oid = pg_sys::Oid::from(output.type_oid);
         // SAFETY: a column of a live chunk with `count` rows.
-        let outcome = unsafe { convert::column(rows.kinds()[index], chunk.column(index), oid, values, nulls) };
+        let outcome =
+            unsafe { convert::column(rows.kinds()[index], chunk.column(index), oid, output.typmod, values, nulls) };
         if let Err(mistake) = outcome {
             Error::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, mistake).raise();
         }

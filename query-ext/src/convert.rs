@@ -3,6 +3,7 @@
 use lake_engine::{ColumnKind, Vector};
 use pgrx::prelude::*;
 
+use crate::input::{self, Input};
 use crate::literal::{EPOCH_DAYS, EPOCH_MICROS};
 
 /// Converts the rows of a column, into the current memory context.
@@ -16,6 +17,7 @@ pub(crate) unsafe fn column(
     kind: ColumnKind,
     vector: Vector,
     oid: pg_sys::Oid,
+    typmod: i32,
     values: &mut [pg_sys::Datum],
     nulls: &mut [bool],
 ) -> Result<(), String> {
@@ -35,7 +37,7 @@ pub(crate) unsafe fn column(
     }
     macro_rules! each_text {
         ($convert:expr) => {{
-            let convert = $convert;
+            let convert = &mut $convert;
             for row in 0..values.len() {
                 // SAFETY: as above; the bytes live as long as the chunk.
                 unsafe {
@@ -83,9 +85,28 @@ pub(crate) unsafe fn column(
         }
         (ColumnKind::Decimal { scale, .. }, pg_sys::NUMERICOID) => each!(i128, |value| numeric(value, scale)),
         (ColumnKind::Huge, pg_sys::NUMERICOID) => each!(i128, |value| numeric(value, 0)),
-        (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID)
+        (ColumnKind::Int64, pg_sys::OIDOID | pg_sys::XIDOID | pg_sys::CIDOID) => {
+            // 32 bits without a sign, when they were written.
+            each!(i64, |value: i64| pg_sys::Datum::from(u32::try_from(value).unwrap_or_default()));
+        }
+        (ColumnKind::Int64, pg_sys::MONEYOID) => each!(i64, pg_sys::Datum::from),
+        (ColumnKind::Decimal { scale: 0, bytes: 16 }, pg_sys::XID8OID) => {
+            each!(i128, |value: i128| pg_sys::Datum::from(u64::try_from(value).unwrap_or_default()));
+        }
+        (ColumnKind::Text, pg_sys::CHAROID) => {
+            each_text!(|text: &[u8]| pg_sys::Datum::from(input::byte(text).cast_signed()));
+        }
+        (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::XMLOID)
         | (ColumnKind::Blob, pg_sys::BYTEAOID) => each_text!(varlena),
         (ColumnKind::Text, pg_sys::JSONBOID) => each_text!(jsonb),
+        (ColumnKind::Text, oid) => {
+            // SAFETY: the type of a column; it is looked up and used within one chunk's context.
+            let mut input = unsafe { Input::of(oid, typmod) };
+            // SAFETY: on the main thread, as everything here.
+            each_text!(|text: &[u8]| unsafe { input.read(text) });
+            // SAFETY: begun above.
+            unsafe { input.end() };
+        }
         (kind, oid) => return Err(format!("DuckDB delivered {kind:?} for type {}", crate::deparse::type_name(oid))),
     }
     Ok(())

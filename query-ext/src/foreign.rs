@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use crate::deparse::Deparser;
 use crate::error::Error;
 use crate::lake_plan::{LakePlan, Output, PlanColumn, Sql};
-use crate::literal::{decimal_of_typmod, duckdb_type, scan_type};
+use crate::literal::{base_type, decimal_of_typmod, duckdb_type, stored_type};
 use crate::{marker, node, planner, tree};
 
 /// Version-1 calling convention of [`query_fdw_handler_wrapper`].
@@ -143,11 +143,12 @@ unsafe extern "C-unwind" fn plan_path(
         let mut names = Vec::new();
         let mut outputs = Vec::new();
         for column in &columns {
-            let oid = pg_sys::Oid::from(column.type_oid);
-            let Some(kind) = duckdb_type(oid, decimal_of_typmod(column.typmod)) else { continue };
+            let (oid, typmod) = base_type(pg_sys::Oid::from(column.type_oid), column.typmod);
+            let kind = duckdb_type(oid, decimal_of_typmod(typmod)).or_else(|| stored_type(oid, typmod));
+            let Some(kind) = kind else { continue };
             names.push(Sql::from(format!("CAST(t1.c{0} AS {kind}) AS c{0}", column.attnum)));
             let place = usize::try_from(column.attnum - 1).unwrap_or(0);
-            outputs.push(Output { place, type_oid: column.type_oid });
+            outputs.push(Output { place, type_oid: oid.to_u32(), typmod });
         }
         let names = if names.is_empty() { Sql::from("1 AS c0") } else { Sql::join(names, ", ") };
         let filter = if sent.is_empty() { Sql::default() } else { Sql::from(" WHERE ") + Sql::join(sent, " AND ") };
@@ -196,7 +197,7 @@ unsafe fn columns_needed(
                 let (mut kind, mut typmod, mut collation) = (pg_sys::Oid::INVALID, -1, pg_sys::Oid::INVALID);
                 pg_sys::get_atttypetypmodcoll(relation, attnum, &raw mut kind, &raw mut typmod, &raw mut collation);
                 // A dropped column has no type.
-                scan_type(kind, typmod).map(|_| PlanColumn { attnum, type_oid: kind.to_u32(), typmod })
+                stored_type(kind, typmod).map(|_| PlanColumn { attnum, type_oid: kind.to_u32(), typmod })
             })
             .collect()
     }

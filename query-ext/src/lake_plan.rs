@@ -117,8 +117,10 @@ pub(crate) struct PlanColumn {
 pub(crate) struct Output {
     /// Index in the scan's row, from 0.
     pub(crate) place: usize,
-    /// Its Postgres type.
+    /// Its Postgres type; of a domain the type that it is made from.
     pub(crate) type_oid: u32,
+    /// Its type modifier, where the conversion needs it.
+    pub(crate) typmod: i32,
 }
 
 /// Everything a LakeScan needs to run.

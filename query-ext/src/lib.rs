@@ -25,6 +25,7 @@ mod explain;
 mod fallback;
 mod finish;
 mod foreign;
+mod input;
 mod lake_plan;
 mod literal;
 mod marker;

@@ -50,7 +50,33 @@ pub(crate) fn duckdb_type(oid: pg_sys::Oid, decimal: Decimal) -> Option<String> 
     )
 }
 
-/// The type in which a scan delivers a column: a `smallint` is an int in Iceberg, and stays one until it is an output.
+/// The type that a domain is made from, and its modifier; any other type itself.
+pub(crate) fn base_type(oid: pg_sys::Oid, typmod: i32) -> (pg_sys::Oid, i32) {
+    let mut modifier = typmod;
+    // SAFETY: a lookup in the catalog, which raises for a type that does not exist.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(oid, &raw mut modifier) };
+    (base, modifier)
+}
+
+/// The type in which a scan delivers a column of a mirrored table: its DuckDB equal, or what the worker's `PgType` holds it
+/// as. `None`: the column was dropped.
+pub(crate) fn stored_type(oid: pg_sys::Oid, typmod: i32) -> Option<String> {
+    if oid == pg_sys::Oid::INVALID {
+        return None;
+    }
+    let (base, typmod) = base_type(oid, typmod);
+    Some(scan_type(base, typmod).unwrap_or_else(|| {
+        match base {
+            pg_sys::OIDOID | pg_sys::XIDOID | pg_sys::CIDOID | pg_sys::MONEYOID => "BIGINT",
+            pg_sys::XID8OID => "DECIMAL(20,0)",
+            _ => "VARCHAR",
+        }
+        .into()
+    }))
+}
+
+/// The type in which a scan delivers a column that expressions may use: a `smallint` is an int in Iceberg, and stays one until
+/// it is an output. `None`: DuckDB has no equal of the type, and only Postgres can look at its values.
 pub(crate) fn scan_type(oid: pg_sys::Oid, typmod: i32) -> Option<String> {
     if oid == pg_sys::INT2OID { Some("INTEGER".into()) } else { duckdb_type(oid, decimal_of_typmod(typmod)) }
 }

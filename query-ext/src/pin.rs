@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 use crate::backend::cancelled;
 use crate::error::{Error, sqlstate};
 use crate::lake_plan::PlanTable;
-use crate::literal::scan_type;
+use crate::literal::stored_type;
 use crate::settings::{self, Freshness};
 
 /// Bytes of a WAL page, and of the headers of a page and of a segment's first page.
@@ -113,8 +113,8 @@ impl Pinned {
                 return Err(format!("column {} of {} is not mirrored as it is now", wanted.attnum, table.name));
             };
             let oid = pg_sys::Oid::from(wanted.type_oid);
-            let duckdb_type = scan_type(oid, wanted.typmod)
-                .ok_or_else(|| format!("column {} of {} has a type that is not mirrored", wanted.attnum, table.name))?;
+            let duckdb_type = stored_type(oid, wanted.typmod)
+                .ok_or_else(|| format!("column {} of {} has no type any more", wanted.attnum, table.name))?;
             columns.push(ScanColumn { field_id: column.field_id, duckdb_type });
         }
         let inner = scan.sql(&columns).map_err(|error| error.to_string())?;

@@ -142,6 +142,11 @@ pub(crate) unsafe fn any(node: *mut pg_sys::Node, f: &mut dyn FnMut(*mut pg_sys:
         // SAFETY: `context` is the pointer to the closure below, alive during the call.
         unsafe {
             let f = &mut *context.cast::<&mut dyn FnMut(*mut pg_sys::Node) -> bool>();
+            if tag(node) == NodeTag::T_CaseWhen {
+                // The mutator hands these out, and the walker does not know them outside of their CASE.
+                let when = node.cast::<pg_sys::CaseWhen>();
+                return f(node) || call((*when).expr.cast(), context) || call((*when).result.cast(), context);
+            }
             f(node) || pg_sys::expression_tree_walker(node, Some(call), context)
         }
     }

@@ -111,7 +111,7 @@ impl Whole {
             let outputs = columns
                 .iter()
                 .enumerate()
-                .map(|(place, column)| Output { place, type_oid: column.oid.to_u32() })
+                .map(|(place, column)| Output { place, type_oid: column.oid.to_u32(), typmod: -1 })
                 .collect();
             let Deparser { tables, values, throws, .. } = deparser;
             let sources = sources.to_vec();

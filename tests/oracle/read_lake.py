@@ -33,7 +33,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 decimal.getcontext().prec = 100
 
 # Postgres type -> (Iceberg type, SQL that prints a value canonically). Floats are printed as the integer of their bits,
-# times as counts of microseconds, so that nothing depends on how a reader prints.
+# times as counts of microseconds, so that nothing depends on how a reader prints. What is not here is held as the text of
+# the type's output function, which COPY writes by itself, under SETTINGS.
 TYPES = {
     "bool": ("boolean", "{c}::text"),
     "int2": ("int", "{c}::text"),
@@ -42,6 +43,14 @@ TYPES = {
     "float4": ("float", "CASE {c} WHEN 'NaN' THEN 'nan' ELSE (('x' || encode(float4send({c}), 'hex'))::bit(32)::int4)::text END"),
     "float8": ("double", "CASE {c} WHEN 'NaN' THEN 'nan' ELSE (('x' || encode(float8send({c}), 'hex'))::bit(64)::int8)::text END"),
     "numeric": ("decimal({p}, {s})", "trunc({c} * 1e{s}::numeric)::text"),
+    "bpchar": ("string", "rtrim({c}::text, ' ')"),
+    "char": ("string", "CASE WHEN get_byte(charsend({c}), 0) < 128 THEN {c}::text ELSE '\\' || (get_byte(charsend({c}), 0) / 64)::text"
+     " || (get_byte(charsend({c}), 0) / 8 % 8)::text || (get_byte(charsend({c}), 0) % 8)::text END"),
+    "oid": ("long", "{c}::text"),
+    "xid": ("long", "{c}::text"),
+    "cid": ("long", "{c}::text"),
+    "xid8": ("decimal(20, 0)", "{c}::text"),
+    "money": ("long", "('x' || encode(cash_send({c}), 'hex'))::bit(64)::int8::text"),
     "text": ("string", "{c}"),
     "varchar": ("string", "{c}"),
     "json": ("string", "{c}::text"),
@@ -54,14 +63,34 @@ TYPES = {
     "uuid": ("uuid", "replace({c}::text, '-', '')"),
 }
 
-COLUMNS = """
-SELECT a.attnum, a.attname, t.typname,
-       CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4 THEN ((a.atttypmod - 4) >> 16) & 65535 END,
-       CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4 THEN (a.atttypmod - 4) & 2047 END,
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey))
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+TEXT = ("string", "{c}")
+SETTINGS = """
+SET search_path = pg_catalog; SET DateStyle = ISO; SET IntervalStyle = iso_8601; SET TimeZone = UTC; SET extra_float_digits = 1;
+SET bytea_output = hex; SET xmloption = content; SET lc_monetary = 'C'
 """
+
+COLUMNS = """
+WITH RECURSIVE resolved (attnum, type, typmod) AS (
+    SELECT attnum, atttypid, atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+    UNION ALL SELECT attnum, typbasetype, typtypmod FROM resolved JOIN pg_type ON oid = type WHERE typtype = 'd')
+SELECT a.attnum, a.attname, t.typname, ((r.typmod - 4) >> 16) & 65535, (((r.typmod - 4) & 2047) # 1024) - 1024, r.typmod,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
+       t.typnamespace = 'pg_catalog'::regnamespace
+FROM resolved r JOIN pg_attribute a ON a.attrelid = %s::regclass AND a.attnum = r.attnum
+JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' ORDER BY a.attnum
+"""
+
+
+def kind_of(column):
+    """The Iceberg type and the printing SQL of a column."""
+    kind, precision, scale = column["type"], column["precision"], column["scale"]
+    if not column["built_in"]:
+        return TEXT
+    if kind == "numeric" and (column["typmod"] < 4 or precision > 38 or not 0 <= scale <= precision):
+        return TEXT
+    if kind == "bpchar" and column["typmod"] < 4:
+        return TEXT
+    return TYPES.get(kind, TEXT)
 
 
 def connect(request):
@@ -69,6 +98,9 @@ def connect(request):
         host=request["host"], port=request["port"], dbname=request["database"], user=request["user"]
     )
     connection.autocommit = True
+    connection.set_client_encoding("UTF8")
+    with connection.cursor() as cursor:
+        cursor.execute(SETTINGS)
     return connection
 
 
@@ -79,9 +111,14 @@ def quoted(table):
 
 def columns_of(connection, table, heap):
     with connection.cursor() as cursor:
-        cursor.execute(COLUMNS, [quoted(table).as_string(connection)])
-        names = ("id", "name", "type", "precision", "scale", "key")
+        name = quoted(table).as_string(connection)
+        cursor.execute(COLUMNS, [name, name])
+        names = ("id", "name", "type", "precision", "scale", "typmod", "key", "built_in")
         columns = [dict(zip(names, row)) for row in cursor.fetchall()]
+        for column in columns:
+            column["iceberg"], column["print"] = kind_of(column)
+            if column["type"] == "xid8":
+                column["precision"], column["scale"] = 20, 0
         cursor.execute(f"SELECT * FROM {heap} LIMIT 0")
         wanted = {column.name for column in cursor.description}
         return [column for column in columns if column["name"] in wanted]
@@ -105,8 +142,7 @@ def heap_rows(connection, heap, columns):
     prints = []
     for column in columns:
         name = psycopg2.sql.Identifier(column["name"]).as_string(connection)
-        pattern = TYPES[column["type"]][1]
-        prints.append(pattern.format(c=name, s=column["scale"]))
+        prints.append(column["print"].format(c=name, s=column["scale"]))
     statement = f"COPY (SELECT {', '.join(prints)} FROM {heap}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)"
     buffer = io.BytesIO()
     with connection.cursor() as cursor:
@@ -137,6 +173,9 @@ def canonical(array, column):
     if isinstance(array, pyarrow.ExtensionArray):
         array = array.storage
     kind, text = column["type"], pyarrow.large_string()
+    if column["iceberg"] == "string":
+        expect(array.type in (pyarrow.string(), text), f"{column['name']} came as {array.type}")
+        return array.cast(text)
     if kind in ("float4", "float8"):
         width = numpy.float32 if kind == "float4" else numpy.float64
         expect(array.type == pyarrow.from_numpy_dtype(width), f"{column['name']} came as {array.type}")
@@ -145,7 +184,7 @@ def canonical(array, column):
         bits = pyarrow.array(values.view(numpy.int32 if kind == "float4" else numpy.int64)).cast(text)
         bits = pyarrow.compute.if_else(pyarrow.array(numpy.isnan(values)), pyarrow.scalar("nan", text), bits)
         return pyarrow.compute.if_else(pyarrow.array(valid), bits, pyarrow.scalar(None, text))
-    if kind == "numeric":
+    if kind in ("numeric", "xid8"):
         wanted = pyarrow.decimal128(column["precision"], column["scale"])
         expect(array.type == wanted, f"{column['name']} came as {array.type}, not as {wanted}")
         unscaled = [None if v is None else str(int(v.scaleb(column["scale"]))) for v in array.to_pylist()]
@@ -167,8 +206,8 @@ def canonical(array, column):
     if kind == "bool":
         expect(array.type == pyarrow.bool_(), f"{column['name']} came as {array.type}")
         return array.cast(text)
-    if kind in ("int2", "int4", "int8"):
-        wanted = pyarrow.int64() if kind == "int8" else pyarrow.int32()
+    if column["iceberg"] in ("int", "long"):
+        wanted = pyarrow.int64() if column["iceberg"] == "long" else pyarrow.int32()
         expect(array.type == wanted, f"{column['name']} came as {array.type}, not as {wanted}")
     return array.cast(text)
 
@@ -205,7 +244,7 @@ def compare_schema(iceberg, columns):
     found = [(field.field_id, field.name, str(field.field_type)) for field in iceberg.schema().fields]
     wanted = []
     for column in columns:
-        kind = TYPES[column["type"]][0].format(p=column["precision"], s=column["scale"])
+        kind = column["iceberg"].format(p=column["precision"], s=column["scale"])
         wanted.append((column["id"], column["name"], kind))
     expect(found == wanted, f"Iceberg schema {found}, wanted {wanted}")
 
@@ -247,6 +286,8 @@ def compare_table(connection, request, session, catalog, table):
     expect(table in found, f"not in the catalog, which has {sorted(found)}")
     query = request["heap"].get(table)
     source = f"({query}) part" if query else quoted(table).as_string(connection)
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path = public, pg_catalog" if query else "SET search_path = pg_catalog")
     columns = columns_of(connection, table, source)
     heap = ordered(heap_rows(connection, source, columns), columns)
     iceberg = catalog.load_table(tuple(table.split(".", 1)))

@@ -49,9 +49,17 @@ pub struct PostgresBuilder {
     tcp: bool,
     kept_at: Option<PathBuf>,
     directory: Option<PathBuf>,
+    encoding: Option<String>,
 }
 
 impl PostgresBuilder {
+    /// The encoding of its databases; UTF8 without it.
+    #[must_use]
+    pub fn encoding(mut self, encoding: &str) -> Self {
+        self.encoding = Some(encoding.to_owned());
+        self
+    }
+
     /// A line of postgresql.conf.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
@@ -130,7 +138,11 @@ impl Postgres {
     fn initialize(&self, wanted: &PostgresBuilder) -> Result<()> {
         let output = Account::current()?
             .command(format!("{BIN}/initdb"), true)
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .args(["--auth=trust", "--username=postgres", "--no-sync"])
+            .args(match &wanted.encoding {
+                None => [String::from("--encoding=UTF8"), String::from("--locale=C.UTF-8")],
+                Some(encoding) => [format!("--encoding={encoding}"), String::from("--locale=C")],
+            })
             .arg("--pgdata")
             .arg(self.data_dir())
             .current_dir(self.scratch.path())

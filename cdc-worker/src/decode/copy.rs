@@ -3,6 +3,8 @@
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
+use iceberg_writer::{PgType, TableSpec};
+
 use super::message::{Cell, Cells};
 
 /// Signature, flags and header extension length: 11 + 4 + 4 bytes; the extension has been empty in every version.
@@ -12,9 +14,17 @@ const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 #[derive(Debug, Default)]
 pub(crate) struct CopyRows {
     header_seen: bool,
+    /// The columns that were selected as text.
+    texts: Vec<bool>,
 }
 
 impl CopyRows {
+    /// For the columns of a table, selected by `source::copy`.
+    pub(crate) fn of(spec: &TableSpec) -> Self {
+        let texts = spec.columns.iter().map(|column| column.pg_type == PgType::TextForm).collect();
+        Self { header_seen: false, texts }
+    }
+
     /// Calls `row` with the cells of each row in `chunk`.
     ///
     /// # Errors
@@ -38,13 +48,14 @@ impl CopyRows {
                 return if chunk.is_empty() { Ok(()) } else { Err(malformed()) };
             }
             let mut cells = Cells::new();
-            for _ in 0..columns {
+            for column in 0..columns {
                 let length = i32::from_be_bytes(take(&mut chunk)?);
                 cells.push(match usize::try_from(length) {
                     Ok(length) => {
                         let (value, rest) = chunk.split_at_checked(length).ok_or_else(malformed)?;
                         chunk = rest;
-                        Cell::Binary(value)
+                        let text = usize::try_from(column).ok().and_then(|column| self.texts.get(column));
+                        if text == Some(&true) { Cell::Text(value) } else { Cell::Binary(value) }
                     }
                     Err(_) if length == -1 => Cell::Null,
                     Err(_) => return Err(malformed()),

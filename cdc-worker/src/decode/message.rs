@@ -101,6 +101,8 @@ pub(crate) enum Cell<'a> {
     Unchanged,
     /// The binary format of the type's send function.
     Binary(&'a [u8]),
+    /// The text format of its output function.
+    Text(&'a [u8]),
 }
 
 /// The cells of a row. Those of most tables need no allocation.
@@ -138,7 +140,8 @@ impl Tuple {
                     Cell::Binary(at.take(length)?)
                 }
                 b't' => {
-                    return Err(malformed("a text value although binary was asked for"));
+                    let length = at.length()?;
+                    Cell::Text(at.take(length)?)
                 }
                 _ => return Err(malformed("an unknown kind of value")),
             });
@@ -200,7 +203,8 @@ impl<'a> Cursor<'a> {
 
     fn text(&mut self) -> Result<String> {
         let end = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| malformed("an unterminated name"))?;
-        let text = std::str::from_utf8(self.take(end)?).map_err(|_| malformed("a name that is not UTF-8"))?.to_owned();
+        // A name that is not UTF-8 is none of a mirrored table.
+        let text = String::from_utf8_lossy(self.take(end)?).into_owned();
         self.take(1)?;
         Ok(text)
     }
@@ -355,15 +359,18 @@ mod tests {
     use super::*;
 
     fn insert() -> Bytes {
-        let mut raw = vec![b'I', 0, 0, 0, 9, b'N', 0, 3];
-        raw.extend_from_slice(&[b'b', 0, 0, 0, 2, 7, 8, b'n', b'u']);
+        let mut raw = vec![b'I', 0, 0, 0, 9, b'N', 0, 4];
+        raw.extend_from_slice(&[b'b', 0, 0, 0, 2, 7, 8, b'n', b'u', b't', 0, 0, 0, 1, b'x']);
         raw.into()
     }
 
     #[test]
     fn an_insert_is_cut_into_cells() {
         let Message::Insert { relation: 9, new } = parse(&insert()).unwrap() else { panic!("not an insert") };
-        assert_eq!(new.cells().unwrap().as_slice(), [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged]);
+        assert_eq!(
+            new.cells().unwrap().as_slice(),
+            [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged, Cell::Text(b"x")]
+        );
     }
 
     #[test]

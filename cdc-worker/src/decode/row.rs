@@ -128,10 +128,10 @@ pub(crate) fn value_at(array: &dyn Array, row: usize) -> Result<Option<Value<'_>
         DataType::Float32 => Value::Float(array.as_primitive::<Float32Type>().value(row)),
         DataType::Float64 => Value::Double(array.as_primitive::<Float64Type>().value(row)),
         DataType::Decimal128(_, _) => Value::Decimal(array.as_primitive::<Decimal128Type>().value(row)),
-        DataType::Utf8 => Value::Text(array.as_string::<i32>().value(row)),
-        DataType::LargeUtf8 => Value::Text(array.as_string::<i64>().value(row)),
-        DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(row)),
-        DataType::LargeBinary => Value::Bytes(array.as_binary::<i64>().value(row)),
+        DataType::Utf8 => Value::Text(array.as_string::<i32>().value(row).into()),
+        DataType::LargeUtf8 => Value::Text(array.as_string::<i64>().value(row).into()),
+        DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(row).into()),
+        DataType::LargeBinary => Value::Bytes(array.as_binary::<i64>().value(row).into()),
         DataType::FixedSizeBinary(16) => {
             let mut uuid = [0; 16];
             uuid.copy_from_slice(array.as_fixed_size_binary().value(row));
@@ -190,7 +190,11 @@ impl RowBuilder {
                 Cell::Null => None,
                 Cell::Binary(raw) => {
                     self.bytes += raw.len();
-                    Some(value::read(self.types[index], raw).map_err(|error| column_error(spec, index, error))?)
+                    Some(value::read_binary(self.types[index], raw).map_err(|error| column_error(spec, index, error))?)
+                }
+                Cell::Text(raw) => {
+                    self.bytes += raw.len();
+                    Some(value::read_text(self.types[index], raw).map_err(|error| column_error(spec, index, error))?)
                 }
                 Cell::Unchanged => {
                     let old = old.ok_or_else(|| {
@@ -199,7 +203,7 @@ impl RowBuilder {
                             .with_hint(format!("ALTER TABLE … REPLICA IDENTITY FULL, then {COPY_ANEW}"))
                     })?;
                     let value = value_at(old.batch.column(index).as_ref(), old.row)?;
-                    if let Some(Value::Text(text)) = value {
+                    if let Some(Value::Text(text)) = &value {
                         self.bytes += text.len();
                     }
                     value
@@ -227,9 +231,11 @@ impl RowBuilder {
 
 fn column_error(spec: &TableSpec, index: usize, error: value::ValueError) -> Error {
     let name = spec.columns.get(index).map_or("?", |column| column.name.as_str());
-    Error::new(ErrorKind::Table, format!("column \"{name}\" {error}"))
-        .with_hint(format!("change the value in the source, then {COPY_ANEW}"))
-        .with_source(error)
+    let hint = match error {
+        value::ValueError::NotText => COPY_ANEW.to_owned(),
+        _ => format!("change the value in the source, then {COPY_ANEW}"),
+    };
+    Error::new(ErrorKind::Table, format!("column \"{name}\" {error}")).with_hint(hint).with_source(error)
 }
 
 /// What stands for NULL in an identity: longer than any value's length, with which a part otherwise begins.
@@ -245,12 +251,16 @@ pub(crate) fn key_of_cells(spec: &TableSpec, columns: &[usize], cells: &[Cell<'_
             key.extend_from_slice(&NULL_PART);
             continue;
         }
-        let Some(Cell::Binary(raw)) = cell else {
-            return Err(Error::new(ErrorKind::Table, "a row arrived without its key")
-                .with_hint(format!("was the replica identity of the table changed? {COPY_ANEW}")));
+        let pg_type = spec.columns[index].pg_type;
+        let value = match cell {
+            Some(Cell::Binary(raw)) => value::read_binary(pg_type, raw),
+            Some(Cell::Text(raw)) => value::read_text(pg_type, raw),
+            _ => {
+                return Err(Error::new(ErrorKind::Table, "a row arrived without its key")
+                    .with_hint(format!("was the replica identity of the table changed? {COPY_ANEW}")));
+            }
         };
-        let value = value::read(spec.columns[index].pg_type, raw).map_err(|error| column_error(spec, index, error))?;
-        value::write_key_part(value, key);
+        value::write_key_part(&value.map_err(|error| column_error(spec, index, error))?, key);
     }
     Ok(())
 }
@@ -261,7 +271,7 @@ pub(crate) fn key_of_batch(keys: &RecordBatch, row: usize, key: &mut Vec<u8>) ->
     for (index, column) in keys.columns().iter().enumerate() {
         let nullable = keys.schema_ref().field(index).is_nullable();
         match value_at(column.as_ref(), row)? {
-            Some(value) => value::write_key_part(value, key),
+            Some(value) => value::write_key_part(&value, key),
             None if nullable => key.extend_from_slice(&NULL_PART),
             None => return Err(Error::new(ErrorKind::Table, "a data file holds a row without its key")),
         }

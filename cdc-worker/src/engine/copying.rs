@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::Result;
 use crate::decode::message::{Commit, Relation};
+use crate::decode::value::needs_text;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::progress::{Abandoned, Progress, takes_parts};
@@ -150,7 +151,6 @@ impl Session {
             }
         }
         self.look_at_partitions().await?;
-        self.let_wal_go().await?;
         self.begin_copies().await
     }
 
@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Lets the slot pass the copies for which too much WAL would have to be kept. They go on, but not after a restart.
-    async fn let_wal_go(&mut self) -> Result<()> {
+    pub(super) async fn let_wal_go(&mut self) -> Result<()> {
         let too_far = |holds: Lsn| self.received.as_u64().saturating_sub(holds.as_u64()) > self.held_wal;
         let holding = self.tables.iter().filter(|(_, table)| table.entry.holds().is_some_and(too_far));
         let holding: Vec<u32> = holding.map(|(relation, _)| *relation).collect();
@@ -290,6 +290,10 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
+        if needs_text(&source.spec) && !self.ask_for_text().await? {
+            // It is wanted at the next look, too.
+            return Ok(());
+        }
         let taken_over = match abandoned {
             Some(abandoned) => self.take_over(&source, &abandoned).await?,
             None => None,

@@ -34,8 +34,16 @@ impl From<&CommitReceipt> for Acknowledgement {
 
 impl Session {
     fn acknowledge(&self, acknowledgement: &Acknowledgement) {
-        let held = self.tables.values().filter_map(|table| table.entry.holds()).min();
-        self.stream.acknowledge(held.map_or(acknowledgement.0, |held| held.min(acknowledgement.0)));
+        self.stream.acknowledge(self.held_at(acknowledgement.0));
+    }
+
+    /// What the slot may be told when it begins to be read again: the last commit, as far as no copy holds it.
+    pub(super) fn acknowledged(&self) -> Lsn {
+        self.held_at(self.committed)
+    }
+
+    fn held_at(&self, committed: Lsn) -> Lsn {
+        self.tables.values().filter_map(|table| table.entry.holds()).fold(committed, Lsn::min)
     }
 
     pub(super) fn commit_is_due(&self) -> bool {
@@ -126,6 +134,7 @@ impl Session {
             }
         };
         self.took(&receipt, parts).await?;
+        self.let_wal_go().await?;
         self.acknowledge(&Acknowledgement::from(&receipt));
         self.pulse.committed();
         if tables > 0 {

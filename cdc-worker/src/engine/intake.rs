@@ -46,6 +46,7 @@ impl Session {
         if !self.replays.hold_the_stream() {
             self.take_some().await?;
         }
+        self.change_format().await?;
         self.catch_up().await?;
         if self.is_settled() && (self.commit_due || self.committable_bytes() >= self.config.commit.max_bytes) {
             self.flush().await?;
@@ -80,7 +81,8 @@ impl Session {
                 }
             }
             // Who waits for the end of a transaction must not miss it because the burst goes on into the next one.
-            let due = self.commit_due && self.replays.are_done() || self.somebody_can_be_answered();
+            let due =
+                (self.commit_due || self.format.is_due()) && self.replays.are_done() || self.somebody_can_be_answered();
             if self.replays.hold_the_stream() || self.open.is_none() && due {
                 break;
             }

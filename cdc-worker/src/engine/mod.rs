@@ -17,6 +17,7 @@ mod replay;
 mod session;
 mod stage;
 mod start;
+mod stream_format;
 
 use std::sync::Arc;
 use std::time::Duration;

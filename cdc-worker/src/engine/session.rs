@@ -27,6 +27,7 @@ use super::entry::{Entry, Streaming, Table};
 use super::intake::Running;
 use super::partitions::Trees;
 use super::replay::Replays;
+use super::stream_format::StreamFormat;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -44,6 +45,7 @@ pub(super) struct Session {
     pub(super) store: IndexStore,
     pub(super) spools: SpoolDirectory,
     pub(super) stream: WalStream,
+    pub(super) format: StreamFormat,
     /// Messages that came and have not been looked at.
     pub(super) unread: VecDeque<WalMessage>,
     pub(super) assembler: Assembler,
@@ -106,7 +108,7 @@ impl Session {
         warehouse: Arc<Warehouse>,
         store: IndexStore,
         spools: SpoolDirectory,
-        stream: WalStream,
+        (stream, format): (WalStream, StreamFormat),
         leases: Leases,
         epoch: i64,
         begin: Lsn,
@@ -124,6 +126,7 @@ impl Session {
             replays: Replays::new(spools.spool()),
             spools,
             stream,
+            format,
             unread: VecDeque::new(),
             assembler: Assembler::default(),
             running: HashMap::new(),

@@ -18,8 +18,8 @@ use crate::source::copy::progress::Abandoned;
 use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
-use crate::source::replication::{ReplicationSession, WalStream};
-use crate::source::{connect, preflight, publication, relation, slot};
+use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
+use crate::source::{connect, preflight, publication, relation, sending, slot};
 use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
@@ -27,6 +27,7 @@ use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, 
 use super::entry::{Entry, Streaming, Table};
 use super::partitions::Trees;
 use super::session::Session;
+use super::stream_format::StreamFormat;
 
 /// How long the slot may stay in the hands of a walsender whose client is gone: it notices when it next writes.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -91,7 +92,8 @@ impl Session {
         // Where the copies that go on need changes of before, the stream begins there. The tables that stream leave out what
         // they have.
         let followed = interrupted.iter().filter_map(|(_, copy)| copy.from()).fold(begin, Lsn::min);
-        let stream = follow_from(config, followed).await?;
+        let format = StreamFormat::for_tables(tables.values(), sending::format(&control, &source.publication).await?);
+        let stream = follow_from(config, followed, followed, format.values()).await?;
         let held_wal = slot::held_wal(&control, config.copy.held_wal).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(
@@ -102,7 +104,7 @@ impl Session {
             warehouse,
             store,
             spools,
-            stream,
+            (stream, format),
             leases.clone(),
             claim.epoch,
             begin,
@@ -120,12 +122,18 @@ impl Session {
     }
 }
 
-/// Starts the replication stream. The walsender of a worker that has just ended holds the slot until it notices.
-async fn follow_from(config: &EngineConfig, begin: Lsn) -> Result<WalStream> {
+/// Starts the replication stream at `begin`; what is kept elsewhere ends at `acknowledged`. The walsender of a worker that has
+/// just ended holds the slot until it notices.
+pub(super) async fn follow_from(
+    config: &EngineConfig,
+    begin: Lsn,
+    acknowledged: Lsn,
+    values: ValueFormat,
+) -> Result<WalStream> {
     let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
     loop {
         let session = ReplicationSession::connect(&config.source, "lake engine").await?;
-        match session.start(&config.source, begin).await {
+        match session.start(&config.source, begin, acknowledged, values).await {
             Err(error) if error.kind() == ErrorKind::AlreadyRunning && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(SLOT_POLL).await;
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use iceberg_writer::Lsn;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::Result;
@@ -431,16 +432,21 @@ impl Registry<'_> {
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
     pub(crate) async fn errored(&self, relation: u32, error: &Error, at: Lsn) -> Result<()> {
-        self.client
-            .execute(
-                &format!(
-                    "UPDATE {} SET state = 'errored', error = $3, error_hint = $4, error_lsn = $5 \
-                     WHERE mirror = $1 AND relation = $2",
-                    self.table("mirrored_tables")
-                ),
-                &[&self.mirror, &relation, &error.report(), &error.hint(), &at],
-            )
-            .await?;
+        let sql = format!(
+            "UPDATE {} SET state = 'errored', error = $3, error_hint = $4, error_lsn = $5 WHERE mirror = $1 AND relation = $2",
+            self.table("mirrored_tables")
+        );
+        let (report, hint) = (error.report(), error.hint().map(str::to_owned));
+        match self.client.execute(&sql, &[&self.mirror, &relation, &report, &hint, &at]).await {
+            // The database is not in UTF-8, and has not all of our characters.
+            Err(refused) if refused.code() == Some(&SqlState::UNTRANSLATABLE_CHARACTER) => {
+                let (report, hint) = (plain(&report), hint.as_deref().map(plain));
+                self.client.execute(&sql, &[&self.mirror, &relation, &report, &hint, &at]).await?;
+            }
+            done => {
+                done?;
+            }
+        }
         Ok(())
     }
 
@@ -454,6 +460,11 @@ impl Registry<'_> {
             .await?;
         Ok(())
     }
+}
+
+/// A text in characters that every encoding has.
+fn plain(text: &str) -> String {
+    text.replace('…', "...").chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()
 }
 
 impl EngineConfig {

@@ -9,14 +9,10 @@ use crate::Result;
 use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 
+use super::settings;
+
 /// Longest wait for a connection to be accepted and authenticated.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Settings pinned on every connection: nobody's `search_path` decides what a name means, and a row-level security
-/// policy makes the copy fail instead of making it incomplete. Compiling the queries on the catalog, twice a second, would
-/// take several times as long as running them.
-const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c jit=off -c row_security=off -c statement_timeout=0 -c lock_timeout=0 \
-     -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c extra_float_digits=1";
 
 /// Refuses a configuration that would send rows and a password over an open network unasked.
 pub(crate) fn check(source: &SourceConfig) -> Result<()> {
@@ -38,7 +34,7 @@ pub(crate) fn sql_config(source: &SourceConfig, application: &str) -> tokio_post
         .dbname(&source.database)
         .user(&source.user)
         .application_name(application)
-        .options(SESSION_OPTIONS)
+        .options(settings::SQL)
         .connect_timeout(CONNECT_DEADLINE);
     if let Some(password) = &source.password {
         config.password(password.reveal());

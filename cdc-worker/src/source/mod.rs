@@ -9,4 +9,6 @@ pub(crate) mod preflight;
 pub(crate) mod publication;
 pub(crate) mod relation;
 pub(crate) mod replication;
+pub(crate) mod sending;
+pub(crate) mod settings;
 pub(crate) mod slot;

@@ -12,6 +12,11 @@ use super::identifier::quote;
 /// suppressed empty transactions with 15).
 const OLDEST_VERSION: i32 = 150_000;
 
+/// Encodings of databases whose every text the server can send in UTF-8: a single one that it cannot would stop the whole
+/// stream. And SQL_ASCII, whose bytes are taken as they are, and must be UTF-8, or their table stops.
+const ENCODINGS: [&str; 11] =
+    ["UTF8", "SQL_ASCII", "LATIN1", "LATIN2", "LATIN4", "LATIN5", "LATIN6", "LATIN8", "LATIN9", "LATIN10", "WIN1256"];
+
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -49,10 +54,10 @@ pub(crate) async fn findings(client: &Client, config: &EngineConfig) -> Result<V
         );
     }
     let encoding: &str = row.get(2);
-    if encoding != "UTF8" {
+    if !ENCODINGS.contains(&encoding) {
         find(
-            format!("the database's encoding is {encoding}, not UTF8"),
-            "Iceberg strings are UTF-8: move to a UTF8 database",
+            format!("the database's encoding is {encoding}, which has characters that UTF-8 has not"),
+            &format!("move the tables to a database in UTF8 (or one of {})", ENCODINGS[1..].join(", ")),
         );
     }
     if row.get(3) {

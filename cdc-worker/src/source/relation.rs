@@ -3,7 +3,7 @@
 //! Refused are tables whose changes do not arrive whole, or whose rows are not only their own (views, unlogged tables,
 //! inheritance parents): each with the remedy.
 
-use iceberg_writer::{ColumnSpec, PgType, TableSpec};
+use iceberg_writer::{ColumnSpec, PgType, TableSpec, TypeFacts};
 use tokio_postgres::Client;
 
 use crate::Result;
@@ -257,11 +257,18 @@ async fn columns(
     key: &[i16],
     only: Option<&[i16]>,
 ) -> Result<Vec<ColumnSpec>> {
+    // A domain is resolved to what it is made from, which brings the type modifier with it.
     let rows = client
         .query(
-            "SELECT attname, attnum, atttypid, atttypmod, format_type(atttypid, atttypmod), attgenerated::text \
-             FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
-               AND ($2::int2[] IS NULL OR attnum = ANY ($2)) ORDER BY attnum",
+            "WITH RECURSIVE resolved (attnum, type, typmod) AS ( \
+                 SELECT attnum, atttypid, atttypmod FROM pg_attribute \
+                 WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND ($2::int2[] IS NULL OR attnum = ANY ($2)) \
+                 UNION ALL SELECT attnum, typbasetype, typtypmod FROM resolved JOIN pg_type ON oid = type WHERE typtype = 'd') \
+             SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, a.attgenerated::text, r.type, r.typmod, t.typtype = 'e', \
+                    o.prolang = 12 AND o.prosrc = 'textout' AND s.prolang = 12 AND s.prosrc = 'textsend' \
+             FROM resolved r JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = r.attnum \
+             JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' JOIN pg_proc o ON o.oid = t.typoutput \
+             LEFT JOIN pg_proc s ON s.oid = t.typsend ORDER BY a.attnum",
             &[&relation, &only],
         )
         .await?;
@@ -269,25 +276,29 @@ async fn columns(
     let mut refused = Vec::new();
     for row in &rows {
         let (name, attnum): (String, i16) = (row.get(0), row.get(1));
-        let (type_oid, typmod, type_name): (u32, i32, &str) = (row.get(2), row.get(3), row.get(4));
-        let generated: &str = row.get(5);
-        match PgType::from_oid(type_oid, typmod) {
-            _ if !generated.is_empty() => refused.push(format!("column \"{name}\" is generated")),
-            None => refused.push(format!("column \"{name}\" has type {type_name}")),
-            Some(pg_type) => columns.push(ColumnSpec {
-                name,
-                field_id: i32::from(attnum),
-                pg_type,
-                type_oid,
-                typmod,
-                required: key.contains(&attnum),
-            }),
+        if !row.get::<_, &str>(4).is_empty() {
+            refused.push(format!("column \"{name}\" is generated"));
+            continue;
         }
+        let facts = TypeFacts {
+            oid: row.get(5),
+            typmod: row.get(6),
+            is_enum: row.get(7),
+            is_text: row.get::<_, Option<bool>>(8).unwrap_or(false),
+        };
+        columns.push(ColumnSpec {
+            name,
+            field_id: i32::from(attnum),
+            pg_type: PgType::of(facts),
+            type_oid: row.get(2),
+            typmod: row.get(3),
+            required: key.contains(&attnum),
+        });
     }
     if !refused.is_empty() {
         return Err(unfit(
             format!("{shown} has columns that cannot be mirrored yet: {}", refused.join(", ")),
-            "nothing is mirrored by a guess; change the columns, or wait for the type's support",
+            "nothing is mirrored by a guess; change the columns: ALTER TABLE … ALTER COLUMN … DROP EXPRESSION keeps their values",
         ));
     }
     Ok(columns)

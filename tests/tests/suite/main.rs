@@ -3,6 +3,7 @@
 mod extension_crash;
 mod extension_mirror;
 mod extension_refusals;
+mod extension_types;
 mod harness;
 mod mirror;
 mod worker_copy;
@@ -22,6 +23,7 @@ mod worker_stream;
 mod worker_streamed;
 mod worker_toast;
 mod worker_truncate;
+mod worker_types;
 
 use std::time::Duration;
 

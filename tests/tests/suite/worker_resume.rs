@@ -7,15 +7,15 @@ use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventu
 
 use crate::{CATCH_UP, TEST_LIMIT};
 
-/// A table with room in all of its blocks, so that rows which are updated move to any of them; with keys to take, and
-/// values stored out of line.
+/// A table of full blocks and, everywhere between them, empty ones, once VACUUM has been there: so rows that are updated
+/// move to other blocks, forwards and backwards. With values stored out of line.
 fn roomy(name: &str, rows: u32) -> String {
     format!(
         "CREATE TABLE {name} (id int PRIMARY KEY, v int, pad text, large text);
          ALTER TABLE {name} ALTER large SET STORAGE EXTERNAL;
          INSERT INTO {name} SELECT i, 0, concat(md5(i::text), md5((i * 3)::text), md5((i * 7)::text), md5((i * 11)::text)), CASE i % 97 WHEN 0 THEN repeat(md5(i::text), 80) END
            FROM generate_series(1, {rows}) i;
-         DELETE FROM {name} WHERE id % 5 = 0"
+         DELETE FROM {name} WHERE id / 500 % 5 = 0"
     )
 }
 

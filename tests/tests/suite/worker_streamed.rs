@@ -240,3 +240,77 @@ async fn tables_that_a_large_transaction_does_not_touch_are_fresh_while_it_is_ta
     })
     .await
 }
+
+#[tokio::test]
+async fn a_table_whose_text_is_kept_joins_a_binary_stream_in_which_transactions_run() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        let mut config = WorkerConfig::new(&postgres, "lake", TABLES)?;
+        config.interval = "2s".to_owned();
+        let worker = Worker::start(&config, &postgres).await?;
+        let reader = async || postgres.value("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'lakemirror'").await;
+        let before = reader().await?;
+        let writer = postgres.client().await?;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let writing = tokio::spawn(async move {
+            let mut transactions = 0;
+            while !*stopped.borrow() {
+                let sql = "BEGIN; INSERT INTO small (v) VALUES ('x'); INSERT INTO plain VALUES (7, 'twin'); UPDATE big SET v = v || '.' WHERE id = 5;
+                           DELETE FROM plain WHERE ctid = (SELECT ctid FROM plain WHERE id = 3 LIMIT 1); COMMIT";
+                writer.batch_execute(sql).await?;
+                transactions += 1;
+            }
+            Ok::<_, tokio_postgres::Error>(transactions)
+        });
+
+        // GIVEN a large transaction of which the source has sent a part
+        let large = postgres.client().await?;
+        let part = |from: u32| format!("INSERT INTO big SELECT i, 'l', repeat(md5(i::text), 20) FROM generate_series({from}, {from} + 999) i");
+        large.batch_execute(&format!("BEGIN; {}; SAVEPOINT s; {}", part(10_000), part(20_000))).await?;
+        eventually("a part of it was sent", CATCH_UP, async || Ok((streamed(&postgres).await? >= 1).then_some(()))).await?;
+
+        // WHEN the table comes
+        postgres
+            .batch(
+                "CREATE TABLE typed (id int PRIMARY KEY, span interval, tags text[], at timestamptz, raw bytea);
+                 INSERT INTO typed SELECT i, i * interval '1 hour', ARRAY[i::text, NULL], now(), '\\xff00' FROM generate_series(1, 500) i",
+            )
+            .await?;
+        Source::publish(&postgres, &["public.typed"]).await?;
+        config.tables.push("public.typed".to_owned());
+        config.call(&["mirror"]).await?;
+        eventually("the stream begins again", CATCH_UP, async || {
+            let now = reader().await?;
+            Ok((!now.is_empty() && now != before).then_some(()))
+        })
+        .await?;
+        // Nothing was acknowledged for it that the lake has not got.
+        let slot = postgres.value("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'lakemirror'").await?;
+        let recorded = postgres.value(&format!("SELECT lsn >= '{slot}' FROM lake_catalog.mirrors")).await?;
+        ensure!(recorded == "t", "acknowledged {slot}, more than the lake holds");
+        large
+            .batch_execute(&format!("ROLLBACK TO s; {}; UPDATE big SET v = 'u' WHERE id > 10500; COMMIT", part(30_000)))
+            .await?;
+        postgres.batch("UPDATE typed SET span = -span, tags = tags || ARRAY['more'] WHERE id % 2 = 0; DELETE FROM typed WHERE id % 7 = 0").await?;
+        eventually("the table streams", CATCH_UP, async || {
+            let sql = "SELECT count(*) FROM lake_catalog.mirrored_tables WHERE state = 'streaming'";
+            Ok((postgres.value(sql).await? == "4").then_some(()))
+        })
+        .await?;
+        postgres.batch("UPDATE typed SET span = span + interval '1 month' WHERE id < 100").await?;
+        stop.send(true)?;
+        let transactions = writing.await??;
+        ensure!(transactions > 20, "only {transactions} transactions beside it");
+
+        // THEN nothing is lost or doubled, now and after a restart, which begins in text
+        let oracle = Oracle::new(&postgres);
+        let tables: Vec<&str> = TABLES.iter().copied().chain(["public.typed"]).collect();
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        worker.kill().await?;
+        postgres.batch("UPDATE typed SET span = '1 day'; UPDATE big SET v = 'w' WHERE id < 100").await?;
+        let _worker = Worker::start(&config, &postgres).await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use bytes::{BufMut as _, BytesMut};
 use iceberg_writer::TableSpec;
-use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
 
 use crate::Result;
@@ -52,7 +52,8 @@ impl KeyReader {
     pub(crate) async fn row(&mut self, cells: &[Cell<'_>]) -> Result<Option<RecordBatch>> {
         let spec = &self.table.spec;
         let key = spec.key.iter().map(|&index| match cells.get(index) {
-            Some(Cell::Binary(raw)) => Ok(Raw(raw)),
+            Some(Cell::Binary(raw)) => Ok(Raw { bytes: raw, format: Format::Binary }),
+            Some(Cell::Text(raw)) => Ok(Raw { bytes: raw, format: Format::Text }),
             _ => Err(Error::new(ErrorKind::Table, "a row arrived without its key")),
         });
         let key = key.collect::<Result<Vec<_>>>()?;
@@ -70,7 +71,7 @@ impl KeyReader {
         let Some(row) = read.map_err(|error| denied(error, &self.table))? else { return Ok(None) };
         let cells = (0..row.len()).map(|column| {
             let value: Option<Raw<'_>> = row.try_get(column)?;
-            Ok(value.map_or(Cell::Null, |raw| Cell::Binary(raw.0)))
+            Ok(value.map_or(Cell::Null, |raw| Cell::Binary(raw.bytes)))
         });
         let cells = cells.collect::<Result<Vec<_>>>()?;
         one_row(spec, &cells).map(Some)
@@ -83,13 +84,16 @@ fn one_row(spec: &TableSpec, cells: &[Cell<'_>]) -> Result<RecordBatch> {
     builder.finish()
 }
 
-/// A value in its type's binary format, whatever the type.
+/// A value of whatever type, in one of its formats.
 #[derive(Debug)]
-struct Raw<'a>(&'a [u8]);
+struct Raw<'a> {
+    bytes: &'a [u8],
+    format: Format,
+}
 
 impl ToSql for Raw<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        out.put_slice(self.0);
+        out.put_slice(self.bytes);
         Ok(IsNull::No)
     }
 
@@ -97,12 +101,17 @@ impl ToSql for Raw<'_> {
         true
     }
 
+    fn encode_format(&self, _: &Type) -> Format {
+        self.format
+    }
+
     to_sql_checked!();
 }
 
 impl<'a> FromSql<'a> for Raw<'a> {
     fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn StdError + Sync + Send>> {
-        Ok(Self(raw))
+        // What is read is always asked for in binary.
+        Ok(Self { bytes: raw, format: Format::Binary })
     }
 
     fn accepts(_: &Type) -> bool {

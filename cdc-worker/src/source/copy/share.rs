@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, pin_mut};
-use iceberg_writer::Lsn;
+use iceberg_writer::{ColumnSpec, Lsn, PgType};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -140,7 +140,7 @@ pub(super) async fn copy(
         );
         let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
         pin_mut!(stream);
-        let mut rows = CopyRows::default();
+        let mut rows = CopyRows::of(&job.table.spec);
         loop {
             // A deadline costs more than a row that is there already.
             let next = match stream.next().now_or_never() {
@@ -162,7 +162,17 @@ pub(super) async fn copy(
 
 /// What is selected of a row: all columns of the mirror, in its order.
 pub(super) fn columns(table: &SourceTable) -> String {
-    table.spec.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
+    table.spec.columns.iter().map(selected).collect::<Vec<_>>().join(", ")
+}
+
+/// A column as COPY is to send it. `format` asks the type's output function, as pgoutput does; a cast to text may be another
+/// function. It makes NULL empty, hence the CASE. (`IS NOT NULL` would be false of a composite with a field that is.)
+fn selected(column: &ColumnSpec) -> String {
+    let name = quote(&column.name);
+    if column.pg_type == PgType::TextForm {
+        return format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END");
+    }
+    name
 }
 
 #[cfg(test)]

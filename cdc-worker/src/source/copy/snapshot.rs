@@ -13,7 +13,7 @@ use crate::table::RowIdentity;
 use super::super::identifier::quote;
 use super::super::partitions::{self, Links};
 use super::super::relation::{self, SourceTable, Wanted};
-use super::super::{connect, older, slot};
+use super::super::{connect, older, settings, slot};
 use super::CopyJob;
 use super::progress::shape;
 use super::share::{Extent, fitting_connections};
@@ -86,6 +86,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
 
 async fn import(job: &CopyJob, snapshot: &str) -> Result<Client> {
     let client = connect::sql(&job.source, "lake copy").await?;
+    client.batch_execute(settings::ENCODING).await?;
     let import = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
         snapshot.replace('\'', "''")

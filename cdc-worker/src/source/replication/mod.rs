@@ -22,6 +22,7 @@ use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
 
 use super::identifier::{literal, quote};
+use super::settings;
 use failure::Failure;
 use wire::{Frame, Wire};
 
@@ -30,11 +31,17 @@ pub(crate) use stream::{WalMessage, WalStream};
 /// Longest wait for a connection to be accepted and authenticated.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Binary values do not depend on `DateStyle` and the like; only the messages' encoding does.
-const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=0";
-
 /// Message tags that `postgres-protocol` keeps to itself.
 const COPY_BOTH_RESPONSE: u8 = b'W';
+
+/// How the stream sends values. Each says its own format as well: types without a send function come as text in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ValueFormat {
+    /// Of the send functions: less work for both sides.
+    Binary,
+    /// Of the output functions, for all tables alike: there is no choosing by table or type.
+    Text,
+}
 
 /// A replication session that is authenticated and waits for commands.
 pub(crate) struct ReplicationSession {
@@ -63,7 +70,7 @@ impl ReplicationSession {
             ("replication", "database"),
             ("client_encoding", "UTF8"),
             ("application_name", application),
-            ("options", SESSION_OPTIONS),
+            ("options", settings::REPLICATION),
         ];
         frontend::startup_message(parameters, &mut startup)?;
         wire.send(startup).await?;
@@ -118,20 +125,31 @@ impl ReplicationSession {
         id.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{step}: an unexpected answer")))
     }
 
-    /// Starts the stream of the source's slot and publication at `begin`.
+    /// Starts the stream of the source's slot and publication at `begin`. The slot is told that everything before
+    /// `acknowledged` is kept elsewhere.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyRunning`] when somebody else reads the slot; as [`Self::query`].
-    pub(crate) async fn start(mut self, source: &SourceConfig, begin: Lsn) -> Result<WalStream> {
-        let started = self.started(source, begin).await;
-        started.and_then(|()| WalStream::begin(self.wire, begin)).map_err(|failure| failure.at("start replication"))
+    pub(crate) async fn start(
+        mut self,
+        source: &SourceConfig,
+        begin: Lsn,
+        acknowledged: Lsn,
+        values: ValueFormat,
+    ) -> Result<WalStream> {
+        self.query(settings::ENCODING, "choose the encoding of the stream").await?;
+        let started = self.started(source, begin, values).await;
+        started
+            .and_then(|()| WalStream::begin(self.wire, acknowledged))
+            .map_err(|failure| failure.at("start replication"))
     }
 
-    async fn started(&mut self, source: &SourceConfig, begin: Lsn) -> Result<(), Failure> {
+    async fn started(&mut self, source: &SourceConfig, begin: Lsn, values: ValueFormat) -> Result<(), Failure> {
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {begin} (proto_version '2', streaming 'on', binary 'true', \
+            "START_REPLICATION SLOT {} LOGICAL {begin} (proto_version '2', streaming 'on', binary '{}', \
              messages 'true', publication_names {})",
             quote(&source.slot),
+            values == ValueFormat::Binary,
             // A list of identifiers within a string.
             literal(&quote(&source.publication)),
         );

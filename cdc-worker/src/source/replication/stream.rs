@@ -90,6 +90,11 @@ impl WalStream {
         self.batches.recv().await.transpose()
     }
 
+    /// Ends the session, and waits for nothing.
+    pub(crate) fn end(&mut self) {
+        self.batches.close();
+    }
+
     /// Tells the slot that everything which committed before this is kept elsewhere.
     pub(crate) fn acknowledge(&self, lsn: Lsn) {
         self.acknowledged.send_replace(lsn);

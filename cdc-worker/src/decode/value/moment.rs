@@ -1,0 +1,107 @@
+//! Dates and times: Postgres counts from 2000, Iceberg from 1970; and the ISO text of both.
+
+use super::{Value, ValueError};
+
+/// Days from 1970-01-01 (Iceberg) to 2000-01-01 (Postgres).
+const EPOCH_DAYS: i32 = 10_957;
+/// The same in microseconds.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+/// `24:00:00`, which Postgres has and Iceberg's `time` has not.
+pub(super) const DAY_MICROS: i64 = 86_400_000_000;
+
+const INFINITE_DATE: ValueError = ValueError::NotRepresentable("an infinite date");
+const INFINITE_TIMESTAMP: ValueError = ValueError::NotRepresentable("an infinite timestamp");
+const FAR_TIMESTAMP: ValueError = ValueError::NotRepresentable("a timestamp out of range");
+
+/// A date as days since 2000.
+pub(super) fn date(days: i32) -> Result<Value<'static>, ValueError> {
+    if days == i32::MAX || days == i32::MIN {
+        return Err(INFINITE_DATE);
+    }
+    let shifted = days.checked_add(EPOCH_DAYS).ok_or(ValueError::NotRepresentable("a date out of range"))?;
+    Ok(Value::Int(shifted))
+}
+
+/// A timestamp as microseconds since 2000.
+pub(super) fn timestamp(micros: i64) -> Result<Value<'static>, ValueError> {
+    if micros == i64::MAX || micros == i64::MIN {
+        return Err(INFINITE_TIMESTAMP);
+    }
+    Ok(Value::Long(micros.checked_add(EPOCH_MICROS).ok_or(FAR_TIMESTAMP)?))
+}
+
+/// `2024-02-29`, `12345-01-01`, `0044-03-15 BC`.
+pub(super) fn date_of_text(text: &str) -> Result<Value<'static>, ValueError> {
+    if is_infinite(text) {
+        return Err(INFINITE_DATE);
+    }
+    let (text, before_christ) = era(text);
+    let days = days(text, before_christ)?;
+    Ok(Value::Int(i32::try_from(days).map_err(|_| ValueError::NotRepresentable("a date out of range"))?))
+}
+
+/// `23:59:59.999999`.
+pub(super) fn time_of_text(text: &str) -> Result<Value<'static>, ValueError> {
+    match clock(text)? {
+        DAY_MICROS => Err(ValueError::NotRepresentable("24:00:00")),
+        micros => Ok(Value::Long(micros)),
+    }
+}
+
+/// `2024-02-29 12:00:00.5`, with ` BC` perhaps, and with `+00` when it has a zone: that of `source::settings` is UTC.
+pub(super) fn timestamp_of_text(text: &str, zoned: bool) -> Result<Value<'static>, ValueError> {
+    if is_infinite(text) {
+        return Err(INFINITE_TIMESTAMP);
+    }
+    let (text, before_christ) = era(text);
+    let text = if zoned { text.strip_suffix("+00").ok_or(ValueError::Malformed)? } else { text };
+    let (day, time) = text.split_once(' ').ok_or(ValueError::Malformed)?;
+    let micros = i128::from(days(day, before_christ)?) * i128::from(DAY_MICROS) + i128::from(clock(time)?);
+    Ok(Value::Long(i64::try_from(micros).map_err(|_| FAR_TIMESTAMP)?))
+}
+
+fn is_infinite(text: &str) -> bool {
+    matches!(text, "infinity" | "-infinity")
+}
+
+fn era(text: &str) -> (&str, bool) {
+    text.strip_suffix(" BC").map_or((text, false), |text| (text, true))
+}
+
+fn number(digits: &str) -> Result<i64, ValueError> {
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(ValueError::Malformed);
+    }
+    digits.parse().map_err(|_| ValueError::Malformed)
+}
+
+/// Days since 1970 of a day of the proleptic Gregorian calendar, whose year before 1 is 1 BC.
+fn days(text: &str, before_christ: bool) -> Result<i64, ValueError> {
+    let mut parts = text.splitn(3, '-');
+    let mut part = || number(parts.next().unwrap_or(""));
+    let (year, month, day) = (part()?, part()?, part()?);
+    if year > 1_000_000_000 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return Err(ValueError::Malformed);
+    }
+    let year = if before_christ { 1 - year } else { year };
+    // Years that begin in March end in the leap day, eras of 400 of them are equally long.
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Ok(era * 146_097 + day_of_era - 719_468)
+}
+
+/// Microseconds since midnight.
+fn clock(text: &str) -> Result<i64, ValueError> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let mut parts = whole.splitn(3, ':');
+    let mut part = || number(parts.next().unwrap_or(""));
+    let (hours, minutes, seconds) = (part()?, part()?, part()?);
+    let places = u32::try_from(fraction.len()).ok().filter(|places| *places <= 6).ok_or(ValueError::Malformed)?;
+    if hours > 24 || minutes > 59 || seconds > 60 {
+        return Err(ValueError::Malformed);
+    }
+    Ok(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + number(fraction)? * 10_i64.pow(6 - places))
+}
