@@ -117,8 +117,8 @@ impl Tuple {
             match cell {
                 Cell::Null => body.push(b'n'),
                 Cell::Unchanged => body.push(b'u'),
-                Cell::Binary(raw) => {
-                    body.push(b'b');
+                Cell::Binary(raw) | Cell::Text(raw) => {
+                    body.push(if matches!(cell, Cell::Text(_)) { b't' } else { b'b' });
                     body.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_be_bytes());
                     body.extend_from_slice(raw);
                 }
