@@ -12,6 +12,8 @@ const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 #[derive(Debug, Default)]
 pub(crate) struct CopyRows {
     header_seen: bool,
+    /// The trailer has been seen.
+    ended: bool,
 }
 
 impl CopyRows {
@@ -33,10 +35,15 @@ impl CopyRows {
             chunk = rest;
         }
         while !chunk.is_empty() {
-            let columns = i16::from_be_bytes(take(&mut chunk)?);
-            if columns == -1 {
-                return if chunk.is_empty() { Ok(()) } else { Err(malformed()) };
+            if self.ended {
+                return Err(malformed());
             }
+            let columns = i16::from_be_bytes(take(&mut chunk)?);
+            if columns == -1 && chunk.is_empty() {
+                self.ended = true;
+                return Ok(());
+            }
+            let columns = usize::try_from(columns).map_err(|_| malformed())?;
             let mut cells = Cells::new();
             for _ in 0..columns {
                 let length = i32::from_be_bytes(take(&mut chunk)?);
@@ -54,8 +61,17 @@ impl CopyRows {
         }
         Ok(())
     }
+
+    /// That was all of the stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] when it lacks an end.
+    pub(crate) fn finish(&self) -> Result<()> {
+        if self.ended { Ok(()) } else { Err(malformed()) }
+    }
 }
 
+#[inline]
 fn take<const N: usize>(chunk: &mut &[u8]) -> Result<[u8; N]> {
     let (head, rest) = chunk.split_first_chunk::<N>().ok_or_else(malformed)?;
     *chunk = rest;

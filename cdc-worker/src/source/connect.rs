@@ -15,7 +15,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Settings pinned on every connection: nobody's `search_path` decides what a name means, and a row-level security
 /// policy makes the copy fail instead of making it incomplete. Compiling the queries on the catalog, twice a second, would
 /// take several times as long as running them.
-const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c jit=off -c row_security=off -c statement_timeout=0 -c lock_timeout=0 \
+pub(crate) const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c jit=off -c row_security=off -c statement_timeout=0 -c lock_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c extra_float_digits=1";
 
 /// Refuses a configuration that would send rows and a password over an open network unasked.

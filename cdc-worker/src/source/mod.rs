@@ -10,3 +10,4 @@ pub(crate) mod publication;
 pub(crate) mod relation;
 pub(crate) mod replication;
 pub(crate) mod slot;
+mod wire;

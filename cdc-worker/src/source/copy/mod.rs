@@ -9,6 +9,7 @@
 //! Memory is some megabytes a connection, whatever the table's size.
 
 mod files;
+mod session;
 mod share;
 mod snapshot;
 
@@ -69,17 +70,17 @@ impl CopyJob {
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be taken; others as their parts.
     pub(crate) async fn run(self) -> Result<Copied> {
-        let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
-        let connections = clients.len();
+        let Reading { sessions, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
+        let connections = sessions.len();
         tracing::info!(table = self.table.shown(), lsn = %consistent_point, connections, "copying");
         let job = Arc::new(self);
         let shares = Arc::new(Shares::new(extents, connections));
         let numbers = Arc::new(AtomicU32::new(0));
         // Dropped, it ends the tasks: when one of them fails, and when the copy is called off.
         let mut tasks = JoinSet::new();
-        for client in &clients {
-            let (job, client) = (Arc::clone(&job), Arc::clone(client));
-            tasks.spawn(share::copy(job, client, Arc::clone(&shares), Arc::clone(&numbers)));
+        for session in sessions {
+            // With a session ends its transaction, and the lock that keeps the table from being rewritten.
+            tasks.spawn(share::copy(Arc::clone(&job), session, Arc::clone(&shares), Arc::clone(&numbers)));
         }
         let mut files: Vec<NumberedFile> = Vec::new();
         while let Some(ended) = tasks.join_next().await {
@@ -87,8 +88,6 @@ impl CopyJob {
                 ended.map_err(|error| Error::new(ErrorKind::Protocol, "a copying task broke").with_source(error))?;
             files.extend(ended?);
         }
-        // The transactions, and with them the lock that keeps the table from being rewritten, end here.
-        drop(clients);
         files.sort_unstable_by_key(|file| file.number);
         if files.iter().enumerate().any(|(place, file)| usize::try_from(file.number) != Ok(place)) {
             return Err(Error::new(ErrorKind::Index, "the files of a copy are not numbered one by one"));

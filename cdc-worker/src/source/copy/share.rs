@@ -3,18 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
-
-use futures_util::{FutureExt, StreamExt, pin_mut};
-use tokio_postgres::Client;
 
 use crate::Result;
-use crate::decode::copy::CopyRows;
-use crate::error::{Error, ErrorKind};
 
 use super::super::identifier::quote;
 use super::files::FileRoll;
-use super::snapshot::denied;
+use super::session::CopySession;
 use super::{CopyJob, NumberedFile};
 
 /// Most blocks of a share: at 8 KiB, 64 MiB. Small against a large table, so that all connections end together.
@@ -23,8 +17,6 @@ const SHARE_BLOCKS: u64 = 8192;
 const LEAST_BLOCKS: u64 = 512;
 /// Shares a connection gets at least of a table that is large enough.
 const SHARES_EACH: u64 = 4;
-/// Longest silence of a running COPY. It may wait for cold disks, hence the patience.
-const COPY_SILENCE: Duration = Duration::from_secs(600);
 
 /// How many connections a table of so many blocks is worth.
 pub(super) fn fitting_connections(blocks: u64, most: usize) -> usize {
@@ -81,7 +73,7 @@ impl Shares {
 /// Copies shares until none is left.
 pub(super) async fn copy(
     job: Arc<CopyJob>,
-    client: Arc<Client>,
+    mut session: CopySession,
     shares: Arc<Shares>,
     numbers: Arc<AtomicU32>,
 ) -> Result<Vec<NumberedFile>> {
@@ -93,19 +85,8 @@ pub(super) async fn copy(
             "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)'{filter}) TO STDOUT (FORMAT binary)",
             blocks.start, blocks.end
         );
-        let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
-        pin_mut!(stream);
-        let mut rows = CopyRows::default();
-        loop {
-            // A deadline costs more than a row that is there already.
-            let next = match stream.next().now_or_never() {
-                Some(next) => next,
-                None => tokio::time::timeout(COPY_SILENCE, stream.next()).await.map_err(|elapsed| {
-                    Error::new(ErrorKind::SourceUnreachable, "the copy fell silent").with_source(elapsed)
-                })?,
-            };
-            let Some(chunk) = next else { break };
-            rows.each(&chunk?, &mut |cells| files.append(cells))?;
+        session.begin(&job, &command).await?;
+        while session.more(&job, &mut |cells| files.append(cells)).await? {
             if files.is_full() {
                 files.write_batch().await?;
             }
