@@ -8,9 +8,9 @@ use std::fmt;
 use iceberg_writer::PgType;
 
 /// Days from 1970-01-01 (Iceberg) to 2000-01-01 (Postgres).
-const EPOCH_DAYS: i32 = 10_957;
+pub(super) const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// `24:00:00`, which Postgres has and Iceberg's `time` has not.
 const DAY_MICROS: i64 = 86_400_000_000;
 /// `jsonb_send` puts this version before the text.
