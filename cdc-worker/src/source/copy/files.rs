@@ -79,7 +79,7 @@ impl<'a> FileRoll<'a> {
     pub(super) async fn write_batch(&mut self) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         if self.builder.rows() > 0 {
-            let batch = self.builder.finish()?;
+            let batch = self.builder.finish_batch()?;
             current.writer.write(&batch).await?;
             self.job.copied.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         }
@@ -87,6 +87,11 @@ impl<'a> FileRoll<'a> {
             self.close().await?;
         }
         Ok(())
+    }
+
+    /// A share's blocks end.
+    pub(super) fn end_share(&mut self) -> Result<()> {
+        self.index.end_stretch()
     }
 
     async fn close(&mut self) -> Result<()> {

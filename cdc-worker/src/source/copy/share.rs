@@ -15,8 +15,8 @@ use super::{CopyJob, NumberedFile};
 const SHARE_BLOCKS: u64 = 8192;
 /// Fewest blocks of a share: a COPY command has its price.
 const LEAST_BLOCKS: u64 = 512;
-/// Shares a connection gets at least of a table that is large enough.
-const SHARES_EACH: u64 = 4;
+/// Shares a connection gets at least of what is left of a table that is large enough.
+const SHARES_EACH: u64 = 2;
 
 /// How many connections a table of so many blocks is worth.
 pub(super) fn fitting_connections(blocks: u64, most: usize) -> usize {
@@ -48,14 +48,15 @@ struct Share {
 
 impl Shares {
     pub(super) fn new(extents: Vec<Extent>, connections: usize) -> Self {
-        let blocks: u64 = extents.iter().map(|extent| extent.blocks).sum();
-        let each = blocks / (connections as u64 * SHARES_EACH).max(1);
-        let size = each.clamp(LEAST_BLOCKS, SHARE_BLOCKS);
+        let mut left: u64 = extents.iter().map(|extent| extent.blocks).sum();
         let mut shares = Vec::new();
         for (at, extent) in extents.iter().enumerate() {
             let mut begin = 0;
             while begin < extent.blocks {
+                // Towards the end they become smaller: the last connection is not alone for long.
+                let size = (left / (connections as u64 * SHARES_EACH).max(1)).clamp(LEAST_BLOCKS, SHARE_BLOCKS);
                 let end = (begin + size).min(extent.blocks);
+                left -= end - begin;
                 shares.push(Share { extent: at, blocks: begin..end });
                 begin = end;
             }
@@ -91,6 +92,7 @@ pub(super) async fn copy(
                 files.write_batch().await?;
             }
         }
+        files.end_share()?;
     }
     files.finish().await
 }
