@@ -33,7 +33,7 @@ mod tests {
     #[test]
     fn what_the_server_refuses_says_what_to_do() {
         let refused = |sqlstate: &str| {
-            let refusal = Refusal { sqlstate: sqlstate.to_owned(), message: "no".to_owned(), ..Refusal::default() };
+            let refusal = Refusal { sqlstate: sqlstate.to_owned(), message: "no".to_owned(), notes: String::new() };
             refused(Failure::Server(refusal), "open a session")
         };
         for code in ["28P01", "28000", "3D000", "42501", "53400", "53300"] {

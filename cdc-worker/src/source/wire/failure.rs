@@ -25,7 +25,7 @@ pub(crate) struct Refusal {
     pub(crate) sqlstate: String,
     pub(crate) message: String,
     /// Its DETAIL and HINT, a line each.
-    notes: String,
+    pub(crate) notes: String,
 }
 
 impl Refusal {

@@ -186,3 +186,138 @@ fn size_of_first(read: &[u8]) -> io::Result<Option<usize>> {
     }
     Ok(Some(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    type Messages = Vec<(u8, Vec<u8>)>;
+
+    fn wire() -> (Wire, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Wire { socket: Box::new(ours), read: BytesMut::new() }, theirs)
+    }
+
+    fn on_the_wire(messages: &Messages) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for (tag, body) in messages {
+            raw.push(*tag);
+            raw.extend_from_slice(&u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+            raw.extend_from_slice(body);
+        }
+        raw
+    }
+
+    /// Reads to the end as a copy does: data where they lie, other messages one by one.
+    async fn read(mut wire: Wire) -> io::Result<(Messages, Wire)> {
+        let mut seen: Messages = Vec::new();
+        loop {
+            let had = wire.has_copy_data();
+            let before = seen.len();
+            wire.each_copy_data(&mut |data| {
+                seen.push((COPY_DATA_TAG, data.to_vec()));
+                Ok::<(), io::Error>(())
+            })?;
+            assert_eq!(had, seen.len() > before);
+            if let Some(frame) = wire.take()? {
+                assert_eq!(frame.whole.slice(HEADER_BYTES..), frame.body);
+                seen.push((frame.tag, frame.body.to_vec()));
+            } else if !wire.fill().await? {
+                return Ok((seen, wire));
+            }
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let large = (200_000usize..1_500_000, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]);
+        prop_oneof![20 => proptest::collection::vec(any::<u8>(), 0..40), 1 => large]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// However the bytes come, the messages are the same ones.
+        #[test]
+        fn messages_may_be_cut_anywhere(
+            messages in proptest::collection::vec((prop_oneof![4 => Just(COPY_DATA_TAG), 1 => Just(b'N')], body()), 0..40),
+            pieces in proptest::collection::vec(prop_oneof![1usize..9, 1usize..300_000], 1..40),
+        ) {
+            let raw = on_the_wire(&messages);
+            let seen = block_on(async {
+                let (wire, mut server) = wire();
+                let write = async move {
+                    let mut rest = &raw[..];
+                    for piece in pieces.iter().cycle() {
+                        let (now, later) = rest.split_at(rest.len().min(*piece));
+                        server.write_all(now).await.unwrap();
+                        tokio::task::yield_now().await;
+                        rest = later;
+                        if rest.is_empty() {
+                            break;
+                        }
+                    }
+                };
+                tokio::join!(write, read(wire)).1
+            });
+            let (seen, wire) = seen.unwrap();
+            prop_assert!(seen == messages, "{} instead of {} messages", seen.len(), messages.len());
+            prop_assert_eq!(wire.read.len(), 0);
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_few_messages_leaves_them_as_they_are() {
+        let messages = vec![(COPY_DATA_TAG, b"row".to_vec()), (b'N', vec![]), (COPY_DATA_TAG, vec![0; 7])];
+        let raw = on_the_wire(&messages);
+        for cut in 0..=raw.len() {
+            let seen = block_on(async {
+                let (wire, mut server) = wire();
+                let write = async {
+                    server.write_all(&raw[..cut]).await.unwrap();
+                    tokio::task::yield_now().await;
+                    server.write_all(&raw[cut..]).await.unwrap();
+                    drop(server);
+                };
+                tokio::join!(write, read(wire)).1
+            });
+            assert_eq!(seen.unwrap().0, messages, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn room_for_a_large_message_is_given_back_behind_it() {
+        let large = vec![(COPY_DATA_TAG, vec![1; 4 * KEPT_BYTES])];
+        let small: Messages = (0..10).map(|_| (COPY_DATA_TAG, vec![2; READ_BYTES / 4])).collect();
+        let both = [large, small].concat();
+        let raw = on_the_wire(&both);
+        let read = block_on(async {
+            let (wire, mut server) = wire();
+            let write = async move { server.write_all(&raw).await.unwrap() };
+            tokio::join!(write, read(wire)).1
+        });
+        let (seen, wire) = read.unwrap();
+        assert!(seen == both);
+        assert!(wire.read.capacity() <= KEPT_BYTES, "{} bytes are kept", wire.read.capacity());
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_an_error_and_no_message() {
+        for length in [0u32, 3, u32::MAX] {
+            let mut raw = on_the_wire(&vec![(COPY_DATA_TAG, b"row".to_vec())]);
+            raw.push(COPY_DATA_TAG);
+            raw.extend_from_slice(&length.to_be_bytes());
+            let read = block_on(async {
+                let (wire, mut server) = wire();
+                let write = async move { server.write_all(&raw).await.unwrap() };
+                tokio::join!(write, read(wire)).1
+            });
+            assert_eq!(read.map(|_| ()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}
