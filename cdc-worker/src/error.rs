@@ -75,6 +75,11 @@ impl Error {
         self
     }
 
+    /// The same error, of another kind.
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -88,7 +93,7 @@ impl Error {
     /// A table's own error, told to the person who has just named the table: there it is the source that is not fit.
     pub(crate) fn of_the_source(self) -> Self {
         match self.kind {
-            ErrorKind::Table => Self { kind: ErrorKind::SourceUnfit, ..self },
+            ErrorKind::Table => self.of_kind(ErrorKind::SourceUnfit),
             _ => self,
         }
     }

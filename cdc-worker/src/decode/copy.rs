@@ -16,13 +16,15 @@ pub(crate) struct CopyRows {
     header_seen: bool,
     /// The columns that were selected as text.
     texts: Vec<bool>,
+    /// The trailer has been seen.
+    ended: bool,
 }
 
 impl CopyRows {
     /// For the columns of a table, selected by `source::copy`.
     pub(crate) fn of(spec: &TableSpec) -> Self {
         let texts = spec.columns.iter().map(|column| column.pg_type == PgType::TextForm).collect();
-        Self { header_seen: false, texts }
+        Self { header_seen: false, texts, ended: false }
     }
 
     /// Calls `row` with the cells of each row in `chunk`.
@@ -43,10 +45,15 @@ impl CopyRows {
             chunk = rest;
         }
         while !chunk.is_empty() {
-            let columns = i16::from_be_bytes(take(&mut chunk)?);
-            if columns == -1 {
-                return if chunk.is_empty() { Ok(()) } else { Err(malformed()) };
+            if self.ended {
+                return Err(malformed());
             }
+            let columns = i16::from_be_bytes(take(&mut chunk)?);
+            if columns == -1 && chunk.is_empty() {
+                self.ended = true;
+                return Ok(());
+            }
+            let columns = usize::try_from(columns).map_err(|_| malformed())?;
             let mut cells = Cells::new();
             for column in 0..columns {
                 let length = i32::from_be_bytes(take(&mut chunk)?);
@@ -65,8 +72,17 @@ impl CopyRows {
         }
         Ok(())
     }
+
+    /// That was all of the stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] when it lacks an end.
+    pub(crate) fn finish(&self) -> Result<()> {
+        if self.ended { Ok(()) } else { Err(malformed()) }
+    }
 }
 
+#[inline]
 fn take<const N: usize>(chunk: &mut &[u8]) -> Result<[u8; N]> {
     let (head, rest) = chunk.split_first_chunk::<N>().ok_or_else(malformed)?;
     *chunk = rest;
@@ -81,23 +97,44 @@ fn malformed() -> Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn header_rows_and_trailer() {
-        let mut raw = SIGNATURE.to_vec();
-        raw.extend_from_slice(&[0; 8]);
-        raw.extend_from_slice(&[0, 2, 0, 0, 0, 1, 42, 0xff, 0xff, 0xff, 0xff]);
-        raw.extend_from_slice(&[0, 0]);
-        raw.extend_from_slice(&[0xff, 0xff]);
+    /// The columns of each row of a stream of messages, if they are a whole stream.
+    fn read(messages: &[&[u8]]) -> Result<Vec<usize>> {
         let mut seen = Vec::new();
-        CopyRows::default()
-            .each(&raw, &mut |row| {
+        let mut rows = CopyRows::default();
+        for message in messages {
+            rows.each(message, &mut |row| {
                 seen.push(row.len());
                 Ok(())
-            })
-            .unwrap();
-        assert_eq!(seen, [2, 0]);
-        assert!(CopyRows::default().each(&raw[1..], &mut |_| Ok(())).is_err());
-        raw.truncate(raw.len() - 8);
-        assert!(CopyRows::default().each(&raw, &mut |_| Ok(())).is_err());
+            })?;
+        }
+        rows.finish()?;
+        Ok(seen)
+    }
+
+    fn header() -> Vec<u8> {
+        [&SIGNATURE[..], &[0; 8]].concat()
+    }
+
+    #[test]
+    fn header_rows_and_trailer() {
+        let row: &[u8] = &[0, 2, 0, 0, 0, 1, 42, 0xff, 0xff, 0xff, 0xff];
+        let (no_columns, trailer): (&[u8], &[u8]) = (&[0, 0], &[0xff, 0xff]);
+        let first = [&header(), row].concat();
+        assert_eq!(read(&[&first, no_columns, row, trailer]).unwrap(), [2, 0, 2]);
+        assert_eq!(read(&[&[&first, no_columns, trailer].concat()]).unwrap(), [2, 0]);
+        assert_eq!(read(&[&header(), trailer]).unwrap(), [0; 0]);
+        // Without an end, without a beginning, with something behind the end.
+        assert!(read(&[&first, row]).is_err());
+        assert!(read(&[]).is_err());
+        assert!(read(&[row, trailer]).is_err());
+        assert!(read(&[&first[1..], trailer]).is_err());
+        assert!(read(&[&first, trailer, row]).is_err());
+        assert!(read(&[&first, &[trailer, row].concat()]).is_err());
+        // Numbers that cannot be: columns, bytes.
+        assert!(read(&[&first, &[0xff, 0xfe], trailer]).is_err());
+        assert!(read(&[&first, &[0, 1, 0xff, 0xff, 0xff, 0xfe], trailer]).is_err());
+        for cut in 1..row.len() {
+            assert!(read(&[&header(), &row[..cut], trailer]).is_err(), "cut at {cut}");
+        }
     }
 }

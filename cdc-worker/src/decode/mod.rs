@@ -6,5 +6,6 @@
 
 pub(crate) mod copy;
 pub(crate) mod message;
+mod plain;
 pub(crate) mod row;
 pub(crate) mod value;

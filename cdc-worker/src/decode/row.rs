@@ -19,11 +19,12 @@ use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::message::Cell;
+use super::plain;
 use super::value::{self, Value};
 
 /// One column under construction.
 #[derive(Debug)]
-enum Column {
+pub(super) enum Column {
     Bool(BooleanBuilder),
     Int(Int32Builder),
     Date(Date32Builder),
@@ -39,7 +40,7 @@ enum Column {
 }
 
 impl Column {
-    fn new(data_type: &DataType) -> Result<Self> {
+    pub(super) fn new(data_type: &DataType) -> Result<Self> {
         Ok(match data_type {
             DataType::Boolean => Self::Bool(BooleanBuilder::new()),
             DataType::Int32 => Self::Int(Int32Builder::new()),
@@ -59,7 +60,7 @@ impl Column {
         })
     }
 
-    fn append(&mut self, value: Option<Value<'_>>) -> Result<()> {
+    pub(super) fn append(&mut self, value: Option<Value<'_>>) -> Result<()> {
         match (self, value) {
             (Self::Bool(to), None) => to.append_null(),
             (Self::Int(to), None) => to.append_null(),
@@ -95,7 +96,7 @@ impl Column {
         Ok(())
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    pub(super) fn finish(&mut self) -> ArrayRef {
         match self {
             Self::Bool(from) => Arc::new(from.finish()),
             Self::Int(from) => Arc::new(from.finish()),
@@ -190,6 +191,9 @@ impl RowBuilder {
                 Cell::Null => None,
                 Cell::Binary(raw) => {
                     self.bytes += raw.len();
+                    if plain::append(&mut self.columns[index], self.types[index], raw) {
+                        continue;
+                    }
                     Some(value::read_binary(self.types[index], raw).map_err(|error| column_error(spec, index, error))?)
                 }
                 Cell::Text(raw) => {
@@ -214,6 +218,18 @@ impl RowBuilder {
         self.rows += 1;
         self.bytes += self.columns.len() * 8;
         Ok(())
+    }
+
+    /// As [`Self::finish`], for a builder that will take as many rows again: it makes room for them at once.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(crate) fn finish_batch(&mut self) -> Result<RecordBatch> {
+        let batch = self.finish()?;
+        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+            plain::make_room(column, array.as_ref());
+        }
+        Ok(batch)
     }
 
     /// The rows so far; the builder starts again.
@@ -253,6 +269,7 @@ pub(crate) fn key_of_cells(spec: &TableSpec, columns: &[usize], cells: &[Cell<'_
         }
         let pg_type = spec.columns[index].pg_type;
         let value = match cell {
+            Some(Cell::Binary(raw)) if plain::append_key_part(pg_type, raw, key) => continue,
             Some(Cell::Binary(raw)) => value::read_binary(pg_type, raw),
             Some(Cell::Text(raw)) => value::read_text(pg_type, raw),
             _ => {

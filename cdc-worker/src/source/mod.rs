@@ -12,3 +12,4 @@ pub(crate) mod replication;
 pub(crate) mod sending;
 pub(crate) mod settings;
 pub(crate) mod slot;
+mod wire;

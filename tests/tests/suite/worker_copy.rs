@@ -190,6 +190,79 @@ async fn a_truncation_between_the_snapshot_and_the_copy_loses_no_change_before_i
 }
 
 #[tokio::test]
+async fn a_truncation_that_waits_for_the_copy_to_begin_goes_first() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a table that several connections copy, and somebody whose lock the copy waits for
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 40000) i")
+            .await?;
+        Source::publish(&postgres, &["public.t"]).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
+        config.copy_connections = Some(2);
+        let (holder, watch, truncating) =
+            (postgres.client().await?, postgres.client().await?, postgres.client().await?);
+        // Connections take two seconds, so that there is time between the slot's snapshot and the copy.
+        postgres.configure("post_auth_delay", "2")?;
+        postgres.reload().await?;
+        let mut worker = Worker::spawn(&config)?;
+        eventually("the copy's slot is there", Duration::from_secs(30), async || {
+            let made =
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name LIKE '%_copy_%' AND confirmed_flush_lsn > '0/0'";
+            Ok((!watch.query(made, &[]).await?.is_empty()).then_some(()))
+        })
+        .await?;
+        let waiting = async |who: &str, what: &str| {
+            let query = format!(
+                "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT granted AND relation = 't'::regclass AND {who}"
+            );
+            eventually(what, Duration::from_secs(30), async || Ok((!watch.query(&query, &[]).await?.is_empty()).then_some(()))).await
+        };
+        holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await?;
+        postgres.configure("post_auth_delay", "0")?;
+        postgres.reload().await?;
+        waiting("application_name LIKE 'lake%'", "the copy waits for the lock").await?;
+
+        // WHEN a truncation waits behind it, so that what else the copy asks for would wait behind the truncation
+        let truncating = tokio::spawn(async move { truncating.batch_execute("TRUNCATE t; INSERT INTO t VALUES (1, 'new')").await });
+        waiting("query LIKE 'TRUNCATE%'", "the truncation waits").await?;
+        holder.batch_execute("ROLLBACK").await?;
+
+        // THEN neither waits for the other
+        truncating.await??;
+        worker.streaming(&postgres, 1).await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
+        ensure!(rows == 1, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn rows_that_are_larger_than_every_buffer_are_copied_between_small_ones() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        // Not compressible, so that they are as large in the lake; one is larger than a batch, and one than a read.
+        postgres
+            .batch(
+                "CREATE TABLE t (id int PRIMARY KEY, v text);
+                 INSERT INTO t SELECT i, 'small ' || i FROM generate_series(1, 20000) i;
+                 UPDATE t SET v = (SELECT string_agg(md5((t.id::int8 * k)::text), '') FROM generate_series(1, 600000) k) WHERE id = 10000;
+                 UPDATE t SET v = (SELECT string_agg(md5((t.id::int8 * k)::text), '') FROM generate_series(1, 10000) k) WHERE id IN (1, 9999, 20000)",
+            )
+            .await?;
+        Source::publish(&postgres, &["public.t"]).await?;
+        let _worker = Worker::start(&WorkerConfig::new(&postgres, "one", &["public.t"])?, &postgres).await?;
+        let rows = Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
+        ensure!(rows == 20000, "{rows} rows");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_table_that_is_published_and_configured_later_joins_the_mirror() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let postgres = Postgres::builder().start().await?;

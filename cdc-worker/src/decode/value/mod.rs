@@ -14,6 +14,8 @@ use std::fmt;
 
 use iceberg_writer::{PgType, TableSpec};
 
+pub(super) use moment::{EPOCH_DAYS, EPOCH_MICROS};
+
 /// A value as Iceberg holds it, borrowed where its bytes are those that arrived.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value<'a> {

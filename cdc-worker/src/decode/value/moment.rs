@@ -3,9 +3,9 @@
 use super::{Value, ValueError};
 
 /// Days from 1970-01-01 (Iceberg) to 2000-01-01 (Postgres).
-const EPOCH_DAYS: i32 = 10_957;
+pub(in crate::decode) const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(in crate::decode) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// `24:00:00`, which Postgres has and Iceberg's `time` has not.
 pub(super) const DAY_MICROS: i64 = 86_400_000_000;
 

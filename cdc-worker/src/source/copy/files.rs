@@ -88,7 +88,7 @@ impl<'a> FileRoll<'a> {
     pub(super) async fn write_batch(&mut self) -> Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         if self.builder.rows() > 0 {
-            let batch = self.builder.finish()?;
+            let batch = self.builder.finish_batch()?;
             current.writer.write(&batch).await?;
             self.job.copied.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         }
@@ -101,6 +101,7 @@ impl<'a> FileRoll<'a> {
     /// All rows of a share have been appended. Where that completes files, and no row of it is in an incomplete one, a
     /// part of the copy is done, which a restart need not do again.
     pub(super) async fn end_share(&mut self, share: Share) -> Result<()> {
+        self.index.end_stretch()?;
         self.shares.push(share);
         let current = self.current.as_ref().map_or(0, |current| current.writer.bytes_written() + self.builder.bytes());
         // Not a small file for the sake of the part: a share that fills files leaves the last one half full, on average.

@@ -1,12 +1,11 @@
 //! Single rows of a copy's last snapshot, by key.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use bytes::{BufMut as _, BytesMut};
-use iceberg_writer::TableSpec;
+use iceberg_writer::{PgType, TableSpec};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
 
@@ -25,14 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads rows of the snapshot that a connection holds. Dropped, it ends that transaction and its lock.
 pub(crate) struct KeyReader {
-    client: Arc<Client>,
+    client: Client,
     table: SourceTable,
     command: String,
     statement: Option<Statement>,
 }
 
 impl KeyReader {
-    pub(super) fn new(client: Arc<Client>, table: &SourceTable) -> Self {
+    pub(super) fn new(client: Client, table: &SourceTable) -> Self {
         let key = table.key_names();
         let conditions = key.iter().zip(1..).map(|(name, place)| format!("{} = ${place}", quote(name)));
         let command = format!(
@@ -68,10 +67,17 @@ impl KeyReader {
         let read = tokio::time::timeout(PATIENCE, read).await.map_err(|elapsed| {
             Error::new(ErrorKind::SourceUnreachable, "reading a row of the source took too long").with_source(elapsed)
         })?;
-        let Some(row) = read.map_err(|error| denied(error, &self.table))? else { return Ok(None) };
+        let read = read.map_err(|error| {
+            let sqlstate = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+            denied(&sqlstate, error.into(), &self.table)
+        });
+        let Some(row) = read? else { return Ok(None) };
         let cells = (0..row.len()).map(|column| {
             let value: Option<Raw<'_>> = row.try_get(column)?;
-            Ok(value.map_or(Cell::Null, |raw| Cell::Binary(raw.bytes)))
+            // As in a COPY.
+            let text = spec.columns.get(column).is_some_and(|column| column.pg_type == PgType::TextForm);
+            let cell = if text { Cell::Text } else { Cell::Binary };
+            Ok(value.map_or(Cell::Null, |raw| cell(raw.bytes)))
         });
         let cells = cells.collect::<Result<Vec<_>>>()?;
         one_row(spec, &cells).map(Some)

@@ -22,6 +22,7 @@ mod files;
 mod key_reader;
 pub(crate) mod progress;
 mod reconcile;
+mod session;
 mod share;
 mod snapshot;
 
@@ -111,7 +112,8 @@ impl CopyJob {
         let mut shares: Option<Shares> = None;
         loop {
             let until = in_parts.then(|| Instant::now() + job.snapshot_age);
-            let Reading { clients, consistent_point, extents, partitions, shape } = snapshot::begin(&job).await?;
+            let Reading { reader, sessions, consistent_point, extents, partitions, shape } =
+                snapshot::begin(&job).await?;
             if progress.shape.as_ref() != Some(&shape) {
                 let void: Vec<String> = progress.files().map(|numbered| numbered.file.path.clone()).collect();
                 if progress.shape.is_some() {
@@ -122,7 +124,9 @@ impl CopyJob {
                 (progress, shares) = (Progress { shape: Some(shape.clone()), parts: Vec::new() }, None);
                 job.tell(News::Begun { from: consistent_point, void }).await?;
             }
-            let connections = clients.len();
+            // Of one snapshot nothing will be missing.
+            let reader = Some(reader).filter(|_| progress.from().is_some());
+            let connections = sessions.len();
             tracing::info!(table = job.table.shown(), lsn = %consistent_point, connections, "copying");
             let todo = match shares {
                 Some(shares) => shares.rest(until),
@@ -133,10 +137,11 @@ impl CopyJob {
             let numbers = Arc::new(AtomicU32::new(first));
             // Dropped, it ends the tasks: when one of them fails, and when the copy is called off.
             let mut tasks = JoinSet::new();
-            for client in &clients {
-                let (job, client, todo) = (Arc::clone(&job), Arc::clone(client), Arc::clone(&todo));
+            for session in sessions {
+                let (job, todo) = (Arc::clone(&job), Arc::clone(&todo));
                 let round = share::Round { as_of: consistent_point, shape: shape.clone() };
-                tasks.spawn(share::copy(job, client, todo, Arc::clone(&numbers), round));
+                // With a session ends its transaction, and the lock that keeps the table from being rewritten.
+                tasks.spawn(share::copy(job, session, todo, Arc::clone(&numbers), round));
             }
             while let Some(ended) = tasks.join_next().await {
                 let ended = ended
@@ -147,11 +152,7 @@ impl CopyJob {
                 let from = progress.from().unwrap_or(consistent_point);
                 let files = reconcile::files(&job, progress, consistent_point).await?;
                 let rows = files.iter().map(|copied| copied.file.rows - copied.superseded.len()).sum();
-                // With the other transactions ends the lock that keeps the table from being rewritten.
-                let reader = match clients.into_iter().next() {
-                    Some(client) if from != consistent_point => Some(KeyReader::new(client, &job.table)),
-                    _ => None,
-                };
+                let reader = reader.map(|client| KeyReader::new(client, &job.table));
                 return Ok(Copied { from, exact_from: consistent_point, rows, files, partitions, reader });
             }
             tracing::info!(table = job.table.shown(), "the copy takes a new snapshot");

@@ -4,33 +4,26 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt, pin_mut};
 use iceberg_writer::{ColumnSpec, Lsn, PgType};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use crate::Result;
-use crate::decode::copy::CopyRows;
-use crate::error::{Error, ErrorKind};
 
 use super::super::identifier::quote;
 use super::super::relation::SourceTable;
 use super::CopyJob;
 use super::files::FileRoll;
 use super::progress::Part;
-use super::snapshot::denied;
+use super::session::CopySession;
 
 /// Most blocks of a share: at 8 KiB, 64 MiB. Small against a large table, so that all connections end together.
 const SHARE_BLOCKS: u64 = 8192;
 /// Fewest blocks of a share: a COPY command has its price.
 const LEAST_BLOCKS: u64 = 512;
-/// Shares a connection gets at least of a table that is large enough.
-const SHARES_EACH: u64 = 4;
-/// Longest silence of a running COPY. It may wait for cold disks, hence the patience.
-const COPY_SILENCE: Duration = Duration::from_secs(600);
+/// Shares a connection gets at least of what is left of a table that is large enough.
+const SHARES_EACH: u64 = 2;
 
 /// How many connections a table of so many blocks is worth.
 pub(super) fn fitting_connections(blocks: u64, most: usize) -> usize {
@@ -74,20 +67,25 @@ pub(super) struct Shares {
 impl Shares {
     /// The blocks of these heaps, less those that are done.
     pub(super) fn new(extents: Vec<Extent>, done: &[Share], connections: usize, until: Option<Instant>) -> Self {
-        let blocks: u64 = extents.iter().map(|extent| extent.blocks).sum();
-        let each = blocks / (connections as u64 * SHARES_EACH).max(1);
-        let size = each.clamp(LEAST_BLOCKS, SHARE_BLOCKS);
+        let mut left: u64 = extents.iter().map(|extent| extent.blocks).sum();
+        let done_of = |heap: u32| done.iter().filter(move |share| share.heap == heap).map(|share| &share.blocks);
+        for extent in &extents {
+            let there = |blocks: &Range<u64>| blocks.end.min(extent.blocks).saturating_sub(blocks.start);
+            left -= done_of(extent.heap).map(there).sum::<u64>();
+        }
         let mut shares = Vec::new();
         for extent in &extents {
-            let mut done: Vec<&Range<u64>> =
-                done.iter().filter(|share| share.heap == extent.heap).map(|share| &share.blocks).collect();
+            let mut done: Vec<&Range<u64>> = done_of(extent.heap).collect();
             done.sort_unstable_by_key(|blocks| blocks.start);
             let mut begin = 0;
             let end = Range { start: extent.blocks, end: extent.blocks };
             for done in done.into_iter().chain([&end]) {
                 let gap = done.start.min(extent.blocks);
                 while begin < gap {
+                    // Towards the end they become smaller: the last connection is not alone for long.
+                    let size = (left / (connections as u64 * SHARES_EACH).max(1)).clamp(LEAST_BLOCKS, SHARE_BLOCKS);
                     let end = (begin + size).min(gap);
+                    left -= end - begin;
                     shares.push(Share { heap: extent.heap, blocks: begin..end });
                     begin = end;
                 }
@@ -123,7 +121,7 @@ impl Shares {
 /// Copies shares until none is left.
 pub(super) async fn copy(
     job: Arc<CopyJob>,
-    client: Arc<Client>,
+    mut session: CopySession,
     shares: Arc<Shares>,
     numbers: Arc<AtomicU32>,
     round: Round,
@@ -138,19 +136,8 @@ pub(super) async fn copy(
             "COPY (SELECT {columns} FROM ONLY {heap} WHERE ctid >= '({},0)' AND ctid < '({},0)'{filter}) TO STDOUT (FORMAT binary)",
             share.blocks.start, share.blocks.end
         );
-        let stream = client.copy_out(&command).await.map_err(|error| denied(error, &job.table))?;
-        pin_mut!(stream);
-        let mut rows = CopyRows::of(&job.table.spec);
-        loop {
-            // A deadline costs more than a row that is there already.
-            let next = match stream.next().now_or_never() {
-                Some(next) => next,
-                None => tokio::time::timeout(COPY_SILENCE, stream.next()).await.map_err(|elapsed| {
-                    Error::new(ErrorKind::SourceUnreachable, "the copy fell silent").with_source(elapsed)
-                })?,
-            };
-            let Some(chunk) = next else { break };
-            rows.each(&chunk?, &mut |cells| files.append(cells))?;
+        session.begin(&job, &command).await?;
+        while session.more(&job, &mut |cells| files.append(cells)).await? {
             if files.is_full() {
                 files.write_batch().await?;
             }

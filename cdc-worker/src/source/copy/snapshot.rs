@@ -1,6 +1,5 @@
 //! Transactions on several connections that read a table at a slot's consistent point.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use iceberg_writer::Lsn;
@@ -16,6 +15,7 @@ use super::super::relation::{self, SourceTable, Wanted};
 use super::super::{connect, older, settings, slot};
 use super::CopyJob;
 use super::progress::shape;
+use super::session::CopySession;
 use super::share::{Extent, fitting_connections};
 
 /// Times that a copy begins anew because the table was truncated meanwhile. The window is some ten milliseconds, so
@@ -23,9 +23,12 @@ use super::share::{Extent, fitting_connections};
 const SNAPSHOT_ATTEMPTS: usize = 30;
 const SNAPSHOT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Open transactions with the same snapshot. The first holds a lock that keeps the table from being rewritten.
+/// Open transactions with the same snapshot, each with a lock that keeps the table from being rewritten.
 pub(super) struct Reading {
-    pub(super) clients: Vec<Arc<Client>>,
+    /// Reads single rows.
+    pub(super) reader: Client,
+    /// Read the table.
+    pub(super) sessions: Vec<CopySession>,
     pub(super) consistent_point: Lsn,
     /// The heaps that may hold rows of the snapshot.
     pub(super) extents: Vec<Extent>,
@@ -64,21 +67,29 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
         };
-        let mut clients = vec![Arc::new(first)];
+        let Some(session) = CopySession::open(job, &snapshot.name).await? else {
+            // They go first: while they wait, everybody else waits behind them.
+            tracing::info!(table = table.shown(), lsn = %consistent_point, "to be rewritten as its copy began; again");
+            drop(first);
+            tokio::time::sleep(SNAPSHOT_PAUSE).await;
+            continue;
+        };
+        let mut sessions = vec![session];
         let blocks = extents.iter().map(|extent| extent.blocks).sum();
-        while clients.len() < fitting_connections(blocks, job.source.copy_connections) {
-            match import(job, &snapshot.name).await {
-                Ok(client) => clients.push(Arc::new(client)),
+        while sessions.len() < fitting_connections(blocks, job.source.copy_connections) {
+            match CopySession::open(job, &snapshot.name).await {
+                Ok(Some(session)) => sessions.push(session),
+                Ok(None) => break,
                 // The source has no connection to spare, perhaps: one is enough, the others are for speed.
                 Err(error) => {
-                    tracing::warn!(table = table.shown(), connections = clients.len(), error = %error.report(), "copies over fewer connections");
+                    tracing::warn!(table = table.shown(), connections = sessions.len(), error = %error.report(), "copies over fewer connections");
                     break;
                 }
             }
         }
         // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
         drop(snapshot);
-        return Ok(Reading { clients, consistent_point, extents, partitions, shape });
+        return Ok(Reading { reader: first, sessions, consistent_point, extents, partitions, shape });
     }
     Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
         .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
@@ -100,7 +111,10 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     let table = &job.table;
     // Also locks the partitions, however deep, and asks for no privilege on them.
     let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", full_name(table));
-    client.batch_execute(&lock).await.map_err(|error| denied(error, table))?;
+    client.batch_execute(&lock).await.map_err(|error| {
+        let sqlstate = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+        denied(&sqlstate, error.into(), table)
+    })?;
     let heaps = match &table.partitions {
         None => vec![(table.relation, full_name(table))],
         // A query goes by the snapshot on this connection, and by what is true now on another. What was a partition and is
@@ -156,15 +170,14 @@ pub(super) fn full_name(table: &SourceTable) -> String {
 }
 
 /// Says what a refusal of permission means, or of the locks that many partitions need.
-pub(super) fn denied(error: tokio_postgres::Error, table: &SourceTable) -> Error {
-    let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
-    if code == "53200" && table.partitions.is_some() {
+pub(super) fn denied(sqlstate: &str, error: Error, table: &SourceTable) -> Error {
+    if sqlstate == "53200" && table.partitions.is_some() {
         return Error::new(ErrorKind::Table, format!("no room for the locks on the partitions of {}", table.name))
             .with_hint(format!("raise max_locks_per_transaction (needs a restart), then {COPY_ANEW}"))
             .with_source(error);
     }
-    if code != "42501" {
-        return error.into();
+    if sqlstate != "42501" {
+        return error;
     }
     Error::new(ErrorKind::Table, format!("no permission to copy {}.{}", table.schema, table.name))
         .with_hint("GRANT SELECT to the worker's role; with row-level security on the table it also needs BYPASSRLS")

@@ -19,10 +19,9 @@ use tokio::time::Instant;
 
 use crate::Result;
 use crate::decode::message::POSTGRES_EPOCH_US;
-use crate::error::Error;
 
-use super::failure::Failure;
-use super::wire::{Frame, Wire};
+use super::super::wire::{Failure, Frame, Wire};
+use super::refused;
 
 /// How often the slot hears from us. Well below the smallest sensible `wal_sender_timeout` (the default is 60 s).
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -118,7 +117,7 @@ impl Pump {
 
     async fn run(mut self) {
         if let Err(failure) = self.pump().await {
-            let error: Error = failure.at("read the replication stream");
+            let error = refused(failure, "read the replication stream");
             // Without an engine nobody wants to know.
             let _ = self.engine.send(Err(error)).await;
         }

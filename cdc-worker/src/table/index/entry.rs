@@ -61,10 +61,15 @@ impl Secret {
         Self(SipHasher24::new_with_keys(draw(), draw()))
     }
 
+    #[inline]
     pub(super) fn key(&self, identity: &[u8]) -> Key {
         if identity.len() <= SHORT {
             let mut bytes = [0; 16];
-            bytes[1..=identity.len()].copy_from_slice(identity);
+            match <&[u8; 12]>::try_from(identity) {
+                // A single number of 64 bits: most keys are.
+                Ok(number) => bytes[1..13].copy_from_slice(number),
+                Err(_) => bytes[1..=identity.len()].copy_from_slice(identity),
+            }
             // The length comes first; identities of a table that are all of one length keep their order.
             bytes[0] = identity.len().to_le_bytes()[0];
             return Key(u128::from_be_bytes(bytes));
@@ -85,6 +90,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    #[inline]
     pub(super) fn at(key: Key, position: Position) -> Self {
         Self { key, place: position.pack() }
     }
@@ -131,6 +137,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     pub(super) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         bytes[..16].copy_from_slice(&self.key.0.to_be_bytes());
@@ -138,6 +145,7 @@ impl Entry {
         bytes
     }
 
+    #[inline]
     pub(super) fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Self {
         let (mut key, mut place) = ([0; 16], [0; 8]);
         key.copy_from_slice(&bytes[..16]);

@@ -23,6 +23,7 @@ impl Filter {
     }
 
     /// The block of a key, and the hash that its bits are drawn from.
+    #[inline]
     fn place(&self, key: Key) -> (usize, u64) {
         let hash = foldhash::fast::FixedState::default().hash_one(key.0);
         // The upper half chooses the block, the lower half the bits.
@@ -30,6 +31,7 @@ impl Filter {
         (usize::try_from(block).unwrap_or(0), hash)
     }
 
+    #[inline]
     pub(super) fn add(&mut self, key: Key) {
         let (block, hash) = self.place(key);
         for (word, bit) in bits(hash) {
@@ -45,6 +47,7 @@ impl Filter {
 }
 
 /// The bits of a key within its block.
+#[inline]
 fn bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
     // Nine bits a probe, from a product that spreads the lower half over 64 bits.
     let spread = (hash & 0xFFFF_FFFF).wrapping_mul(0x9E37_79B9_7F4A_7C15);

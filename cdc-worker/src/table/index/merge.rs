@@ -4,19 +4,18 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::io;
-use std::sync::Arc;
 
 use super::super::identity::RowIdentity;
 use super::entry::{Entry, Key};
 use super::run::{Iter, Run};
 
-/// Runs that are worth merging, when each is no larger than the newer ones together. More make lookups slow, fewer make
+/// Layers of runs that are worth merging, when each is no larger than the newer ones together. More make lookups slow, fewer make
 /// merges frequent.
 const FAN_IN: usize = 4;
 /// A run of so many entries (384 MiB) is merged no more: that would take seconds, in which nothing else happens.
 const LARGEST: usize = 16 << 20;
 
-/// How many of the newest runs should become one now, by their sizes from the oldest to the newest.
+/// How many of the newest layers should become one run now, by their sizes from the oldest to the newest.
 pub(super) fn due(sizes: &[usize]) -> usize {
     let (mut count, mut together) = (0, 0);
     for size in sizes.iter().rev() {
@@ -29,16 +28,19 @@ pub(super) fn due(sizes: &[usize]) -> usize {
     if count >= FAN_IN { count } else { 0 }
 }
 
-/// Merges runs, given from the oldest to the newest.
+/// Merges layers, given from the oldest to the newest, each of them as its runs in the order of their keys.
 pub(super) struct Merge<'a> {
     identity: RowIdentity,
     /// Nothing older lies beneath: that a row is gone need not be remembered.
     whole: bool,
-    sources: Vec<Iter<'a>>,
+    sources: Vec<Source<'a>>,
     /// The next entry of each source.
     next: BinaryHeap<Ahead>,
     failed: Option<io::Error>,
 }
+
+/// A layer that is read through.
+type Source<'a> = std::iter::FlatMap<std::vec::IntoIter<&'a Run>, Iter<'a>, fn(&'a Run) -> Iter<'a>>;
 
 /// An entry that has been read.
 #[derive(Debug, Clone, Copy)]
@@ -70,10 +72,12 @@ impl PartialEq for Ahead {
 impl Eq for Ahead {}
 
 impl<'a> Merge<'a> {
-    pub(super) fn new(identity: RowIdentity, whole: bool, runs: &'a [Arc<Run>]) -> Self {
-        let sources = runs.iter().map(|run| run.iter()).collect();
+    pub(super) fn new(identity: RowIdentity, whole: bool, layers: Vec<Vec<&'a Run>>) -> Self {
+        let read: fn(&'a Run) -> Iter<'a> = Run::iter;
+        let sources: Vec<Source<'a>> = layers.into_iter().map(|runs| runs.into_iter().flat_map(read)).collect();
+        let count = sources.len();
         let mut merge = Self { identity, whole, sources, next: BinaryHeap::new(), failed: None };
-        for source in 0..runs.len() {
+        for source in 0..count {
             match merge.sources[source].next() {
                 Some(Ok(entry)) => merge.next.push(Ahead { subject: entry.subject(identity), source, entry }),
                 Some(Err(error)) => merge.failed = Some(error),

@@ -1,7 +1,7 @@
 //! The position index: key → (data file, row), on local disk.
 //!
-//! Sorted runs of 24 bytes a row, the newest of which hides what older ones say ([`run`], [`merge`]), and in memory the
-//! few entries that are not worth a run yet. Of a table without a key the index holds each row under a hash of all of
+//! Sorted runs of 24 bytes a row, the newest of which hides what older ones say ([`run`]), merged as they become many unless
+//! their keys lie apart ([`merge`], [`layer`]), and in memory the few entries that are not worth a run yet. Of a table without a key the index holds each row under a hash of all of
 //! it and its position, so that equal rows have an entry each. Bounded in memory: where each page begins, a fifth of
 //! a byte a row, a filter of ten bits a row for runs that are not large, and [`RECENT_ENTRIES`] for all tables together.
 //!
@@ -10,11 +10,13 @@
 
 mod entry;
 mod filter;
+mod layer;
 mod merge;
 mod run;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -197,14 +199,14 @@ impl PositionIndex {
 
     fn merge(&self, content: &mut Content) -> Result<()> {
         loop {
-            let sizes: Vec<usize> = content.runs.iter().map(|run| run.len()).collect();
-            let count = merge::due(&sizes);
-            if count == 0 {
-                return Ok(());
-            }
-            let oldest = content.runs.len() - count;
-            let merged = Merge::new(self.table.identity, oldest == 0, &content.runs[oldest..]);
-            let most = sizes[oldest..].iter().sum();
+            let layers = layer::layers(&content.runs);
+            let size = |layer: &Range<usize>| content.runs[layer.clone()].iter().map(|run| run.len()).sum::<usize>();
+            let sizes: Vec<usize> = layers.iter().map(size).collect();
+            let due = layers.len() - merge::due(&sizes);
+            let Some(oldest) = layers.get(due).map(|layer| layer.start) else { return Ok(()) };
+            let sources = layers[due..].iter().map(|layer| layer::ascending(&content.runs[layer.clone()])).collect();
+            let merged = Merge::new(self.table.identity, oldest == 0, sources);
+            let most = sizes[due..].iter().sum();
             let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
             content.runs.truncate(oldest);
             content.runs.push(Arc::new(merged));

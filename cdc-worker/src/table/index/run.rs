@@ -51,6 +51,7 @@ impl Run {
             file: tempfile::tempfile_in(directory)?,
             written: 0,
             stretch: Vec::with_capacity(STRETCH_PAGES * PAGE_BYTES),
+            in_page: 0,
             firsts: Vec::new(),
             entries: 0,
             last: Key(0),
@@ -63,6 +64,17 @@ impl Run {
 
     pub(super) fn len(&self) -> usize {
         self.entries
+    }
+
+    /// The least key, if there is any.
+    pub(super) fn first_key(&self) -> Option<Key> {
+        self.firsts.first().map(|(key, _)| *key)
+    }
+
+    /// No key of either is between those of the other.
+    pub(super) fn lies_apart_from(&self, other: &Self) -> bool {
+        let (Some(first), Some(other_first)) = (self.first_key(), other.first_key()) else { return true };
+        self.last < other_first || other.last < first
     }
 
     /// The first entry of the key that is not before `least`, an entry of the same key.
@@ -130,8 +142,10 @@ struct Writer {
     filter: Option<Filter>,
     file: File,
     written: u64,
-    /// Pages that are not written, the last of them perhaps not full.
+    /// Pages that are not written, the last of them perhaps not full, with room for all of it.
     stretch: Vec<u8>,
+    /// Entries of the last page, as long as it is not full.
+    in_page: usize,
     firsts: Vec<(Key, u64)>,
     entries: usize,
     last: Key,
@@ -139,16 +153,20 @@ struct Writer {
 
 impl Writer {
     fn push(&mut self, entry: Entry) -> io::Result<()> {
-        if self.entries.is_multiple_of(PAGE_ENTRIES) {
+        if self.in_page == 0 {
             self.firsts.push(entry.order());
+            self.stretch.resize(self.stretch.len() + PAGE_BYTES, 0);
         }
-        self.stretch.extend_from_slice(&entry.to_bytes());
+        let page = self.stretch.len() - PAGE_BYTES;
+        let at = page + self.in_page * ENTRY_BYTES;
+        self.stretch[at..at + ENTRY_BYTES].copy_from_slice(&entry.to_bytes());
+        self.in_page += 1;
         self.entries += 1;
         self.last = entry.key;
         if let Some(filter) = &mut self.filter {
             filter.add(entry.key);
         }
-        if self.entries.is_multiple_of(PAGE_ENTRIES) {
+        if self.in_page == PAGE_ENTRIES {
             self.close_page();
             if self.stretch.len() >= STRETCH_PAGES * PAGE_BYTES {
                 self.flush()?;
@@ -157,12 +175,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Fills the page up and signs it.
+    /// Signs the last page.
     fn close_page(&mut self) {
-        let begin = (self.stretch.len() - 1) / PAGE_BYTES * PAGE_BYTES;
-        self.stretch.resize(begin + PAGE_BYTES - CHECKSUM_BYTES, 0);
-        let sum = crc32fast::hash(&self.stretch[begin..]);
-        self.stretch.extend_from_slice(&sum.to_be_bytes());
+        let begin = self.stretch.len() - PAGE_BYTES;
+        let (body, sum) = self.stretch[begin..].split_at_mut(PAGE_BYTES - CHECKSUM_BYTES);
+        sum.copy_from_slice(&crc32fast::hash(body).to_be_bytes());
+        self.in_page = 0;
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -173,7 +191,7 @@ impl Writer {
     }
 
     fn finish(mut self) -> io::Result<Run> {
-        if !self.entries.is_multiple_of(PAGE_ENTRIES) {
+        if self.in_page > 0 {
             self.close_page();
         }
         self.flush()?;

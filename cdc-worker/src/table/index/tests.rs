@@ -100,6 +100,48 @@ proptest! {
     }
 }
 
+/// Each batch is a stretch of keys, in an order that is not theirs, as the connections of a copy write them.
+#[test]
+fn stretches_that_lie_apart_are_left_as_they_are_and_newer_ones_hide_them() {
+    const STRETCH: u32 = layer::LAYERED_ENTRIES as u32;
+    let (_directory, store) = store();
+    let index = store.table(RowIdentity::Key);
+    let mut writer = IndexWriter::new(index.clone());
+    let write = |stretch: u32, shift: u32, file: u32, writer: &mut IndexWriter| {
+        for number in stretch * STRETCH + shift..(stretch + 1) * STRETCH + shift {
+            writer.put(&number.to_be_bytes(), at(file, number)).unwrap();
+        }
+        writer.end_stretch().unwrap();
+    };
+    let order = [3, 0, 5, 1, 7, 2, 6, 4];
+    for stretch in order {
+        write(stretch, 0, 0, &mut writer);
+    }
+    assert_eq!(index.content().runs.len(), order.len());
+    let file_of = |number: u32| index.get(&number.to_be_bytes()).unwrap().map(|position| position.file);
+    let edges = |stretch: u32| [0, 1, STRETCH / 2, STRETCH - 1].map(|at| stretch * STRETCH + at);
+    assert!((0..8).flat_map(edges).all(|number| file_of(number) == Some(0)));
+    assert_eq!(file_of(8 * STRETCH), None);
+
+    // The same keys again, shifted: each of these layers lies over the one before, until they are merged.
+    for file in 1..6 {
+        for stretch in order {
+            write(stretch, file, file, &mut writer);
+        }
+        for number in (0..8 * STRETCH + file).step_by(997).chain((0..8).flat_map(edges)) {
+            assert_eq!(file_of(number), Some(number.min(file)), "{number} after {file}");
+        }
+    }
+    writer.finish().unwrap();
+    let runs = index.content().runs.clone();
+    let layers = layer::layers(&runs);
+    assert!(layers.len() < 4, "{layers:?}");
+    for layer in layers {
+        let runs = layer::ascending(&runs[layer]);
+        assert!(runs.array_windows().all(|[lower, upper]| lower.lies_apart_from(upper)));
+    }
+}
+
 #[test]
 fn a_key_twice_is_an_error() {
     let (_directory, store) = store();

@@ -5,10 +5,11 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::super::identity::RowIdentity;
 use super::entry::Entry;
+use super::layer::LAYERED_ENTRIES;
 use super::{Position, PositionIndex};
 
-/// Entries that are gathered: 12 MiB.
-const BATCH_ENTRIES: usize = 512 << 10;
+/// Entries that are gathered, at most: 15 MiB, which hold those of a copy's share of rows of a hundred bytes.
+const BATCH_ENTRIES: usize = 640 << 10;
 /// From so many on they become a run of their own.
 pub(super) const RUN_ENTRIES: usize = 8 << 10;
 
@@ -46,11 +47,24 @@ impl IndexWriter {
     }
 
     fn push(&mut self, entry: Entry) -> Result<()> {
+        if self.entries.len() == self.entries.capacity() {
+            // Doubled, but no further than it will be filled.
+            let more = self.entries.len().clamp(1024, BATCH_ENTRIES - self.entries.len());
+            self.entries.reserve_exact(more);
+        }
         self.entries.push(entry);
         if self.entries.len() >= BATCH_ENTRIES {
             self.write()?;
         }
         Ok(())
+    }
+
+    /// A stretch of keys ends: what has been gathered lies apart from what comes, perhaps, and becomes a run then.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(crate) fn end_stretch(&mut self) -> Result<()> {
+        if self.entries.len() >= LAYERED_ENTRIES { self.write() } else { Ok(()) }
     }
 
     /// Writes what has been gathered.
