@@ -19,7 +19,10 @@ pub enum PgType {
     Int8,
     Float4,
     Float8,
-    Numeric { precision: u8, scale: u8 },
+    Numeric {
+        precision: u8,
+        scale: u8,
+    },
     /// A `numeric` that no Iceberg decimal holds: without digits, or with more than 38, or with a scale outside of them.
     NumericText,
     Text,
@@ -193,7 +196,11 @@ impl PgType {
         Documented { postgres: "`boolean`", iceberg: "`boolean`", note: "" },
         Documented { postgres: "`smallint`, `integer`", iceberg: "`int`", note: "" },
         Documented { postgres: "`bigint`", iceberg: "`long`", note: "" },
-        Documented { postgres: "`real`, `double precision`", iceberg: "`float`, `double`", note: "bit by bit; all `NaN` are one" },
+        Documented {
+            postgres: "`real`, `double precision`",
+            iceberg: "`float`, `double`",
+            note: "bit by bit; all `NaN` are one",
+        },
         Documented {
             postgres: "`numeric(p,s)`, p up to 38, s from 0 to p",
             iceberg: "`decimal(p,s)`",
@@ -205,8 +212,16 @@ impl PgType {
             note: "as Postgres prints it, zeros behind the point and `NaN` included",
         },
         Documented { postgres: "`text`, `varchar`, `name`, `json`", iceberg: "`string`", note: "the same characters" },
-        Documented { postgres: "`citext`, and other types that are `text` inside", iceberg: "`string`", note: "the same characters" },
-        Documented { postgres: "`xml`", iceberg: "`string`", note: "without the encoding in its declaration: Postgres sends none" },
+        Documented {
+            postgres: "`citext`, and other types that are `text` inside",
+            iceberg: "`string`",
+            note: "the same characters",
+        },
+        Documented {
+            postgres: "`xml`",
+            iceberg: "`string`",
+            note: "without the encoding in its declaration: Postgres sends none",
+        },
         Documented { postgres: "`jsonb`", iceberg: "`string`", note: "as Postgres prints it" },
         Documented {
             postgres: "`character(n)`",
@@ -217,12 +232,24 @@ impl PgType {
         Documented { postgres: "enums", iceberg: "`string`", note: "the label" },
         Documented { postgres: "domains", iceberg: "as the type they are made from", note: "" },
         Documented { postgres: "`bytea`", iceberg: "`binary`", note: "" },
-        Documented { postgres: "`date`, `timestamp`, `timestamptz`", iceberg: "`date`, `timestamp`, `timestamptz`", note: "an infinite one stops the table" },
+        Documented {
+            postgres: "`date`, `timestamp`, `timestamptz`",
+            iceberg: "`date`, `timestamp`, `timestamptz`",
+            note: "an infinite one stops the table",
+        },
         Documented { postgres: "`time`", iceberg: "`time`", note: "`24:00` stops the table" },
         Documented { postgres: "`uuid`", iceberg: "`uuid`", note: "" },
         Documented { postgres: "`oid`, `xid`, `cid`", iceberg: "`long`", note: "" },
-        Documented { postgres: "`xid8`", iceberg: "`decimal(20,0)`", note: "64 bits without a sign are more than a `long`" },
-        Documented { postgres: "`money`", iceberg: "`long`", note: "in the smallest unit of the currency, which `lc_monetary` knows" },
+        Documented {
+            postgres: "`xid8`",
+            iceberg: "`decimal(20,0)`",
+            note: "64 bits without a sign are more than a `long`",
+        },
+        Documented {
+            postgres: "`money`",
+            iceberg: "`long`",
+            note: "in the smallest unit of the currency, which `lc_monetary` knows",
+        },
         Documented {
             postgres: "`interval`, `timetz`, arrays, composites, ranges and multiranges, `inet`, `cidr`, `macaddr`, `macaddr8`, `bit`, \
                        `varbit`, `tsvector`, `tsquery`, geometric types, `pg_lsn`, `jsonpath`, `reg…` types, `hstore`, and all others",

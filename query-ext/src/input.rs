@@ -83,7 +83,12 @@ impl Input {
         self.text.push(0);
         // SAFETY: a string that ends in NUL; the function copies what it keeps.
         unsafe {
-            pg_sys::InputFunctionCall(&raw mut self.function, self.text.as_mut_ptr().cast(), self.parameter, self.typmod)
+            pg_sys::InputFunctionCall(
+                &raw mut self.function,
+                self.text.as_mut_ptr().cast(),
+                self.parameter,
+                self.typmod,
+            )
         }
     }
 
@@ -94,14 +99,5 @@ impl Input {
     pub(crate) unsafe fn end(self) {
         // SAFETY: begun in `of`.
         unsafe { self.settings.end() };
-    }
-}
-
-/// A `"char"`, of which the lake has a byte that is no character as `\ooo`.
-pub(crate) fn byte(text: &[u8]) -> u8 {
-    match *text {
-        [b'\\', a, b, c] => (a & 7) << 6 | (b & 7) << 3 | (c & 7),
-        [first, ..] => first,
-        [] => 0,
     }
 }

@@ -330,7 +330,10 @@ mod tests {
     #[test]
     fn an_insert_is_cut_into_cells() {
         let Message::Insert { relation: 9, new } = parse(&insert()).unwrap() else { panic!("not an insert") };
-        assert_eq!(new.cells().unwrap().as_slice(), [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged, Cell::Text(b"x")]);
+        assert_eq!(
+            new.cells().unwrap().as_slice(),
+            [Cell::Binary(&[7, 8]), Cell::Null, Cell::Unchanged, Cell::Text(b"x")]
+        );
     }
 
     #[test]

@@ -15,8 +15,7 @@ macro_rules! text {
 
 /// Asks for UTF-8, except of a database in `SQL_ASCII`: its server would not convert but check, and a single text that is no
 /// UTF-8 would end a session for all tables. Those texts are checked here, where only their table stops.
-pub(crate) const ENCODING: &str =
-    "SELECT set_config('client_encoding', CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)";
+pub(crate) const ENCODING: &str = "SELECT set_config('client_encoding', CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)";
 
 /// A replication session.
 pub(crate) const REPLICATION: &str = concat!(text!(), " -c statement_timeout=0");

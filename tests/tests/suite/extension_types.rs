@@ -18,7 +18,9 @@ async fn compare(postgres: &Postgres, table: &str, settings: &str) -> Result<()>
     ensure!(!plan.iter().any(|line| line.contains("Answered By: heap")), "{plan:#?}");
     let mut shown = vec![("the row".to_owned(), "t::text".to_owned())];
     for column in columns(postgres, table).await? {
-        let text = format!("CASE WHEN {column} IS DISTINCT FROM NULL THEN format('%s of %s', {column}, pg_typeof({column})) END");
+        let text = format!(
+            "CASE WHEN {column} IS DISTINCT FROM NULL THEN format('%s of %s', {column}, pg_typeof({column})) END"
+        );
         shown.push((column, text));
     }
     for (column, text) in shown {

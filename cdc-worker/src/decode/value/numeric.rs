@@ -39,7 +39,9 @@ impl<'a> Sent<'a> {
     /// The word that counts 10000^place.
     fn word(&self, place: i32) -> u16 {
         let index = usize::try_from(self.weight - place).ok();
-        index.and_then(|index| self.digits.get(index * 2..index * 2 + 2)).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]))
+        index
+            .and_then(|index| self.digits.get(index * 2..index * 2 + 2))
+            .map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]))
     }
 }
 
@@ -89,7 +91,8 @@ pub(super) fn unscaled_of_text(text: &str, scale: u8) -> Result<i128, ValueError
         if !digit.is_ascii_digit() {
             return Err(ValueError::Malformed);
         }
-        unscaled = unscaled.checked_mul(10).and_then(|value| value.checked_add(i128::from(digit - b'0'))).ok_or(TOO_WIDE)?;
+        unscaled =
+            unscaled.checked_mul(10).and_then(|value| value.checked_add(i128::from(digit - b'0'))).ok_or(TOO_WIDE)?;
         Ok(())
     };
     if whole.is_empty() {

