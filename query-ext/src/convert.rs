@@ -3,7 +3,7 @@
 use lake_engine::{ColumnKind, Vector};
 use pgrx::prelude::*;
 
-use crate::input::{self, Input};
+use crate::input::Input;
 use crate::literal::{EPOCH_DAYS, EPOCH_MICROS};
 
 /// Converts the rows of a column, into the current memory context.
@@ -92,9 +92,6 @@ pub(crate) unsafe fn column(
         (ColumnKind::Int64, pg_sys::MONEYOID) => each!(i64, pg_sys::Datum::from),
         (ColumnKind::Decimal { scale: 0, bytes: 16 }, pg_sys::XID8OID) => {
             each!(i128, |value: i128| pg_sys::Datum::from(u64::try_from(value).unwrap_or_default()));
-        }
-        (ColumnKind::Text, pg_sys::CHAROID) => {
-            each_text!(|text: &[u8]| pg_sys::Datum::from(input::byte(text).cast_signed()));
         }
         (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::XMLOID)
         | (ColumnKind::Blob, pg_sys::BYTEAOID) => each_text!(varlena),

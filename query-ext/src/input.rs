@@ -101,12 +101,3 @@ impl Input {
         unsafe { self.settings.end() };
     }
 }
-
-/// A `"char"`, of which the lake has a byte that is no character as `\ooo`.
-pub(crate) fn byte(text: &[u8]) -> u8 {
-    match *text {
-        [b'\\', a, b, c] => (a & 7) << 6 | (b & 7) << 3 | (c & 7),
-        [first, ..] => first,
-        [] => 0,
-    }
-}

@@ -44,8 +44,6 @@ TYPES = {
     "float8": ("double", "CASE {c} WHEN 'NaN' THEN 'nan' ELSE (('x' || encode(float8send({c}), 'hex'))::bit(64)::int8)::text END"),
     "numeric": ("decimal({p}, {s})", "trunc({c} * 1e{s}::numeric)::text"),
     "bpchar": ("string", "rtrim({c}::text, ' ')"),
-    "char": ("string", "CASE WHEN get_byte(charsend({c}), 0) < 128 THEN {c}::text ELSE '\\' || (get_byte(charsend({c}), 0) / 64)::text"
-     " || (get_byte(charsend({c}), 0) / 8 % 8)::text || (get_byte(charsend({c}), 0) % 8)::text END"),
     "oid": ("long", "{c}::text"),
     "xid": ("long", "{c}::text"),
     "cid": ("long", "{c}::text"),

@@ -14,8 +14,24 @@ const OLDEST_VERSION: i32 = 150_000;
 
 /// Encodings of databases whose every text the server can send in UTF-8: a single one that it cannot would stop the whole
 /// stream. And SQL_ASCII, whose bytes are taken as they are, and must be UTF-8, or their table stops.
-const ENCODINGS: [&str; 11] =
-    ["UTF8", "SQL_ASCII", "LATIN1", "LATIN2", "LATIN4", "LATIN5", "LATIN6", "LATIN8", "LATIN9", "LATIN10", "WIN1256"];
+const ENCODINGS: [&str; 16] = [
+    "UTF8",
+    "SQL_ASCII",
+    "LATIN1",
+    "LATIN2",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "LATIN10",
+    "WIN1256",
+    "WIN866",
+    "KOI8R",
+    "KOI8U",
+    "ISO_8859_5",
+];
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -84,6 +84,9 @@ impl Soak {
     async fn rounds(&self, postgres: &Postgres, round: &mut u64) -> Result<Done> {
         Source::prepare(postgres).await?;
         postgres.batch(tables::SCHEMA).await?;
+        if self.seed.is_multiple_of(2) {
+            postgres.batch(tables::TEXTS).await?;
+        }
         Source::publish(postgres, TABLES).await?;
         let mut config = WorkerConfig::new(postgres, "one", TABLES)?;
         // Batches cut by age, and by so little memory that large transactions go through files.

@@ -84,6 +84,14 @@ INSERT INTO soak.owner SELECT i, 'o' || i FROM generate_series(1, 300) i;
 INSERT INTO soak.pet (owner, name) SELECT i % 300 + 1, 'p' || i FROM generate_series(1, 900) i;
 ";
 
+/// Columns whose text is kept, with which the stream sends text: for every other seed.
+pub(super) const TEXTS: &str = "
+ALTER TABLE soak.bag ADD list text[] DEFAULT ARRAY['a', NULL, 'b, c'], ADD flag bool DEFAULT true;
+ALTER TABLE soak.pair ADD span interval DEFAULT (random() * 9)::int * interval '1 hour', ADD at timestamptz DEFAULT now();
+ALTER TABLE soak.doc ADD amount numeric DEFAULT (random() * 100)::int / 8.0, ADD code char(5) DEFAULT 'x', ADD seen date[];
+ALTER TABLE soak.tale ADD during tstzrange DEFAULT tstzrange(now(), NULL), ADD raw bytea DEFAULT '\\x00ff';
+";
+
 pub(super) const HAPPENINGS: &[Happenings] = &[
     // counter
     Happenings {

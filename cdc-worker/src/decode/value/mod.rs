@@ -82,7 +82,7 @@ fn string(text: &str) -> Value<'_> {
     Value::Text(Cow::Borrowed(text))
 }
 
-/// A `"char"`: the character, or `\ooo` for a byte that is none by itself, as Postgres prints it from version 16 on.
+/// A `"char"`: the character, or `\ooo` for a byte that is none by itself, as Postgres prints it.
 fn byte(byte: u8) -> Value<'static> {
     Value::Text(match byte {
         0 => Cow::Borrowed(""),

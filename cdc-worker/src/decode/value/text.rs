@@ -7,13 +7,10 @@ use iceberg_writer::PgType;
 use uuid::Uuid;
 
 use super::moment::{date_of_text, time_of_text, timestamp_of_text};
-use super::{Value, ValueError, byte, double, float, numeric, string, utf8};
+use super::{Value, ValueError, double, float, numeric, string, utf8};
 
 /// Reads one value.
 pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError> {
-    if pg_type == PgType::Byte {
-        return one_byte(raw);
-    }
     let text = utf8(raw)?;
     Ok(match pg_type {
         PgType::Bool => match text {
@@ -55,23 +52,6 @@ pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError>
 
 fn parsed<T: FromStr>(text: &str) -> Result<T, ValueError> {
     text.parse().map_err(|_| ValueError::Malformed)
-}
-
-/// Before version 16 Postgres prints a byte as it is, though it be no character by itself.
-fn one_byte(raw: &[u8]) -> Result<Value<'_>, ValueError> {
-    match raw {
-        [] => Ok(byte(0)),
-        [single] => Ok(byte(*single)),
-        [b'\\', ..] => Ok(string(utf8(raw)?)),
-        // In a database whose encoding has it as one byte.
-        _ => {
-            let mut letters = utf8(raw)?.chars();
-            match (letters.next().and_then(|letter| u8::try_from(letter).ok()), letters.next()) {
-                (Some(latin), None) => Ok(byte(latin)),
-                _ => Err(ValueError::Malformed),
-            }
-        }
-    }
 }
 
 /// `-$1,234.56`: what `lc_monetary` C makes of 64 bits.
