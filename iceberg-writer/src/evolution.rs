@@ -24,6 +24,11 @@ impl LakeTable {
         self.with_spec(spec, Some(remark))
     }
 
+    /// What the last commit that had a remark left with the table.
+    pub fn remarked(&self) -> Option<&str> {
+        self.metadata().properties().get(REMARK_PROPERTY).map(String::as_str)
+    }
+
     /// Whether the table's columns in the catalog are those of its description.
     pub(crate) fn has_its_schema(&self) -> Result<bool> {
         Ok(same(&self.spec().iceberg_schema()?, self.metadata().current_schema()))

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use iceberg_writer::{Catalog, LakeTable, TableSpec};
+use bytes::{Buf as _, Bytes, TryGetError};
+use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::decode::message::{Commit, Relation};
+use crate::decode::message::{self, Commit, Message, Relation};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
 use crate::source::copy::{Copied, CopyJob};
@@ -23,6 +23,7 @@ use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
 use crate::table::PositionIndex;
 
+use super::columns::GONE;
 use super::entry::{Entry, Table};
 use super::session::Session;
 
@@ -86,7 +87,20 @@ impl Copying {
 
 /// Keeps a message of the stream until the table can take it.
 pub(super) fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
-    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), raw])
+    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), &commit.time_us.to_be_bytes(), &commit.xid.to_be_bytes(), raw])
+}
+
+/// The next message that was kept.
+pub(super) fn kept(queue: &mut Spool) -> Result<Option<(Commit, Message)>> {
+    let Some(mut record) = queue.pop()? else { return Ok(None) };
+    let mut commit = || -> Result<Commit, TryGetError> {
+        let lsn = Lsn::from_u64(record.try_get_u64()?);
+        Ok(Commit { lsn, time_us: record.try_get_i64()?, xid: record.try_get_u32()? })
+    };
+    let commit = commit().map_err(|error| {
+        Error::new(ErrorKind::Io, "a change that waited for a copy came back damaged").with_source(error)
+    })?;
+    Ok(Some((commit, message::parse(&record)?)))
 }
 
 impl Session {
@@ -117,7 +131,7 @@ impl Session {
                     self.source_gone(
                         table.relation,
                         "the source table was dropped; the lake keeps its last state",
-                        "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
+                        GONE,
                     );
                 }
                 TableState::Streaming | TableState::Copying if !table.is_published() => {
@@ -137,6 +151,7 @@ impl Session {
             }
         }
         self.look_at_partitions().await?;
+        self.look_at_columns().await?;
         self.begin_copies().await
     }
 
@@ -234,7 +249,7 @@ impl Session {
     async fn begin_copy(&mut self, registered: RegisteredTable) -> Result<()> {
         let relation = registered.relation;
         let wanted = Wanted {
-            lake_name: Some(&registered.lake_table),
+            lake_name: Some(registered.lake_name()),
             ..Wanted::new(&self.config.source.publication, registered.append_only)
         };
         let described = relation::describe(&self.control, relation, wanted).await;
@@ -310,6 +325,7 @@ impl Session {
                 tracing::info!(table = self.shown(relation), lsn = %copied.consistent_point, rows = copied.rows, "copied");
                 self.begin_catching_up(relation, copied).await
             }
+            Err(error) if error.kind() == ErrorKind::Altered => self.copy_anew(relation, &error.report()).await,
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {
                 self.fail_table(relation, error);
                 Ok(())

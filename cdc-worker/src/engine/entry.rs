@@ -2,10 +2,12 @@
 
 use iceberg_writer::Lsn;
 
-use crate::decode::message::Relation;
+use crate::decode::message::{Commit, Relation};
 use crate::spool::Spool;
 use crate::table::MirroredTable;
 
+use super::apply::RowChange;
+use super::columns::Columns;
 use super::copying::Copying;
 
 /// A mirrored table, whatever its state.
@@ -46,6 +48,8 @@ impl Entry {
 pub(super) struct CatchingUp {
     pub(super) streaming: Streaming,
     pub(super) queue: Spool,
+    /// The next change, which has come out of the queue and waits for the catalog to be looked at.
+    pub(super) held: Option<(Commit, RowChange)>,
 }
 
 /// A table that follows the stream.
@@ -55,7 +59,9 @@ pub(super) struct Streaming {
     pub(super) replay_from: Lsn,
     /// Its description in the stream, as of the last change that was applied.
     pub(super) described: Option<Relation>,
-    /// That was compared with what the mirror knows.
+    /// What else is known of its columns.
+    pub(super) columns: Columns,
+    /// Its description was compared with what the mirror knows.
     pub(super) checked: bool,
     /// By that description, updates and deletes say which row they mean.
     pub(super) identified: bool,
@@ -66,11 +72,12 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    pub(super) fn new(table: MirroredTable, replay_from: Lsn) -> Self {
+    pub(super) fn new(table: MirroredTable, columns: Columns, replay_from: Lsn) -> Self {
         Self {
             table,
             replay_from,
             described: None,
+            columns,
             checked: false,
             identified: false,
             unregistered_copy: None,

@@ -53,6 +53,7 @@ impl Session {
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.commit_due = false;
         self.look_at_partitions().await?;
+        self.follow_catalog().await?;
         self.register_failures().await?;
         let begun = Instant::now();
         let attempt = Uuid::now_v7();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
@@ -21,8 +21,9 @@ use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, WalStream};
 use crate::source::{connect, preflight, publication, relation, slot};
 use crate::spool::SpoolDirectory;
-use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
+use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
 
+use super::columns::Columns;
 use super::entry::{Entry, Streaming, Table};
 use super::partitions::Trees;
 use super::session::Session;
@@ -203,7 +204,7 @@ async fn reload(
         return Ok(Some(Table::errored(registered.schema, registered.name, reason, registered.error_hint)));
     }
     let wanted = Wanted {
-        lake_name: Some(&registered.lake_table),
+        lake_name: Some(registered.lake_name()),
         publication: &config.source.publication,
         append_only: registered.append_only,
         streams: registered.state == TableState::Streaming,
@@ -215,10 +216,9 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let spec = Arc::new(described.spec.clone());
     let lake = match registered.state {
         TableState::Requested | TableState::Errored => None,
-        TableState::Copying | TableState::Streaming => match catalog.load(described.spec.clone()).await {
+        TableState::Copying | TableState::Streaming => match load(catalog, described.spec.clone()).await {
             Ok(lake) => lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid)),
             // An earlier mirror of the table left another one under its name; the copy will replace it.
             Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
@@ -237,12 +237,22 @@ async fn reload(
         }
         // Not begun, or not committed: the loop starts the copy (again), from nothing.
         if let Some(uuid) = registered.table_uuid.filter(|_| registered.state == TableState::Copying) {
-            catalog.discard_prepared(&spec, uuid).await?;
+            catalog.discard_prepared(&described.spec, uuid).await?;
         }
         return Ok(None);
     };
     if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
         tracing::info!(table = registered.shown(), "the table is copied anew: its partitions were not remembered");
+        config.registry(control).resync(relation).await?;
+        return Ok(None);
+    }
+    let key = |spec: &TableSpec| {
+        let mut key: Vec<i32> = spec.key.iter().map(|&index| spec.columns[index].field_id).collect();
+        key.sort_unstable();
+        key
+    };
+    if key(lake.spec()) != key(&described.spec) {
+        tracing::info!(table = registered.shown(), "the table is copied anew: it has another key");
         config.registry(control).resync(relation).await?;
         return Ok(None);
     }
@@ -266,9 +276,20 @@ async fn reload(
         Err(error) => return Err(error),
     }
     let files = files.into_iter().map(FileState::new).collect();
-    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), begin);
+    let (namespace, name) = registered.lake_name();
+    let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
+    let spec = Arc::new(lake.spec().clone());
+    let columns = Columns::new(described.projection.columns, seen);
+    let mut streaming =
+        Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;
     Ok(Some(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
+}
+
+/// The Iceberg table, by the columns that it was committed with, whatever the source's are now.
+async fn load(catalog: &SqlCatalog, described: TableSpec) -> Result<Option<LakeTable>, iceberg_writer::Error> {
+    let (namespace, name) = (described.namespace.clone(), described.name.clone());
+    catalog.load_remarked(described, &|text| remark::read(text, &namespace, &name).map(|(spec, _)| spec)).await
 }
 
 /// A table that cannot go on, and the registry knows it.

@@ -9,4 +9,5 @@ pub(crate) mod preflight;
 pub(crate) mod publication;
 pub(crate) mod relation;
 pub(crate) mod replication;
+pub(crate) mod shape;
 pub(crate) mod slot;

@@ -15,6 +15,7 @@ mod worker_partitions;
 mod worker_prepared;
 mod worker_progress;
 mod worker_refusals;
+mod worker_schema;
 mod worker_soak;
 mod worker_strays;
 mod worker_stream;

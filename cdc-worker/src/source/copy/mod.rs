@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
-use crate::table::PositionIndex;
+use crate::table::{PositionIndex, Seen};
 
 use super::older::OlderTransactions;
 use super::partitions::Links;
@@ -53,6 +53,8 @@ pub(crate) struct Copied {
     pub(crate) consistent_point: Lsn,
     pub(crate) rows: u64,
     pub(crate) files: Vec<WrittenFile>,
+    /// The catalog on its columns, as its snapshot has it.
+    pub(crate) seen: Seen,
     /// The partitions that were copied, of a partitioned table.
     pub(crate) partitions: Option<Links>,
 }
@@ -69,7 +71,7 @@ impl CopyJob {
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be taken; others as their parts.
     pub(crate) async fn run(self) -> Result<Copied> {
-        let Reading { clients, consistent_point, extents, partitions } = snapshot::begin(&self).await?;
+        let Reading { clients, consistent_point, extents, seen, partitions } = snapshot::begin(&self).await?;
         let connections = clients.len();
         tracing::info!(table = self.table.shown(), lsn = %consistent_point, connections, "copying");
         let job = Arc::new(self);
@@ -94,6 +96,6 @@ impl CopyJob {
             return Err(Error::new(ErrorKind::Index, "the files of a copy are not numbered one by one"));
         }
         let files: Vec<WrittenFile> = files.into_iter().map(|numbered| numbered.file).collect();
-        Ok(Copied { consistent_point, rows: files.iter().map(|file| file.rows).sum(), files, partitions })
+        Ok(Copied { consistent_point, rows: files.iter().map(|file| file.rows).sum(), files, seen, partitions })
     }
 }
