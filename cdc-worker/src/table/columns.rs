@@ -142,7 +142,7 @@ fn judge(known: Known<'_>, described: Described<'_>, now: &Shape) -> Result<Foll
     let (columns, numbers): (&[RelationColumn], Vec<i16>) = match (described, known.seen) {
         // Nothing is known, so nothing may have happened.
         (Described::Then(columns), None) => (columns, standing(spec, now)?),
-        (Described::Then(columns), Some(seen)) => (columns, numbers_then(spec, seen, columns.len(), now)?),
+        (Described::Then(columns), Some(seen)) => (columns, numbers_then(spec, seen, columns, now)?),
         (Described::Still(columns), _) => {
             let described = columns.iter().map(|column| (&*column.name, column.type_oid, column.typmod));
             if !described.eq(now.sent().map(|(_, now)| (&*now.name, now.type_oid, now.typmod))) {
@@ -236,8 +236,8 @@ enum Kind {
 /// More of them than this are not told apart one by one.
 const MOST_DOUBTFUL: usize = 16;
 
-/// The numbers of a description's columns, which are `count`, if there is one possibility only.
-fn numbers_then(spec: &TableSpec, seen: &Seen, count: usize, now: &Shape) -> Result<Vec<i16>, String> {
+/// The numbers of a description's columns, if there is one possibility only.
+fn numbers_then(spec: &TableSpec, seen: &Seen, described: &[RelationColumn], now: &Shape) -> Result<Vec<i16>, String> {
     let mut candidates = Vec::new();
     for column in &spec.columns {
         let number = number(column);
@@ -270,7 +270,17 @@ fn numbers_then(spec: &TableSpec, seen: &Seen, count: usize, now: &Shape) -> Res
         candidates.push(Candidate { number, kind, dropped: dropped(now, number) });
     }
     candidates.sort_unstable_by_key(|candidate| candidate.number);
-    let chosen = only_choice(&candidates, count)?;
+    let had_types = |chosen: &[Candidate]| {
+        // Of a table that was not rewritten, no column's type can have become just any other.
+        now.file != seen.file
+            || chosen.iter().zip(described).all(|(candidate, column)| {
+                let known = spec.columns.iter().find(|known| known.field_id == i32::from(candidate.number));
+                let catalog = now.attributes.get(&candidate.number).filter(|attribute| !attribute.dropped);
+                let types = [known.map(|known| known.type_oid), catalog.map(|attribute| attribute.type_oid)];
+                types.into_iter().flatten().all(|other| one_family(other, column.type_oid))
+            })
+    };
+    let chosen = only_choice(&candidates, described.len(), &had_types)?;
     Ok(chosen.into_iter().map(|candidate| candidate.number).collect())
 }
 
@@ -281,7 +291,11 @@ fn dropped(now: &Shape, number: i16) -> Option<(i64, i64)> {
 }
 
 /// The one way to choose so many columns that there can have been at a time.
-fn only_choice(candidates: &[Candidate], count: usize) -> Result<Vec<Candidate>, String> {
+fn only_choice(
+    candidates: &[Candidate],
+    count: usize,
+    is_possible: &dyn Fn(&[Candidate]) -> bool,
+) -> Result<Vec<Candidate>, String> {
     let ambiguous = || Err("its columns changed several times, and cannot be told apart any more".to_owned());
     let doubtful = candidates.iter().filter(|candidate| candidate.kind != Kind::There).count();
     let there = candidates.len() - doubtful;
@@ -297,7 +311,9 @@ fn only_choice(candidates: &[Candidate], count: usize) -> Result<Vec<Candidate>,
     if doubtful > MOST_DOUBTFUL {
         return ambiguous();
     }
-    let mut choices = (0u32..1 << doubtful).filter_map(|choice| chosen(candidates, choice, count));
+    let mut choices = (0u32..1 << doubtful)
+        .filter_map(|choice| chosen(candidates, choice, count))
+        .filter(|chosen| is_possible(chosen));
     match (choices.next(), choices.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => Err(OTHERWISE.to_owned()),
@@ -382,6 +398,34 @@ fn check_rows(spec: &TableSpec, seen: &Seen, next: &[ColumnSpec], now: &Shape) -
         // VACUUM FULL, CLUSTER, TRUNCATE: the columns' rows in the catalog are those of before.
         None => Ok(()),
         Some(column) => Err(format!("the table was rewritten, and column \"{}\" perhaps with it", column.name)),
+    }
+}
+
+/// Whether a column of one type may have become one of the other without its table being rewritten. Of types that are
+/// not listed, nothing is excluded.
+fn one_family(one: u32, other: u32) -> bool {
+    /// Each list has types that may become each other by a mere change of the catalog; those of two lists may not.
+    const FAMILIES: [&[u32]; 14] = [
+        &[16],
+        &[17],
+        &[20],
+        &[21],
+        &[23],
+        &[700],
+        &[701],
+        &[1700],
+        &[25, 1043],
+        &[1082],
+        &[1083],
+        // When the session's time zone is UTC.
+        &[1114, 1184],
+        &[2950],
+        &[114, 3802],
+    ];
+    let family = |oid: u32| FAMILIES.iter().position(|family| family.contains(&oid));
+    match (family(one), family(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
     }
 }
 

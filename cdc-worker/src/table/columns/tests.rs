@@ -51,7 +51,16 @@ impl Heap {
         let number = self.shape.attributes.len() as i16 + 1;
         let stamp = self.stamp();
         let name = name.to_owned();
-        let attribute = Attribute { name, type_oid, typmod, dropped: false, sent: true, missing: false, stamp, command: self.command };
+        let attribute = Attribute {
+            name,
+            type_oid,
+            typmod,
+            dropped: false,
+            sent: true,
+            missing: false,
+            stamp,
+            command: self.command,
+        };
         self.shape.attributes.insert(number, attribute);
         number
     }
@@ -364,6 +373,12 @@ fn the_usual_changes_are_followed() {
     let mut heap = before.clone();
     heap.rewrite();
     assert!(matches!(led(&before, &heap, &heap), Followed::Same(_)));
+    // One came and another went: they cannot be mistaken for each other where their types exclude it.
+    let mut now = before.clone();
+    now.add("b", INT);
+    now.drop_column(3);
+    assert!(matches!(led(&before, &before, &now), Followed::Same(_)));
+    assert_eq!(numbers(&led(&before, &now, &now)), Some(vec![(1, "id"), (2, "a"), (4, "b")]));
     // One after the other, in one transaction.
     let mut then = before.clone();
     then.command = Some(5);
