@@ -267,6 +267,9 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
+        if let Some(note) = source.note() {
+            tracing::info!("{note}");
+        }
         let lake = self.catalog.prepare(source.spec.clone()).await?;
         self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
         self.generation += 1;

@@ -25,6 +25,8 @@ pub(crate) struct SourceTable {
     pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
+    /// Its generated columns, which are left out.
+    pub(crate) generated: Vec<String>,
     /// What the publication sends of it.
     pub(crate) projection: Projection,
     /// The partitions that hold the rows of a partitioned table, and those between.
@@ -59,6 +61,13 @@ impl<'a> Wanted<'a> {
 }
 
 impl SourceTable {
+    /// What to know of a table that is mirrored without some of its columns.
+    pub(crate) fn note(&self) -> Option<String> {
+        let names = self.generated.join("\", \"");
+        let note = || format!("{} is mirrored without its generated columns: \"{names}\"", self.shown());
+        (!self.generated.is_empty()).then(note)
+    }
+
     /// The names of the key's columns.
     pub(crate) fn key_names(&self) -> Vec<&str> {
         key_names(&self.spec)
@@ -143,14 +152,14 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
     };
     let key = key.unwrap_or_default();
     let projection = publication::projection(client, relation, wanted.publication).await?;
-    let columns = columns(client, relation, &shown, &key, projection.columns.as_deref()).await?;
+    let (columns, generated) = columns(client, relation, &shown, &key, projection.columns.as_deref()).await?;
     let key = key
         .iter()
         .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| {
             unfit(
-                format!("the key of {shown} has a column that is not published"),
+                format!("the key of {shown} has a column that is generated or not published"),
                 "ALTER PUBLICATION … SET TABLE … with all columns of the key in its list",
             )
         })?;
@@ -162,7 +171,8 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    let mut table = SourceTable { relation, schema, name, spec, identity: by, estimate, projection, partitions: None };
+    let mut table =
+        SourceTable { relation, schema, name, spec, identity: by, estimate, generated, projection, partitions: None };
     if kind == "p" {
         describe_partitions(client, &mut table).await?;
     }
@@ -249,14 +259,14 @@ pub(crate) fn has_heirs(shown: &str) -> Error {
     )
 }
 
-/// The columns of a table, or of them those with these numbers.
+/// The columns of a table, or of them those with these numbers; and the names of generated ones, which are not among them.
 async fn columns(
     client: &Client,
     relation: u32,
     shown: &str,
     key: &[i16],
     only: Option<&[i16]>,
-) -> Result<Vec<ColumnSpec>> {
+) -> Result<(Vec<ColumnSpec>, Vec<String>)> {
     let rows = client
         .query(
             "SELECT attname, attnum, atttypid, atttypmod, format_type(atttypid, atttypmod), attgenerated::text \
@@ -266,14 +276,14 @@ async fn columns(
         )
         .await?;
     let mut columns = Vec::with_capacity(rows.len());
-    let mut refused = Vec::new();
+    let (mut refused, mut left_out) = (Vec::new(), Vec::new());
     for row in &rows {
         let (name, attnum): (String, i16) = (row.get(0), row.get(1));
         let (type_oid, typmod, type_name): (u32, i32, &str) = (row.get(2), row.get(3), row.get(4));
         let generated: &str = row.get(5);
         match PgType::from_oid(type_oid, typmod) {
             // The stream does not bring it, so the mirror has not got it. In a key, that stops the table further up.
-            _ if !generated.is_empty() => {}
+            _ if !generated.is_empty() => left_out.push(name),
             None => refused.push(format!("column \"{name}\" has type {type_name}")),
             Some(pg_type) => columns.push(ColumnSpec {
                 name,
@@ -291,7 +301,7 @@ async fn columns(
             "nothing is mirrored by a guess; change the columns, or wait for the type's support",
         ));
     }
-    Ok(columns)
+    Ok((columns, left_out))
 }
 
 /// Whether updates and deletes name their row as the mirror does. Inserts do not need it: a table whose replica
