@@ -154,7 +154,7 @@ impl Session {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(error) if error.kind() == ErrorKind::Table => {
-                if !self.partitions_explain(relation).await? {
+                if !self.partitions_explain(relation).await? && !self.key_explains(relation).await? {
                     self.fail_table(relation, error);
                 }
                 Ok(None)

@@ -2,20 +2,22 @@
 //!
 //! pgoutput describes a table before the first change that follows a change of its columns, and describes it for many
 //! other reasons too. So at each description, before the change behind it is applied, the catalog is looked at, and
-//! [`follow`] judges. What no row follows shows in the catalog only: it is compared twice a second, and what differs is
+//! [`follow`] judges. What no row follows shows in the catalog only: it is compared every second, and what differs is
 //! followed when the stream has passed that place. Whatever cannot be proved is copied anew, while the others stream on.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::Lsn;
+use iceberg_writer::{Lsn, TableSpec};
 use tokio::time::Instant;
 
 use crate::Result;
 use crate::decode::message::{Commit, Relation};
 use crate::error::{Error, ErrorKind};
-use crate::source::relation;
+use crate::source::relation::{self, Wanted};
 use crate::source::shape::{self, Look};
-use crate::table::{Described, Followed, Known, Seen, Shape, follow};
+use crate::table::{Described, Followed, Known, RowIdentity, Seen, Shape, follow};
 
 use super::entry::{Entry, Streaming};
 use super::session::Session;
@@ -23,6 +25,9 @@ use super::session::Session;
 /// How long a transaction that the stream has brought may stay invisible to others: it waits for a synchronous standby.
 const VISIBLE_AFTER: Duration = Duration::from_secs(1);
 const VISIBLE_POLL: Duration = Duration::from_millis(20);
+
+/// How often the catalog is looked at for what no row follows: of a thousand tables it has ten thousand rows.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of a table's columns beside their description.
 #[derive(Debug, Default)]
@@ -131,12 +136,31 @@ impl Session {
         Ok(changed)
     }
 
+    /// Whether a table's failure is due to another key, by which it can be mirrored; then it is copied anew.
+    pub(super) async fn key_explains(&mut self, relation: u32) -> Result<bool> {
+        let Some(streaming) = self.following(relation) else { return Ok(false) };
+        let (spec, identity) = (Arc::clone(&streaming.table.spec), streaming.table.identity);
+        let append_only = identity == RowIdentity::AppendOnly;
+        let wanted = Wanted::new(&self.config.source.publication, append_only);
+        let other = match relation::describe(&self.control, relation, wanted).await {
+            Ok(now) => key_numbers(&now.spec) != key_numbers(&spec),
+            Err(error) if error.kind() == ErrorKind::Table => false,
+            Err(error) => return Err(error),
+        };
+        if other && !append_only {
+            self.copy_anew(relation, "it has another key").await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// Compares the catalog with what is known of the tables that stream.
     pub(super) async fn look_at_columns(&mut self) -> Result<()> {
         let streaming: Vec<u32> = self.streaming().map(|streaming| streaming.table.relation).collect();
-        if streaming.is_empty() {
+        if streaming.is_empty() || self.looked_at_columns.elapsed() < LOOK_EVERY {
             return Ok(());
         }
+        self.looked_at_columns = Instant::now();
         let summaries = self.looks.summaries(&self.control, &streaming).await?;
         let is_news = |relation: &u32| match self.tables.get(relation).map(|table| &table.entry) {
             Some(Entry::Streaming(streaming)) => {
@@ -205,6 +229,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The numbers of the key's columns, in whatever order it has them.
+pub(super) fn key_numbers(spec: &TableSpec) -> BTreeSet<i32> {
+    spec.key.iter().filter_map(|&index| Some(spec.columns.get(index)?.field_id)).collect()
 }
 
 /// What to do about a table that is gone.

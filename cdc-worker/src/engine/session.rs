@@ -61,6 +61,7 @@ pub(super) struct Session {
     pub(super) relations: HashMap<u32, Relation>,
     /// How the catalog is looked at for tables' columns.
     pub(super) looks: Looks,
+    pub(super) looked_at_columns: Instant,
     /// Tables of which the catalog is ahead of the stream.
     pub(super) ahead: Vec<u32>,
     /// What is known of the partitions of partitioned tables.
@@ -130,6 +131,7 @@ impl Session {
             behind: Vec::new(),
             relations: HashMap::new(),
             looks: Looks::default(),
+            looked_at_columns: Instant::now(),
             ahead: Vec::new(),
             trees: Trees::default(),
             leases,

@@ -23,7 +23,7 @@ use crate::source::{connect, preflight, publication, relation, slot};
 use crate::spool::SpoolDirectory;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
 
-use super::columns::Columns;
+use super::columns::{Columns, key_numbers};
 use super::entry::{Entry, Streaming, Table};
 use super::partitions::Trees;
 use super::session::Session;
@@ -246,12 +246,7 @@ async fn reload(
         config.registry(control).resync(relation).await?;
         return Ok(None);
     }
-    let key = |spec: &TableSpec| {
-        let mut key: Vec<i32> = spec.key.iter().map(|&index| spec.columns[index].field_id).collect();
-        key.sort_unstable();
-        key
-    };
-    if key(lake.spec()) != key(&described.spec) {
+    if key_numbers(lake.spec()) != key_numbers(&described.spec) {
         tracing::info!(table = registered.shown(), "the table is copied anew: it has another key");
         config.registry(control).resync(relation).await?;
         return Ok(None);

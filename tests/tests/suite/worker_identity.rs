@@ -91,7 +91,7 @@ async fn tables_of_a_publication_that_no_longer_sends_everything_stop() -> Resul
 }
 
 #[tokio::test]
-async fn a_key_that_comes_twice_because_its_constraint_is_gone_stops_the_table() -> Result<()> {
+async fn a_key_that_comes_twice_because_its_constraint_is_gone_stops_the_table_or_has_it_copied_anew() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let tables = ["public.in_file", "public.by_update", "public.by_default", "public.null_key", "public.unique_still", "public.fine"];
         let schema: String = ["in_file", "by_update", "by_default", "null_key", "unique_still", "fine"]
@@ -118,17 +118,17 @@ async fn a_key_that_comes_twice_because_its_constraint_is_gone_stops_the_table()
                  BEGIN; DELETE FROM unique_still WHERE id = 3; INSERT INTO unique_still VALUES (3, 3); COMMIT",
             )
             .await?;
-        for table in ["in_file", "by_update", "by_default"] {
+        for table in ["in_file", "by_default"] {
             let why = mirror.stopped(table).await?;
             ensure!(why.contains("came twice") && why.contains("resync"), "{table}: {why}");
         }
-        let why = mirror.stopped("null_key").await?;
-        ensure!(why.contains("without its key") && why.contains("resync"), "null_key: {why}");
         mirror.tables = vec!["public.unique_still", "public.fine"];
         ensure!(mirror.equal().await? == 20);
+        // By all of its columns, a row may be there twice: those that have become such tables are copied anew by themselves.
+        mirror.tables = vec!["public.by_update", "public.null_key", "public.fine"];
+        eventually("tables of another key", CATCH_UP, async || Ok(mirror.equal().await.ok())).await?;
 
-        // By all of its columns, a row may be there twice.
-        mirror.call(&["resync", "public.in_file", "public.by_update", "public.null_key", "public.unique_still"]).await?;
+        mirror.call(&["resync", "public.in_file", "public.unique_still"]).await?;
         mirror.tables = vec!["public.in_file", "public.by_update", "public.null_key", "public.unique_still", "public.fine"];
         mirror.streaming().await?;
         mirror
