@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::Result;
 use crate::decode::message::{Commit, Relation};
-use crate::error::{Error, ErrorKind};
+use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::source::relation::{self, Wanted};
 use crate::source::shape::{self, Look};
 use crate::table::{Described, Followed, Known, RowIdentity, Seen, Shape, follow};
@@ -72,12 +72,12 @@ impl Session {
             _ => Described::Then(&described.columns),
         };
         let followed = match streaming.judge(described_as, &now) {
-            Followed::Changed(_, _) if !visible => {
+            Followed::Changed(_, _) | Followed::Otherwise if !visible => {
                 Followed::CopyAnew("its columns changed in a transaction that is not visible yet".to_owned())
             }
             followed => followed,
         };
-        streaming.columns.doubt = (!visible).then(|| (commit.xid, now));
+        streaming.columns.doubt = (!visible).then_some((commit.xid, now));
         if self.took_columns(relation, followed, Some(&described)).await? {
             self.applied_to(relation, commit);
         }
@@ -123,6 +123,12 @@ impl Session {
             }
             Followed::CopyAnew(why) => {
                 self.copy_anew(relation, &why).await?;
+                return Ok(false);
+            }
+            Followed::Otherwise => {
+                let other =
+                    Error::new(ErrorKind::Table, "the publication sends other columns of the table than it did");
+                self.fail_table(relation, other.with_hint(format!("when they are as they should be, {COPY_ANEW}")));
                 return Ok(false);
             }
         };

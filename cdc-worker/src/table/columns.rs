@@ -73,6 +73,8 @@ pub(crate) enum Followed {
     Changed(TableSpec, Seen),
     /// Rows may be otherwise than the mirror has them, and why.
     CopyAnew(String),
+    /// The catalog of no time can have been described so: the publication sends other columns than it did.
+    Otherwise,
 }
 
 /// What the table looked like, to whom knows nothing of it but what the mirror has.
@@ -135,6 +137,7 @@ fn number(column: &ColumnSpec) -> i16 {
 pub(crate) fn follow(known: Known<'_>, described: Described<'_>, now: &Shape) -> Followed {
     match judge(known, described, now) {
         Ok(followed) => followed,
+        Err(why) if why == OTHERWISE => Followed::Otherwise,
         Err(why) => Followed::CopyAnew(why),
     }
 }
@@ -247,7 +250,8 @@ fn check_rows(spec: &TableSpec, seen: &Seen, next: &[ColumnSpec], now: &Shape) -
             continue;
         };
         let same_type = (known.type_oid, known.typmod) == (column.type_oid, column.typmod);
-        if !same_type && !(same_file && keeps_values(known, column)) {
+        let same_values = same_type || same_file && keeps_values(known, column);
+        if !same_values {
             let (from, to) = (known.pg_type.name(), column.pg_type.name());
             return Err(format!("column \"{}\" was made {to} from {from}, and its values perhaps others", column.name));
         }
