@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Protocol,
     /// One table cannot go on; the others can.
     Table,
+    /// One table is not any more what its copy began with: another copy goes on.
+    Altered,
     /// A local file, socket or address failed.
     Io,
 }
@@ -113,6 +115,7 @@ impl Error {
             | ErrorKind::Slot
             | ErrorKind::AlreadyRunning
             | ErrorKind::Fenced
+            | ErrorKind::Altered
             | ErrorKind::Table => Retry::Never,
         }
     }

@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 use iceberg::io::FileWrite;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Schema, Struct, StructType,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Struct, StructType,
     deserialize_data_file_from_json, serialize_data_file_to_json,
 };
 use parquet::arrow::ArrowWriter;
@@ -78,7 +78,6 @@ impl WrittenFile {
 pub struct DataFileWriter {
     path: String,
     spec: TableSpec,
-    schema: Arc<Schema>,
     warehouse: Warehouse,
     parquet: Option<ParquetOutput>,
     rows: u64,
@@ -91,7 +90,6 @@ impl DataFileWriter {
         Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
             spec: table.spec().clone(),
-            schema: Arc::clone(table.metadata().current_schema()),
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
@@ -141,7 +139,7 @@ impl DataFileWriter {
         let Some(parquet) = self.parquet else { return Ok(None) };
         let (footer, bytes) = parquet.close().await?;
         let mut builder = data_file(&self.path, DataContentType::Data, self.rows, bytes);
-        describe_columns(&mut builder, &footer, &self.schema);
+        describe_columns(&mut builder, &footer, &self.spec.iceberg_schema()?);
         let entry =
             builder.build().map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))?;
         Ok(Some(WrittenFile::new(entry)))

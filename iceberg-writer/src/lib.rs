@@ -16,6 +16,7 @@ mod commit;
 mod data_file;
 mod deadline;
 mod error;
+mod evolution;
 mod live_files;
 mod lsn;
 mod parquet_schema;
@@ -28,7 +29,7 @@ mod storage;
 mod table;
 mod warehouse;
 
-pub use catalog::{Catalog, IsPinned, Retention, SqlCatalog, Swept};
+pub use catalog::{Catalog, IsPinned, Remarked, Retention, SqlCatalog, Swept};
 pub use commit::{Batch, CommitReceipt, CommittedTable, Outcome, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -8,9 +8,10 @@
 //! any session. The README's table is [`PgType::DOCUMENTED`].
 
 use iceberg::spec::PrimitiveType;
+use serde::{Deserialize, Serialize};
 
 /// How a column of the source is held in the lake. Domains are held as the type that they are made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)] // named as in Postgres, or documented
 pub enum PgType {
     Bool,
@@ -86,6 +87,14 @@ const MAX_PRECISION: i32 = 38;
 const XID8_DIGITS: u8 = 20;
 
 impl PgType {
+    /// How a column of a type that every server has is held, by `pg_attribute.atttypid` and `atttypmod`. `None`: the type is
+    /// not one of those, and the catalog has to be asked what it is.
+    pub fn built_in(oid: u32, typmod: i32) -> Option<Self> {
+        // Numbers below are given by hand, to types that are neither domains nor enums.
+        const FIRST_GENERATED: u32 = 10_000;
+        (oid < FIRST_GENERATED).then(|| Self::of(TypeFacts { oid, typmod, is_enum: false, is_text: false }))
+    }
+
     /// How a column of this type is held.
     pub fn of(facts: TypeFacts) -> Self {
         match facts.oid {

@@ -1,11 +1,13 @@
 //! Reading rows back from data files: all of some columns, or some rows by position.
 //!
 //! Columns are found by field id. A column that a file has not got is NULL, as Iceberg has it. The types are those of the
-//! table or an error: nothing is cast.
+//! table or an error: nothing is cast, but a decimal to one of more digits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Decimal128Type;
 use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
@@ -154,6 +156,9 @@ pub(crate) async fn open(
                 if *array.data_type() == column.data_type {
                     return Ok(Arc::clone(array));
                 }
+                if let Some(wider) = widened(array, &column.data_type) {
+                    return Ok(wider);
+                }
                 let (found, expected) = (array.data_type(), &column.data_type);
                 Err(Error::format(format!("field {} of {path} is {found} instead of {expected}", column.field_id)))
             };
@@ -162,6 +167,16 @@ pub(crate) async fn open(
             rebuilt.map_err(|error| Error::format(format!("read {path}")).with_source(error))
         })
         .boxed())
+}
+
+/// A file's decimals as those of a column that has been given more digits since.
+fn widened(array: &ArrayRef, wanted: &DataType) -> Option<ArrayRef> {
+    let DataType::Decimal128(precision, scale) = *wanted else { return None };
+    let found = array.as_primitive_opt::<Decimal128Type>()?;
+    if found.scale() != scale || found.precision() > precision {
+        return None;
+    }
+    Some(Arc::new(found.clone().with_precision_and_scale(precision, scale).ok()?))
 }
 
 /// The selection of some ascending positions.

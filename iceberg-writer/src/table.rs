@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::catalog::Remarked;
 use crate::error::{Error, ErrorKind, Result};
+use crate::evolution::REMARK_PROPERTY;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::stamp::Stamp;
@@ -46,6 +48,8 @@ pub struct LakeTable {
 
 struct Inner {
     spec: TableSpec,
+    /// What the next commit is to remember with it, if that is new.
+    remark: Option<String>,
     metadata: TableMetadataRef,
     entry: Entry,
     manifests: Vec<ManifestFile>,
@@ -80,7 +84,15 @@ impl LakeTable {
         manifests: Vec<ManifestFile>,
         pinned_snapshots: BTreeSet<i64>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { spec, metadata, entry, manifests, pinned_snapshots }) }
+        Self { inner: Arc::new(Inner { spec, remark: None, metadata, entry, manifests, pinned_snapshots }) }
+    }
+
+    /// The same table, described otherwise.
+    pub(crate) fn with_spec(&self, spec: TableSpec, remark: Option<String>) -> Self {
+        let Inner { metadata, entry, manifests, pinned_snapshots, .. } = &*self.inner;
+        let (metadata, entry, manifests) = (Arc::clone(metadata), entry.clone(), manifests.clone());
+        let pinned_snapshots = pinned_snapshots.clone();
+        Self { inner: Arc::new(Inner { spec, remark, metadata, entry, manifests, pinned_snapshots }) }
     }
 
     /// The table after a commit of ours, which leaves branches and tags as they are.
@@ -93,6 +105,7 @@ impl LakeTable {
     pub(crate) fn without_files(&self) -> Self {
         let Inner { spec, metadata, entry, pinned_snapshots, .. } = &*self.inner;
         Self::from_parts(spec.clone(), Arc::clone(metadata), entry.clone(), Vec::new(), pinned_snapshots.clone())
+            .with_spec(spec.clone(), self.inner.remark.clone())
     }
 
     /// The same prepared table, meant to replace another entry.
@@ -100,6 +113,7 @@ impl LakeTable {
         let Inner { spec, metadata, manifests, .. } = &*self.inner;
         let entry = Entry::Absent { replaces };
         Self::from_parts(spec.clone(), Arc::clone(metadata), entry, manifests.clone(), BTreeSet::new())
+            .with_spec(spec.clone(), self.inner.remark.clone())
     }
 
     /// A table that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
@@ -139,8 +153,36 @@ impl LakeTable {
         Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Absent { replaces }, Vec::new(), BTreeSet::new()))
     }
 
-    /// Reads a table that the catalog has at `metadata_location`.
+    /// Reads a table that the catalog has at `metadata_location`, and whose columns must be those of `spec`.
     pub(crate) async fn read(warehouse: &Warehouse, spec: TableSpec, metadata_location: String) -> Result<Self> {
+        Self::read_remarked(warehouse, spec, &|_| None, metadata_location).await
+    }
+
+    /// The same; but when the table has a remark of which `by_remark` makes a description, by that.
+    pub(crate) async fn read_remarked(
+        warehouse: &Warehouse,
+        spec: TableSpec,
+        by_remark: &Remarked<'_>,
+        metadata_location: String,
+    ) -> Result<Self> {
+        let table = Self::read_undescribed(warehouse, spec, metadata_location).await?;
+        let described = table.metadata().properties().get(REMARK_PROPERTY).and_then(|remark| by_remark(remark));
+        let table = described.map_or_else(|| table.clone(), |spec| table.with_spec(spec, None));
+        table.spec().check_schema(table.metadata().current_schema())?;
+        Ok(table)
+    }
+
+    /// The table as someone else's commit has left it, which was to change no column: `self` may be about to.
+    pub(crate) async fn read_again(&self, warehouse: &Warehouse, metadata_location: String) -> Result<Self> {
+        let Inner { spec, remark, metadata, .. } = &*self.inner;
+        let found = Self::read_undescribed(warehouse, spec.clone(), metadata_location).await?;
+        if found.metadata().current_schema().as_struct() != metadata.current_schema().as_struct() {
+            spec.check_schema(found.metadata().current_schema())?;
+        }
+        Ok(found.with_spec(spec.clone(), remark.clone()))
+    }
+
+    async fn read_undescribed(warehouse: &Warehouse, spec: TableSpec, metadata_location: String) -> Result<Self> {
         let name = format!("{}.{}", spec.namespace, spec.name);
         let metadata = TableMetadata::read_from(warehouse.file_io(), &metadata_location)
             .await
@@ -156,7 +198,6 @@ impl LakeTable {
         if !metadata.default_partition_spec().is_unpartitioned() {
             return Err(unsupported("is partitioned"));
         }
-        spec.check_schema(metadata.current_schema())?;
         let manifests = match metadata.current_snapshot() {
             Some(snapshot) => read_manifest_list(warehouse, snapshot).await?,
             None => Vec::new(),
@@ -202,6 +243,11 @@ impl LakeTable {
     /// don't hide it.
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         serde_json::from_str(self.inner.metadata.properties().get(CHECKPOINT_PROPERTY)?).ok()
+    }
+
+    /// What the next commit is to remember with the table.
+    pub(crate) fn remark(&self) -> Option<&str> {
+        self.inner.remark.as_deref()
     }
 
     pub(crate) fn metadata(&self) -> &TableMetadata {

@@ -3,6 +3,7 @@
 // Helpers of tests are tests too, which the lint's own exception does not see.
 #![allow(clippy::unwrap_used)]
 
+mod columns;
 mod commits;
 mod faults;
 mod foreign;

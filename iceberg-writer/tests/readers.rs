@@ -42,7 +42,12 @@ impl Seen {
 
 /// What DuckDB and PyIceberg see in a table, sorted by its column `id`.
 pub(crate) async fn scan(metadata: String) -> (Seen, Seen) {
-    let run = move || output(python().arg("scan").arg(metadata));
+    scan_by(metadata, "id").await
+}
+
+/// The same, sorted by another column.
+pub(crate) async fn scan_by(metadata: String, column: &'static str) -> (Seen, Seen) {
+    let run = move || output(python().arg("scan").arg(metadata).arg(column));
     let seen: Value = serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap();
     (Seen::new(&seen["duckdb"]), Seen::new(&seen["pyiceberg"]))
 }

@@ -110,7 +110,10 @@ impl Pinned {
             let Some(column) =
                 found.filter(|column| column.type_oid == wanted.type_oid && column.typmod == wanted.typmod)
             else {
-                return Err(format!("column {} of {} is not mirrored as it is now", wanted.attnum, table.name));
+                return Err(format!(
+                    "column {} of {} is not mirrored as it is now: SELECT lake.resync(…) brings the lake in line with the table",
+                    wanted.attnum, table.name
+                ));
             };
             let oid = pg_sys::Oid::from(wanted.type_oid);
             let duckdb_type = stored_type(oid, wanted.typmod)

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::config::{EngineConfig, ListedTable, TableSelection};
 use crate::error::{Error, ErrorKind};
 use crate::registry::ensure_schema;
-use crate::source::relation::Wanted;
+use crate::source::relation::{SourceTable, Wanted};
 use crate::source::{connect, preflight, publication, relation, slot};
 
 /// Prints every finding with its remedy.
@@ -30,7 +30,11 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     if let TableSelection::Listed(tables) = &config.tables {
         for table in tables {
             match listed(config, &client, table).await {
-                Ok(()) => {}
+                Ok(source) => {
+                    if let Some(note) = source.note() {
+                        say!("note: {note}");
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::SourceUnreachable => return Err(error),
                 Err(error) => find(&error),
             }
@@ -75,10 +79,12 @@ fn state_directory(path: &Path) -> Result<()> {
 }
 
 /// Whether a listed table is there, fit, and published.
-async fn listed(config: &EngineConfig, client: &Client, table: &ListedTable) -> Result<()> {
+async fn listed(config: &EngineConfig, client: &Client, table: &ListedTable) -> Result<SourceTable> {
     let relation = relation::resolve(client, &table.name).await?;
-    relation::describe(client, relation, Wanted::new(&config.source.publication, table.append_only)).await?;
-    publication::check(client, relation, config).await
+    let wanted = Wanted::new(&config.source.publication, table.append_only);
+    let source = relation::describe(client, relation, wanted).await?;
+    publication::check(client, relation, config).await?;
+    Ok(source)
 }
 
 /// Enters the configured tables into the registry, where a running worker looks every half second.

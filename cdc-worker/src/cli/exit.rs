@@ -30,7 +30,7 @@ impl ExitCode {
             ErrorKind::AlreadyRunning | ErrorKind::Fenced => Self::Fenced,
             ErrorKind::SourceUnreachable => Self::Source,
             ErrorKind::Lake => Self::Lake,
-            ErrorKind::Index | ErrorKind::Protocol | ErrorKind::Io => Self::Failed,
+            ErrorKind::Altered | ErrorKind::Index | ErrorKind::Protocol | ErrorKind::Io => Self::Failed,
         }
     }
 }

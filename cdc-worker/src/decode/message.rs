@@ -65,6 +65,8 @@ pub(crate) struct Commit {
     pub(crate) lsn: Lsn,
     /// Microseconds since 1970, by the source's clock.
     pub(crate) time_us: i64,
+    /// Its number.
+    pub(crate) xid: u32,
 }
 
 /// A table as pgoutput describes it before its first change.
@@ -276,7 +278,7 @@ pub(crate) fn streamed(whole: &[u8]) -> Result<Option<Streamed<'_>>> {
 pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
     let mut at = Cursor { rest: whole };
     Ok(match at.byte()? {
-        b'B' => Message::Begin(Commit { lsn: at.lsn()?, time_us: at.clock()? }),
+        b'B' => Message::Begin(Commit { lsn: at.lsn()?, time_us: at.clock()?, xid: at.int()? }),
         b'C' => {
             // Flags, none are defined; and the position that Begin has told.
             at.take(9)?;
@@ -288,7 +290,7 @@ pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
             let xid = at.int()?;
             at.byte()?;
             let (lsn, end, time_us) = (at.lsn()?, at.lsn()?, at.clock()?);
-            Message::StreamCommit { xid, commit: Commit { lsn, time_us }, end }
+            Message::StreamCommit { xid, commit: Commit { lsn, time_us, xid }, end }
         }
         b'A' => Message::StreamAbort { xid: at.int()?, subxid: at.int()? },
         b'R' => Message::Relation(relation(&mut at)?),
@@ -398,7 +400,7 @@ mod tests {
         for word in [16u64, 32, 7] {
             raw.extend_from_slice(&word.to_be_bytes());
         }
-        let commit = Commit { lsn: Lsn::from_u64(16), time_us: POSTGRES_EPOCH_US + 7 };
+        let commit = Commit { lsn: Lsn::from_u64(16), time_us: POSTGRES_EPOCH_US + 7, xid: 5 };
         let expected = Message::StreamCommit { xid: 5, commit, end: Lsn::from_u64(32) };
         assert_eq!(parse(&raw.clone().into()).unwrap(), expected);
         let (mut begin, mut end) = (vec![b'B'], vec![b'C', 0]);

@@ -28,6 +28,8 @@ pub(super) enum RowChange {
 pub(super) enum Obstacle {
     /// An unchanged TOASTed value lies in this row of a data file.
     OldRow { relation: u32, commit: Commit, row: RowChange, position: Position },
+    /// Its table was described since the last one: its columns may be others.
+    Look { relation: u32, commit: Commit, row: RowChange },
     /// It comes from a partition that was described just now.
     Partition { relation: u32, partition: u32, commit: Commit, row: RowChange },
     /// It cannot be applied, which is the table's own affair.
@@ -43,6 +45,8 @@ pub(super) enum Applied {
     NeedsOldRow(Position),
     /// See [`Step::NeedsSourceRow`]. Of tables that catch up.
     NeedsSourceRow,
+    /// [`Session::look_at`] has to come first.
+    NeedsLook,
 }
 
 impl Session {
@@ -93,6 +97,7 @@ impl Session {
                     Ok(Applied::NeedsOldRow(position)) => {
                         return Ok(Some(Obstacle::OldRow { relation, commit, row, position }));
                     }
+                    Ok(Applied::NeedsLook) => return Ok(Some(Obstacle::Look { relation, commit, row })),
                     Ok(Applied::NeedsSourceRow) => return Err(unasked()),
                     Err(error) if error.kind() == ErrorKind::Table => {
                         return Ok(Some(Obstacle::Failed { relation, error }));
@@ -106,7 +111,7 @@ impl Session {
         Ok(None)
     }
 
-    fn applied_to(&mut self, relation: u32, commit: Commit) {
+    pub(super) fn applied_to(&mut self, relation: u32, commit: Commit) {
         self.changed.insert(relation);
         if self.oldest_pending.is_none() {
             self.oldest_pending = Some((tokio::time::Instant::now(), commit.time_us));
@@ -120,6 +125,10 @@ impl Session {
             match obstacle {
                 Obstacle::Partition { relation, partition, commit, row } => {
                     self.partition_changes(relation, partition, commit.lsn).await?;
+                    next = self.route(relation, commit, raw, row)?;
+                }
+                Obstacle::Look { relation, commit, row } => {
+                    self.look_at(relation, commit).await?;
                     next = self.route(relation, commit, raw, row)?;
                 }
                 Obstacle::OldRow { relation, commit, row, position } => {
@@ -147,9 +156,13 @@ impl Session {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(error) if error.kind() == ErrorKind::Table => {
-                if !self.partitions_explain(relation).await? {
+                if !self.partitions_explain(relation).await? && !self.key_explains(relation).await? {
                     self.fail_table(relation, error);
                 }
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::Altered => {
+                self.copy_anew(relation, &error.report()).await?;
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -178,13 +191,7 @@ impl Streaming {
             return Ok(Applied::Before);
         }
         if !self.checked && !matches!(row, RowChange::Truncate) {
-            let described = self.described.as_ref().ok_or_else(|| {
-                Error::new(ErrorKind::Protocol, "a change arrived before the description of its table")
-            })?;
-            relation::matches(&self.table.spec, described)?;
-            self.identified = relation::identifies(&self.table.spec, self.table.identity, described);
-            self.table.doubt_keys(!relation::keeps_unique(&self.table.spec, described));
-            self.checked = true;
+            return Ok(Applied::NeedsLook);
         }
         if !self.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {
             return Err(relation::not_identified(self.table.identity));

@@ -7,23 +7,31 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use bytes::{Buf as _, Bytes};
-use iceberg_writer::{Lsn, SqlCatalog, Warehouse};
+use bytes::Bytes;
+use iceberg_writer::{SqlCatalog, Warehouse};
 
 use crate::Result;
-use crate::decode::message::{self, Commit, Message};
+use crate::decode::message::{Commit, Message};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::source::copy::Copied;
 use crate::source::partitions::Links;
 use crate::table::{MirroredTable, OldValues};
 
 use super::apply::{Applied, RowChange};
-use super::copying::{Copying, keep};
+use super::columns::Columns;
+use super::copying::{Copying, keep, kept};
 use super::entry::{CatchingUp, Entry, Streaming, Table};
 use super::session::Session;
 
 /// Changes that a table which catches up takes at a time: more than the stream can bring it in a turn of the loop.
 const CATCH_UP_BURST: usize = 8192;
+
+/// What comes out of the queue.
+enum Next {
+    Change(Commit, RowChange),
+    Other,
+    Nothing,
+}
 
 impl CatchingUp {
     /// Keeps a message that concerns the table.
@@ -32,40 +40,55 @@ impl CatchingUp {
     }
 
     /// Applies a burst of what waits.
-    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<()> {
+    ///
+    /// What it gives is the transaction of the next change when that needs a look at the catalog first.
+    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<Option<Commit>> {
         for _ in 0..CATCH_UP_BURST {
-            let Some(mut record) = self.queue.pop()? else { break };
-            let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(|error| {
-                Error::new(ErrorKind::Io, "a change that waited for a copy came back damaged").with_source(error)
-            })?;
-            let row = match message::parse(&record)? {
-                Message::Relation(described) => {
-                    self.streaming.describe(described);
-                    continue;
-                }
-                Message::Insert { new, .. } => RowChange::Insert(new),
-                Message::Update { old, new, .. } => RowChange::Update { old, new },
-                Message::Delete { old, .. } => RowChange::Delete(old),
-                Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
-                _ => continue,
+            let (commit, row) = match self.held.take() {
+                Some(held) => held,
+                None => match self.next(relation)? {
+                    Next::Change(commit, row) => (commit, row),
+                    Next::Other => continue,
+                    Next::Nothing => break,
+                },
             };
-            if lsn >= self.exact_from {
+            if commit.lsn >= self.exact_from {
                 self.reader = None;
             }
-            match self.streaming.apply(lsn, &row, OldValues::Unknown, catalog)? {
+            match self.streaming.apply(commit.lsn, &row, OldValues::Unknown, catalog)? {
                 Applied::Before | Applied::Now => {}
+                Applied::NeedsLook => {
+                    self.held = Some((commit, row));
+                    return Ok(Some(commit));
+                }
                 Applied::NeedsOldRow(position) => {
                     let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
-                    self.streaming.apply(lsn, &row, OldValues::Of(&old_row), catalog)?;
+                    self.streaming.apply(commit.lsn, &row, OldValues::Of(&old_row), catalog)?;
                 }
                 Applied::NeedsSourceRow => {
                     let found = Box::pin(self.source_row(&row)).await?;
                     let values = found.as_ref().map_or(OldValues::Gone, OldValues::Of);
-                    self.streaming.apply(lsn, &row, values, catalog)?;
+                    self.streaming.apply(commit.lsn, &row, values, catalog)?;
                 }
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    fn next(&mut self, relation: u32) -> Result<Next> {
+        let Some((commit, message)) = kept(&mut self.queue)? else { return Ok(Next::Nothing) };
+        let row = match message {
+            Message::Relation(described) => {
+                self.streaming.describe(described);
+                return Ok(Next::Other);
+            }
+            Message::Insert { new, .. } => RowChange::Insert(new),
+            Message::Update { old, new, .. } => RowChange::Update { old, new },
+            Message::Delete { old, .. } => RowChange::Delete(old),
+            Message::Truncate { relations } if relations.contains(&relation) => RowChange::Truncate,
+            _ => return Ok(Next::Other),
+        };
+        Ok(Next::Change(commit, row))
     }
 
     /// The row that an update has changed, as of [`Self::exact_from`].
@@ -77,6 +100,9 @@ impl CatchingUp {
             )
             .with_hint(COPY_ANEW));
         };
+        if *reader.spec() != *self.streaming.table.spec {
+            return Err(Error::new(ErrorKind::Altered, "its columns were others while it was copied"));
+        }
         reader.row(&new.cells()?).await
     }
 }
@@ -93,14 +119,16 @@ impl Session {
         registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
         let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, Vec::new(), index);
         table.take_copied(copied.files, copied.from, copied.exact_from);
-        let mut streaming = Streaming::new(table, copied.from);
+        table.remember(&copied.seen);
+        let columns = Columns::new(source.projection.columns, Some(copied.seen));
+        let mut streaming = Streaming::new(table, columns, copied.from);
         streaming.described = described;
         streaming.unregistered_copy = Some((copied.exact_from, copied.rows));
         streaming.holds = holds;
         streaming.copied_rows = copied.rows;
         self.behind.push(relation);
         let (exact_from, reader) = (copied.exact_from, copied.reader);
-        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue, exact_from, reader }));
+        let entry = Entry::CatchingUp(Box::new(CatchingUp { streaming, queue, held: None, exact_from, reader }));
         self.tables.insert(relation, Table::new(schema, name, entry));
         if let Some(partitions) = copied.partitions {
             // Where they have changed meanwhile, another copy begins.
@@ -119,8 +147,11 @@ impl Session {
             };
             let done = catching_up.catch_up(relation, &self.warehouse, &self.catalog).await;
             self.changed.insert(relation);
-            if self.or_stopped(relation, done).await?.is_some() {
-                self.join(relation);
+            match self.or_stopped(relation, done).await? {
+                Some(None) => self.join(relation),
+                // The next turn goes on with it.
+                Some(Some(commit)) => self.look_at(relation, commit).await?,
+                None => {}
             }
         }
         Ok(())
@@ -132,7 +163,10 @@ impl Session {
         let between = self.is_settled() && self.followed >= self.applied;
         let here = self.tables.get(&relation).is_some_and(|table| match &table.entry {
             Entry::CatchingUp(catching_up) => {
-                between && catching_up.queue.is_empty() && catching_up.exact_from <= self.applied
+                between
+                    && catching_up.held.is_none()
+                    && catching_up.queue.is_empty()
+                    && catching_up.exact_from <= self.applied
             }
             Entry::Copying(_) | Entry::Streaming(_) | Entry::Errored { .. } => false,
         });

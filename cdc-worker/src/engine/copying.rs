@@ -11,14 +11,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, TryGetError};
 use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::decode::message::{Commit, Relation};
+use crate::decode::message::{self, Commit, Message, Relation};
 use crate::decode::value::needs_text;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
@@ -30,6 +30,7 @@ use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
 use crate::table::PositionIndex;
 
+use super::columns::GONE;
 use super::entry::{Entry, Table};
 use super::session::Session;
 
@@ -100,7 +101,24 @@ impl Copying {
 
 /// Keeps a message of the stream until the table can take it.
 pub(super) fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
-    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), raw])
+    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), &commit.time_us.to_be_bytes(), &commit.xid.to_be_bytes(), raw])
+}
+
+/// The next message that was kept.
+pub(super) fn kept(queue: &mut Spool) -> Result<Option<(Commit, Message)>> {
+    kept_raw(queue)?.map(|(commit, raw)| Ok((commit, message::parse(&raw)?))).transpose()
+}
+
+/// The same, as it came.
+pub(super) fn kept_raw(queue: &mut Spool) -> Result<Option<(Commit, Bytes)>> {
+    let Some(mut record) = queue.pop()? else { return Ok(None) };
+    let mut commit = || -> Result<Commit, TryGetError> {
+        let lsn = Lsn::from_u64(record.try_get_u64()?);
+        Ok(Commit { lsn, time_us: record.try_get_i64()?, xid: record.try_get_u32()? })
+    };
+    let commit = commit()
+        .map_err(|error| Error::new(ErrorKind::Io, "a change that waited came back damaged").with_source(error))?;
+    Ok(Some((commit, record)))
 }
 
 impl Session {
@@ -131,7 +149,7 @@ impl Session {
                     self.source_gone(
                         table.relation,
                         "the source table was dropped; the lake keeps its last state",
-                        "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)",
+                        GONE,
                     );
                 }
                 TableState::Streaming | TableState::Copying if !table.is_published() => {
@@ -151,6 +169,7 @@ impl Session {
             }
         }
         self.look_at_partitions().await?;
+        self.look_at_columns().await?;
         self.begin_copies().await
     }
 
@@ -272,7 +291,7 @@ impl Session {
     pub(super) async fn begin_copy(&mut self, registered: RegisteredTable, abandoned: Option<Abandoned>) -> Result<()> {
         let relation = registered.relation;
         let wanted = Wanted {
-            lake_name: Some(&registered.lake_table),
+            lake_name: Some(registered.lake_name()),
             ..Wanted::new(&self.config.source.publication, registered.append_only)
         };
         let described = relation::describe(&self.control, relation, wanted).await;
@@ -290,6 +309,9 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
+        if let Some(note) = source.note() {
+            tracing::info!("{note}");
+        }
         if needs_text(&source.spec) && !self.ask_for_text().await? {
             // It is wanted at the next look, too.
             return Ok(());
@@ -414,6 +436,7 @@ impl Session {
                 tracing::info!(table = self.shown(relation), lsn = %copied.exact_from, rows = copied.rows, "copied");
                 self.begin_catching_up(relation, copied).await
             }
+            Err(error) if error.kind() == ErrorKind::Altered => self.copy_anew(relation, &error.report()).await,
             Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::SourceUnfit) => {
                 self.fail_table(relation, error);
                 Ok(())

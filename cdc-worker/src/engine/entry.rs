@@ -2,11 +2,13 @@
 
 use iceberg_writer::Lsn;
 
-use crate::decode::message::Relation;
+use crate::decode::message::{Commit, Relation};
 use crate::source::copy::KeyReader;
 use crate::spool::Spool;
 use crate::table::MirroredTable;
 
+use super::apply::RowChange;
+use super::columns::Columns;
 use super::copying::Copying;
 
 /// A mirrored table, whatever its state.
@@ -71,6 +73,8 @@ pub(super) struct CatchingUp {
     pub(super) exact_from: Lsn,
     /// Reads rows as of [`Self::exact_from`], until the table has got there.
     pub(super) reader: Option<KeyReader>,
+    /// The next change, which has come out of the queue and waits for the catalog to be looked at.
+    pub(super) held: Option<(Commit, RowChange)>,
 }
 
 /// A table that follows the stream.
@@ -80,7 +84,9 @@ pub(super) struct Streaming {
     pub(super) replay_from: Lsn,
     /// Its description in the stream, as of the last change that was applied.
     pub(super) described: Option<Relation>,
-    /// That was compared with what the mirror knows.
+    /// What else is known of its columns.
+    pub(super) columns: Columns,
+    /// Its description was compared with what the mirror knows.
     pub(super) checked: bool,
     /// By that description, updates and deletes say which row they mean.
     pub(super) identified: bool,
@@ -93,11 +99,12 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    pub(super) fn new(table: MirroredTable, replay_from: Lsn) -> Self {
+    pub(super) fn new(table: MirroredTable, columns: Columns, replay_from: Lsn) -> Self {
         Self {
             table,
             replay_from,
             described: None,
+            columns,
             checked: false,
             identified: false,
             unregistered_copy: None,

@@ -62,6 +62,7 @@ impl Session {
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.commit_due = false;
         self.look_at_partitions().await?;
+        self.follow_catalog().await?;
         self.register_failures().await?;
         let begun = Instant::now();
         let (attempt, file_bytes) = (Uuid::now_v7(), self.config.lake.file_bytes);

@@ -8,6 +8,7 @@
 mod answer;
 mod apply;
 mod catching_up;
+mod columns;
 mod copying;
 mod entry;
 mod flush;

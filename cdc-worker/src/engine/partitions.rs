@@ -185,7 +185,8 @@ impl Session {
         Ok(())
     }
 
-    async fn copy_anew(&mut self, root: u32, why: &str) -> Result<()> {
+    /// Begins another copy of a table, which says so.
+    pub(super) async fn copy_anew(&mut self, root: u32, why: &str) -> Result<()> {
         tracing::info!(table = self.shown(root), "the table is copied anew: {why}");
         self.config.registry(&self.control).resync(root).await?;
         let registered = self.config.registry(&self.control).tables().await?;

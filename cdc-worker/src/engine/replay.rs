@@ -18,6 +18,7 @@ use crate::decode::message::{self, Commit, Message};
 use crate::error::{Error, ErrorKind};
 use crate::spool::Spool;
 
+use super::copying::{keep, kept_raw};
 use super::intake::BURST;
 use super::session::Session;
 
@@ -89,7 +90,7 @@ impl Replays {
             _ => false,
         };
         if waits {
-            self.deferred.push(&[&commit.lsn.as_u64().to_be_bytes(), &commit.time_us.to_be_bytes(), raw])?;
+            keep(&mut self.deferred, commit, raw)?;
         }
         Ok(waits)
     }
@@ -154,12 +155,10 @@ impl Session {
 
     async fn take_deferred(&mut self) -> Result<()> {
         for _ in 0..DEFERRED_BURST {
-            let Some(mut record) = self.replays.deferred.pop()? else { break };
-            let lsn = record.try_get_u64().map(Lsn::from_u64).map_err(damaged)?;
-            let commit = Commit { lsn, time_us: record.try_get_i64().map_err(damaged)? };
-            let change = message::parse(&record)?;
-            for obstacle in self.apply(commit, &record, change)? {
-                Box::pin(self.overcome(&record, obstacle)).await?;
+            let Some((commit, raw)) = kept_raw(&mut self.replays.deferred)? else { break };
+            let change = message::parse(&raw)?;
+            for obstacle in self.apply(commit, &raw, change)? {
+                Box::pin(self.overcome(&raw, obstacle)).await?;
             }
         }
         self.catch_up_ends();

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::registry::RegisteredTable;
 use crate::serve::{Ask, Leases, Pulse};
 use crate::source::replication::{WalMessage, WalStream};
+use crate::source::shape::Looks;
 use crate::spool::SpoolDirectory;
 use crate::table::IndexStore;
 
@@ -61,6 +62,11 @@ pub(super) struct Session {
     pub(super) behind: Vec<u32>,
     /// The newest description of each table in the stream.
     pub(super) relations: HashMap<u32, Relation>,
+    /// How the catalog is looked at for tables' columns.
+    pub(super) looks: Looks,
+    pub(super) looked_at_columns: Instant,
+    /// Tables of which the catalog is ahead of the stream.
+    pub(super) ahead: Vec<u32>,
     /// What is known of the partitions of partitioned tables.
     pub(super) trees: Trees,
     pub(super) leases: Leases,
@@ -135,6 +141,9 @@ impl Session {
             changed: HashSet::new(),
             behind: Vec::new(),
             relations: HashMap::new(),
+            looks: Looks::default(),
+            looked_at_columns: Instant::now(),
+            ahead: Vec::new(),
             trees: Trees::default(),
             leases,
             received: begin,
@@ -230,6 +239,7 @@ impl Session {
                     self.commit_due = self.commit_is_due();
                     if self.open.is_none() {
                         self.catch_up().await?;
+                        self.follow_catalog().await?;
                         if self.commit_due && self.is_settled() {
                             self.flush().await?;
                         }

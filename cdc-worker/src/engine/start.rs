@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -22,8 +22,9 @@ use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
 use crate::source::{connect, preflight, publication, relation, sending, slot};
 use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
-use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity};
+use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
 
+use super::columns::{Columns, key_numbers};
 use super::entry::{Entry, Streaming, Table};
 use super::partitions::Trees;
 use super::session::Session;
@@ -237,7 +238,7 @@ async fn reload(
         return Ok(Reloaded::Table(Table::errored(schema, name, reason, registered.error_hint.clone())));
     }
     let wanted = Wanted {
-        lake_name: Some(&registered.lake_table),
+        lake_name: Some(registered.lake_name()),
         publication: &config.source.publication,
         append_only: registered.append_only,
         streams: registered.state == TableState::Streaming,
@@ -249,10 +250,9 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let spec = Arc::new(described.spec.clone());
     let lake = match registered.state {
         TableState::Requested | TableState::Errored => None,
-        TableState::Copying | TableState::Streaming => match catalog.load(described.spec.clone()).await {
+        TableState::Copying | TableState::Streaming => match load(catalog, described.spec.clone()).await {
             Ok(lake) => lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid)),
             // An earlier mirror of the table left another one under its name; the copy will replace it.
             Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
@@ -274,12 +274,17 @@ async fn reload(
             if let Some(copy) = interrupted(config, control, registered, uuid).await? {
                 return Ok(Reloaded::Interrupted(copy));
             }
-            catalog.discard_prepared(&spec, uuid).await?;
+            catalog.discard_prepared(&described.spec, uuid).await?;
         }
         return Ok(Reloaded::Wanted);
     };
     if described.partitions.is_some() && Links::from_text(registered.partitions.as_deref()).is_none() {
         tracing::info!(table = registered.shown(), "the table is copied anew: its partitions were not remembered");
+        config.registry(control).resync(relation).await?;
+        return Ok(Reloaded::Wanted);
+    }
+    if key_numbers(lake.spec()) != key_numbers(&described.spec) {
+        tracing::info!(table = registered.shown(), "the table is copied anew: it has another key");
         config.registry(control).resync(relation).await?;
         return Ok(Reloaded::Wanted);
     }
@@ -303,7 +308,12 @@ async fn reload(
         Err(error) => return Err(error),
     }
     let files = files.into_iter().map(FileState::new).collect();
-    let mut streaming = Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), begin);
+    let (namespace, name) = registered.lake_name();
+    let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
+    let spec = Arc::new(lake.spec().clone());
+    let columns = Columns::new(described.projection.columns, seen);
+    let mut streaming =
+        Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;
     Ok(Reloaded::Table(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }
@@ -320,6 +330,12 @@ async fn interrupted(
     let complete = copy.from().is_some_and(|from| confirmed.is_some_and(|confirmed| confirmed <= from));
     let whole = table.is_published_since() && table.sent_whole && !table.dropped;
     Ok(Some(copy).filter(|_| complete && whole))
+}
+
+/// The Iceberg table, by the columns that it was committed with, whatever the source's are now.
+async fn load(catalog: &SqlCatalog, described: TableSpec) -> Result<Option<LakeTable>, iceberg_writer::Error> {
+    let (namespace, name) = (described.namespace.clone(), described.name.clone());
+    catalog.load_remarked(described, &|text| remark::read(text, &namespace, &name).map(|(spec, _)| spec)).await
 }
 
 /// A table that cannot go on, and the registry knows it.

@@ -43,6 +43,10 @@ impl StreamFormat {
         self.values
     }
 
+    pub(super) fn is_binary(self) -> bool {
+        self.values == ValueFormat::Binary
+    }
+
     /// The stream is to begin again as soon as no transaction is open.
     pub(super) fn is_due(self) -> bool {
         self.text_wanted

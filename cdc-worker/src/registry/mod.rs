@@ -60,6 +60,8 @@ pub(crate) struct RegisteredTable {
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) lake_table: String,
+    /// The Iceberg namespace: the schema in which the table was when it was entered.
+    pub(crate) lake_namespace: String,
     pub(crate) state: TableState,
     pub(crate) table_uuid: Option<Uuid>,
     pub(crate) error: Option<String>,
@@ -96,6 +98,11 @@ impl RegisteredTable {
     /// The publication has the table, so its changes arrive.
     pub(crate) fn is_published(&self) -> bool {
         !self.published_by.is_empty()
+    }
+
+    /// Namespace and name in the lake: they stay, whatever becomes of the source table's.
+    pub(crate) fn lake_name(&self) -> (&str, &str) {
+        (&self.lake_namespace, &self.lake_table)
     }
 
     /// `schema.table`.
@@ -252,7 +259,7 @@ impl Registry<'_> {
                     c.relkind = 'p' AND NOT coalesce(pub.pubviaroot, false), t.partitions, t.append_only, \
                     coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true), \
                     t.published_as, coalesce({PUBLISHED_AS}, ''), \
-                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table) \
+                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table), t.source_schema \
              FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
              LEFT JOIN pg_class c ON c.oid = t.relation \
              LEFT JOIN pg_namespace ns ON ns.oid = c.relnamespace WHERE t.mirror = $1",
@@ -289,6 +296,7 @@ impl Registry<'_> {
                 published_as: row.get(18),
                 schema: row.get(19),
                 name: row.get(20),
+                lake_namespace: row.get(21),
             })
             .collect())
     }

@@ -11,5 +11,6 @@ pub(crate) mod relation;
 pub(crate) mod replication;
 pub(crate) mod sending;
 pub(crate) mod settings;
+pub(crate) mod shape;
 pub(crate) mod slot;
 mod wire;

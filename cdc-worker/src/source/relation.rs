@@ -25,6 +25,8 @@ pub(crate) struct SourceTable {
     pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
+    /// Its generated columns, which are left out.
+    pub(crate) generated: Vec<String>,
     /// What the publication sends of it.
     pub(crate) projection: Projection,
     /// The partitions that hold the rows of a partitioned table, and those between.
@@ -41,8 +43,8 @@ impl SourceTable {
 /// How a table is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    /// Its name in the lake; `None`: the one that it has.
-    pub(crate) lake_name: Option<&'a str>,
+    /// Its namespace and name in the lake; `None`: those that it has.
+    pub(crate) lake_name: Option<(&'a str, &'a str)>,
     /// The publication that sends its changes.
     pub(crate) publication: &'a str,
     /// For its inserts only.
@@ -59,6 +61,13 @@ impl<'a> Wanted<'a> {
 }
 
 impl SourceTable {
+    /// What to know of a table that is mirrored without some of its columns.
+    pub(crate) fn note(&self) -> Option<String> {
+        let names = self.generated.join("\", \"");
+        let note = || format!("{} is mirrored without its generated columns: \"{names}\"", self.shown());
+        (!self.generated.is_empty()).then(note)
+    }
+
     /// The names of the key's columns.
     pub(crate) fn key_names(&self) -> Vec<&str> {
         key_names(&self.spec)
@@ -143,26 +152,27 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
     };
     let key = key.unwrap_or_default();
     let projection = publication::projection(client, relation, wanted.publication).await?;
-    let columns = columns(client, relation, &shown, &key, projection.columns.as_deref()).await?;
+    let (columns, generated) = columns(client, relation, &key, projection.columns.as_deref()).await?;
     let key = key
         .iter()
         .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| {
             unfit(
-                format!("the key of {shown} has a column that is not published"),
+                format!("the key of {shown} has a column that is generated or not published"),
                 "ALTER PUBLICATION … SET TABLE … with all columns of the key in its list",
             )
         })?;
-    let spec =
-        TableSpec { namespace: schema.clone(), name: wanted.lake_name.unwrap_or(&name).to_owned(), columns, key };
+    let (namespace, lake_name) = wanted.lake_name.unwrap_or((&schema, &name));
+    let spec = TableSpec { namespace: namespace.to_owned(), name: lake_name.to_owned(), columns, key };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    let mut table = SourceTable { relation, schema, name, spec, identity: by, estimate, projection, partitions: None };
+    let mut table =
+        SourceTable { relation, schema, name, spec, identity: by, estimate, generated, projection, partitions: None };
     if kind == "p" {
         describe_partitions(client, &mut table).await?;
     }
@@ -249,14 +259,13 @@ pub(crate) fn has_heirs(shown: &str) -> Error {
     )
 }
 
-/// The columns of a table, or of them those with these numbers.
+/// The columns of a table, or of them those with these numbers; and the names of generated ones, which are not among them.
 async fn columns(
     client: &Client,
     relation: u32,
-    shown: &str,
     key: &[i16],
     only: Option<&[i16]>,
-) -> Result<Vec<ColumnSpec>> {
+) -> Result<(Vec<ColumnSpec>, Vec<String>)> {
     // A domain is resolved to what it is made from, which brings the type modifier with it.
     let rows = client
         .query(
@@ -273,11 +282,12 @@ async fn columns(
         )
         .await?;
     let mut columns = Vec::with_capacity(rows.len());
-    let mut refused = Vec::new();
+    let mut left_out = Vec::new();
     for row in &rows {
         let (name, attnum): (String, i16) = (row.get(0), row.get(1));
+        // The stream does not bring it, so the mirror has not got it. In a key, that stops the table further up.
         if !row.get::<_, &str>(4).is_empty() {
-            refused.push(format!("column \"{name}\" is generated"));
+            left_out.push(name);
             continue;
         }
         let facts = TypeFacts {
@@ -295,41 +305,7 @@ async fn columns(
             required: key.contains(&attnum),
         });
     }
-    if !refused.is_empty() {
-        return Err(unfit(
-            format!("{shown} has columns that cannot be mirrored yet: {}", refused.join(", ")),
-            "nothing is mirrored by a guess; change the columns: ALTER TABLE … ALTER COLUMN … DROP EXPRESSION keeps their values",
-        ));
-    }
-    Ok(columns)
-}
-
-/// Whether pgoutput describes the table just as the mirror knows it.
-///
-/// # Errors
-/// [`ErrorKind::Table`] naming the difference: changes cannot be taken after it.
-pub(crate) fn matches(spec: &TableSpec, relation: &Relation) -> Result<()> {
-    let changed = |what: String| {
-        Err(unfit(
-            format!("the source table changed: {what}"),
-            format!("schema changes are not followed yet: {COPY_ANEW}"),
-        ))
-    };
-    for (index, column) in relation.columns.iter().enumerate() {
-        let Some(known) = spec.columns.get(index) else {
-            return changed(format!("column \"{}\" was added", column.name));
-        };
-        if known.name != column.name {
-            return changed(format!("column \"{}\" is now \"{}\"", known.name, column.name));
-        }
-        if known.type_oid != column.type_oid || known.typmod != column.typmod {
-            return changed(format!("column \"{}\" has another type", column.name));
-        }
-    }
-    if relation.columns.len() < spec.columns.len() {
-        return changed("a column was dropped".to_owned());
-    }
-    Ok(())
+    Ok((columns, left_out))
 }
 
 /// Whether updates and deletes name their row as the mirror does. Inserts do not need it: a table whose replica

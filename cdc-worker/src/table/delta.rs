@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Decimal128Type;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow_schema::{DataType, FieldRef, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use iceberg_writer::{TableSpec, WrittenFile};
+use iceberg_writer::{ColumnSpec, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -157,6 +160,17 @@ impl Delta {
         Ok(())
     }
 
+    /// Gives all rows other columns.
+    pub(super) fn change_columns(&mut self, from: &TableSpec, to: &TableSpec) -> Result<()> {
+        self.seal()?;
+        self.builder = None;
+        let schema = to.arrow_schema();
+        for sealed in &mut self.sealed {
+            sealed.batch = with_columns(&sealed.batch, from, to, &schema)?;
+        }
+        Ok(())
+    }
+
     /// The batch that holds a row, and where in it.
     pub(super) fn row(&mut self, ordinal: u64) -> Result<(RecordBatch, usize)> {
         if ordinal >= self.sealed_rows {
@@ -212,6 +226,28 @@ impl Delta {
     }
 }
 
+/// The same rows with other columns: those of the same field id, and NULL.
+fn with_columns(batch: &RecordBatch, from: &TableSpec, to: &TableSpec, schema: &SchemaRef) -> Result<RecordBatch> {
+    let fail = |error| Error::new(ErrorKind::Table, "give rows in memory other columns").with_source(error);
+    let column = |(column, field): (&ColumnSpec, &FieldRef)| {
+        let wanted = field.data_type();
+        let Some(place) = from.columns.iter().position(|known| known.field_id == column.field_id) else {
+            return Ok(new_null_array(wanted, batch.num_rows()));
+        };
+        let array = batch.column(place);
+        match (array.as_primitive_opt::<Decimal128Type>(), wanted) {
+            // More digits, of the same scale.
+            (Some(numbers), &DataType::Decimal128(precision, scale)) if numbers.scale() == scale => {
+                let wider = numbers.clone().with_precision_and_scale(precision, scale).map_err(fail)?;
+                Ok(Arc::new(wider) as ArrayRef)
+            }
+            _ => Ok(Arc::clone(array)),
+        }
+    };
+    let columns = to.columns.iter().zip(schema.fields()).map(column).collect::<Result<Vec<_>>>()?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(fail)
+}
+
 /// Shares a bitmap until somebody changes it.
 pub(super) fn insert_shared(bitmap: &mut Arc<RoaringTreemap>, row: u64) {
     Arc::make_mut(bitmap).insert(row);
@@ -221,9 +257,8 @@ pub(super) fn insert_shared(bitmap: &mut Arc<RoaringTreemap>, row: u64) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use iceberg_writer::{ColumnSpec, PgType};
+    use iceberg_writer::PgType;
     use proptest::prelude::*;
 
     use super::*;

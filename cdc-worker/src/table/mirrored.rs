@@ -20,11 +20,13 @@ use crate::decode::message::{Cell, Cells, Tuple};
 use crate::decode::row::{OldRow, key_of_cells};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
+use super::columns::Seen;
 use super::delta::{Delta, insert_shared};
 use super::identity::RowIdentity;
 use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
 use super::overlap::Overlap;
+use super::remark;
 
 /// A live data file and its deleted rows, pending ones included.
 #[derive(Debug, Clone)]
@@ -92,6 +94,8 @@ pub(crate) struct MirroredTable {
     /// The columns of the identity.
     pub(super) identity_columns: Vec<usize>,
     pub(crate) lake: LakeTable,
+    /// The columns as Iceberg has them.
+    committed_spec: Arc<TableSpec>,
     pub(super) files: Vec<FileState>,
     /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
     before_truncate: Option<Vec<FileState>>,
@@ -119,6 +123,7 @@ impl MirroredTable {
             relation,
             identity_columns: identity.columns(&spec),
             identity,
+            committed_spec: Arc::clone(&spec),
             spec,
             lake,
             files,
@@ -132,6 +137,24 @@ impl MirroredTable {
         }
     }
 
+    /// Lets the next commit remember with the table what is known of its columns.
+    pub(crate) fn remember(&mut self, seen: &Seen) {
+        self.lake = self.lake.evolved((*self.spec).clone(), remark::of(&self.spec, seen));
+    }
+
+    /// Has other columns from now on. Rows in memory are given them; files stay as they are, for their columns are found by
+    /// number, and what they lack is NULL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Table`] when a row cannot be given them, which [`super::follow`] rules out.
+    pub(crate) fn change_columns(&mut self, spec: TableSpec, seen: &Seen) -> Result<()> {
+        self.delta.change_columns(&self.spec, &spec)?;
+        self.identity_columns = self.identity.columns(&spec);
+        self.spec = Arc::new(spec);
+        self.remember(seen);
+        Ok(())
+    }
+
     pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {
         self.files.get(file as usize).map(|file| Arc::clone(&file.path))
     }
@@ -142,7 +165,7 @@ impl MirroredTable {
     }
 
     pub(crate) fn has_changes(&self) -> bool {
-        !self.delta.is_empty()
+        !self.delta.is_empty() || self.spec != self.committed_spec
     }
 
     /// Rows that Iceberg has not got, in memory and in staged files.
@@ -315,7 +338,7 @@ impl MirroredTable {
     /// The table as Iceberg has it.
     pub(crate) fn pin_committed(&self) -> TablePin {
         let files = self.before_truncate.clone().unwrap_or_else(|| self.committed_files());
-        TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files, fresh: Vec::new() }
+        TablePin { relation: self.relation, spec: Arc::clone(&self.committed_spec), files, fresh: Vec::new() }
     }
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
@@ -350,6 +373,7 @@ impl MirroredTable {
     pub(crate) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
         self.index_written(written)?;
         self.before_truncate = None;
+        self.committed_spec = Arc::clone(&self.spec);
         self.lake = lake;
         self.delta = Delta::default();
         Ok(())

@@ -6,6 +6,7 @@
 //! place for faults. Rows of data files are not read here either: [`Step::NeedsOldRow`] asks the caller for one.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+mod columns;
 mod delta;
 mod equal_rows;
 mod identity;
@@ -18,7 +19,9 @@ mod index;
 mod keys;
 mod mirrored;
 mod overlap;
+pub(crate) mod remark;
 
+pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
 pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Step, TablePin};

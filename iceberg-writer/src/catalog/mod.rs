@@ -48,11 +48,18 @@ pub struct Swept {
 /// Whether someone still reads the file of this path.
 pub type IsPinned<'a> = dyn Fn(&str) -> bool + Send + Sync + 'a;
 
+/// Makes a table's description of the remark that was left with it.
+pub type Remarked<'a> = dyn Fn(&str) -> Option<TableSpec> + Send + Sync + 'a;
+
 /// A catalog of Iceberg tables that also knows how far each mirror is.
 #[async_trait]
 pub trait Catalog: Send + Sync {
     /// The table of this name, when the catalog has it. Its columns must be those of `spec`.
     async fn load(&self, spec: TableSpec) -> Result<Option<LakeTable>>;
+
+    /// The same for a table whose columns may have changed since it was made: they must be those that `by_remark` makes of
+    /// the remark which its last commit left, or those of `spec` where there is none.
+    async fn load_remarked(&self, spec: TableSpec, by_remark: &Remarked<'_>) -> Result<Option<LakeTable>>;
 
     /// A new table. Nothing is written: it enters the catalog with its first [`Batch`], and replaces the table of the same
     /// name that is there now.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::connection::{Connection, quoted};
 use super::foreign::foreign_files;
 use super::transaction::{Ended, MirrorRow, Move, Statements};
-use super::{Catalog, IsPinned, Retention, Swept};
+use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Outcome, Planned, TableChange, plan};
 use crate::deadline::{self, Backoff};
 use crate::error::{Error, ErrorKind, Result, Retry};
@@ -174,7 +174,7 @@ impl SqlCatalog {
             }
             (Entry::Current(_), None) => return Err(base.foreign_change("was dropped by someone else")),
             (Entry::Current(_), Some(location)) => {
-                let found = LakeTable::read(&self.warehouse, base.spec().clone(), location).await?;
+                let found = base.read_again(&self.warehouse, location).await?;
                 let mut files = foreign_files(&self.warehouse, base, &found, &BTreeSet::new()).await?;
                 info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
                 if !step.change.truncate {
@@ -257,6 +257,13 @@ impl Catalog for SqlCatalog {
         match self.metadata_location(&spec).await? {
             None => Ok(None),
             Some(location) => LakeTable::read(&self.warehouse, spec, location).await.map(Some),
+        }
+    }
+
+    async fn load_remarked(&self, spec: TableSpec, by_remark: &Remarked<'_>) -> Result<Option<LakeTable>> {
+        match self.metadata_location(&spec).await? {
+            None => Ok(None),
+            Some(location) => LakeTable::read_remarked(&self.warehouse, spec, by_remark, location).await.map(Some),
         }
     }
 

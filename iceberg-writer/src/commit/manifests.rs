@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use iceberg::spec::{
     DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestWriter,
-    ManifestWriterBuilder,
+    ManifestWriterBuilder, Schema,
 };
 
 use super::TableChange;
@@ -61,7 +61,7 @@ pub(super) async fn next_manifests(
     let (data, removed_data) = of_kind(ManifestContentType::Data);
     let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
     let new_deletes: Vec<WrittenFile> = change.deletes.iter().cloned().collect();
-    let writer = Writer { warehouse, base, snapshot };
+    let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
     let (mut data, deletes) = futures_util::future::try_join(
         writer.write(ManifestContentType::Data, data, &change.data, &removed_data),
         writer.write(ManifestContentType::Deletes, deletes, &new_deletes, &removed_deletes),
@@ -83,6 +83,7 @@ fn kind_of(entry: &ManifestEntryRef) -> ManifestContentType {
 struct Writer<'a> {
     warehouse: &'a Warehouse,
     base: &'a LakeTable,
+    schema: Arc<Schema>,
     snapshot: NewSnapshot,
 }
 
@@ -130,7 +131,7 @@ impl Writer<'_> {
     fn open(&self, kind: ManifestContentType, path: &str) -> iceberg::Result<ManifestWriter> {
         let metadata = self.base.metadata();
         let output = self.warehouse.file_io().new_output(path)?;
-        let schema = Arc::clone(metadata.current_schema());
+        let schema = Arc::clone(&self.schema);
         let spec = metadata.default_partition_spec().as_ref().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec);
         Ok(match kind {

@@ -53,9 +53,11 @@ pub struct TableChange {
 }
 
 impl TableChange {
-    /// Whether the table stays as it is: it exists, and nothing is added or removed.
+    /// Whether the table stays as it is: it exists with its columns, and nothing is added or removed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.table.metadata_location().is_some() && !self.truncate && self.data.is_empty() && self.deletes.is_none()
+        let same_columns = self.table.has_its_schema().unwrap_or(false);
+        let there = self.table.metadata_location().is_some();
+        there && same_columns && !self.truncate && self.data.is_empty() && self.deletes.is_none()
     }
 
     /// The files the caller wrote for it.

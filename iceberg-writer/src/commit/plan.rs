@@ -12,6 +12,7 @@ use super::manifests::{NewManifests, NewSnapshot, assign_numbers, next_manifests
 use super::{Batch, TableChange};
 use crate::catalog::Retention;
 use crate::error::{Error, Result};
+use crate::evolution::REMARK_PROPERTY;
 use crate::stamp::Stamp;
 use crate::table::{
     CHECKPOINT_PROPERTY, Checkpoint, Entry, LakeTable, SUMMARY_ATTEMPT, SUMMARY_EPOCH, SUMMARY_LSN, SUMMARY_MIRROR,
@@ -69,7 +70,7 @@ pub(crate) async fn plan(
         .with_timestamp_ms(now)
         .with_manifest_list(list.clone())
         .with_summary(summary(&checkpoint, change, &manifests, metadata))
-        .with_schema_id(metadata.current_schema_id())
+        .with_schema_id(base.next_schema()?.schema_id())
         .build();
     let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
     let location = next_metadata_location(base, stamp);
@@ -124,15 +125,15 @@ fn next_metadata(
     retention: &Retention,
     now: i64,
 ) -> Result<(TableMetadata, Vec<SnapshotRef>, Vec<String>)> {
-    let metadata = base.metadata();
     let expired = expired(base, retention, now);
     let ids: Vec<i64> = expired.iter().map(|snapshot| snapshot.snapshot_id()).collect();
     let checkpoint = serde_json::to_string(checkpoint)
         .map_err(|error| Error::format("write the checkpoint of a table").with_source(error))?;
-    let properties = Properties::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
+    let mut properties = Properties::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
+    properties.extend(base.remark().map(|remark| (REMARK_PROPERTY.to_owned(), remark.to_owned())));
+    let metadata = base.next_metadata()?;
     let build = || {
         metadata
-            .clone()
             .into_builder(base.metadata_location().map(str::to_owned))
             .set_branch_snapshot(snapshot, MAIN_BRANCH)?
             .remove_snapshots(&ids)

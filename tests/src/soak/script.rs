@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tables::{HAPPENINGS, STRANGERS, TRUNCATES};
+use super::tables::{ALTERATIONS, ALTERED, HAPPENINGS, STRANGERS, TRUNCATES};
 use crate::random::Random;
 
 /// Keys come from 1 to this.
@@ -19,6 +19,16 @@ pub(super) struct Script {
     pub(super) end: End,
 }
 
+/// What a session's transactions are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Short,
+    /// They take seconds, while others come and go.
+    Long,
+    /// They change tables' columns, among other work.
+    Alters,
+}
+
 /// How a transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -32,13 +42,14 @@ pub(super) enum End {
 pub(super) enum Decision {
     Commit,
     Rollback,
-    /// Decided in the next round only.
+    /// Decided at the end of the round only.
     Left,
 }
 
 impl Script {
-    /// The next transaction; a long one takes seconds, while others come and go.
-    pub(super) fn write(random: &mut Random, long: bool) -> Self {
+    /// The next transaction.
+    pub(super) fn write(random: &mut Random, kind: Kind) -> Self {
+        let long = kind == Kind::Long;
         let count = if long { 4 + random.below(10) } else { 1 + random.below(5) };
         let mut steps = Vec::new();
         let mut depth = 0;
@@ -62,7 +73,10 @@ impl Script {
                 _ => {}
             }
             // Nobody else would get anywhere while a long transaction holds a whole table.
-            if !long && random.percent(5) {
+            if kind == Kind::Alters && random.percent(60) {
+                locks = true;
+                steps.push(alteration(random));
+            } else if !long && random.percent(5) {
                 locks = true;
                 let template = random.pick(TRUNCATES);
                 steps.push(filled(template, random, 500));
@@ -82,6 +96,15 @@ impl Script {
             Duration::from_millis(if long { 100 + random.below(500) } else { random.below(2) * random.below(20) });
         Self { steps, pause, end }
     }
+}
+
+fn alteration(random: &mut Random) -> String {
+    const NAMES: [&str; 4] = ["e0", "e1", "e2", "e3"];
+    let (template, table) = (random.pick(ALTERATIONS), random.pick(ALTERED));
+    let first = random.below(4);
+    let names = [first, (first + 1 + random.below(3)) % 4].map(|at| NAMES[usize::try_from(at).unwrap_or(0)]);
+    let text = template.replace("{t}", table).replace("{d}", names[0]).replace("{f}", names[1]);
+    filled(&text, random, 1)
 }
 
 fn statement(random: &mut Random) -> String {
@@ -120,7 +143,8 @@ mod tests {
 
     fn scripts(seed: u64) -> Vec<Script> {
         let mut random = Random::new(seed);
-        (0..400).map(|at| Script::write(&mut random, at % 5 == 0)).collect()
+        let kinds = [Kind::Long, Kind::Short, Kind::Alters, Kind::Short, Kind::Short];
+        (0..400).map(|at| Script::write(&mut random, kinds[at % 5])).collect()
     }
 
     #[test]
@@ -132,9 +156,16 @@ mod tests {
     #[test]
     fn every_kind_of_work_comes_up_and_no_placeholder_is_left() {
         let text: Vec<String> = scripts(3).into_iter().flat_map(|script| script.steps).collect();
-        for wanted in
-            ["SAVEPOINT s3", "ROLLBACK TO", "RELEASE", "CASCADE", "pg_logical_emit_message", "soak.bag", "soak.event"]
-        {
+        for wanted in [
+            "SAVEPOINT s3",
+            "ROLLBACK TO",
+            "RELEASE",
+            "CASCADE",
+            "pg_logical_emit_message",
+            "soak.bag",
+            "soak.event",
+            "RENAME",
+        ] {
             assert!(text.iter().any(|step| step.contains(wanted)), "{wanted}");
         }
         assert!(!text.iter().any(|step| step.contains(['{', '}'])));

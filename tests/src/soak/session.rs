@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::script::{Decision, End, Script};
+use super::script::{Decision, End, Kind, Script};
 use crate::random::Random;
 
 /// What concurrent work may run into. Anything else is a mistake of ours.
@@ -21,6 +21,15 @@ const COLLISIONS: &[SqlState] = &[
     SqlState::T_R_SERIALIZATION_FAILURE,
     SqlState::UNIQUE_VIOLATION,
     SqlState::FOREIGN_KEY_VIOLATION,
+    // Columns that others have changed.
+    SqlState::DUPLICATE_COLUMN,
+    SqlState::UNDEFINED_COLUMN,
+    SqlState::DATATYPE_MISMATCH,
+    SqlState::INVALID_TEXT_REPRESENTATION,
+    SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+    SqlState::STRING_DATA_RIGHT_TRUNCATION,
+    SqlState::OBJECT_IN_USE,
+    SqlState::TOO_MANY_COLUMNS,
 ];
 
 /// What all sessions share.
@@ -56,7 +65,7 @@ impl Journal {
 pub(super) struct Worked {
     pub(super) client: Client,
     pub(super) name: String,
-    pub(super) long: bool,
+    pub(super) kind: Kind,
     pub(super) random: Random,
     pub(super) shared: Arc<Shared>,
     pub(super) journal: Journal,
@@ -68,7 +77,7 @@ impl Worked {
         self.client.batch_execute("SET lock_timeout = '250ms'; SET deadlock_timeout = '100ms'").await?;
         let mut number = 0;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let script = Script::write(&mut self.random, self.long);
+            let script = Script::write(&mut self.random, self.kind);
             self.transaction(&script, number).await?;
             number += 1;
         }

@@ -258,6 +258,36 @@ pub(super) const TRUNCATES: &[&str] = &[
     "SAVEPOINT emptied; TRUNCATE soak.bag, soak.pair; INSERT INTO soak.bag VALUES (1, 'b0', 1); ROLLBACK TO emptied; INSERT INTO soak.bag VALUES (1, 'b0', 1)",
 ];
 
+/// Tables whose columns change: what is added to them stands behind the columns that all other work goes by.
+pub(super) const ALTERED: &[&str] =
+    &["soak.counter", "soak.pair", "soak.token", "soak.bag", "soak.doc", "soak.tale", "soak.handle", "soak.pet"];
+
+/// Changes of columns, and work on them: `{t}` is one of [`ALTERED`], `{d}` and `{f}` are two of a few names. They lock
+/// the table, and mostly fail, for who asks for a column finds another or none.
+pub(super) const ALTERATIONS: &[&str] = &[
+    "ALTER TABLE {t} ADD COLUMN {d} int",
+    "ALTER TABLE {t} ADD COLUMN {d} text",
+    "ALTER TABLE {t} ADD COLUMN {d} varchar(9), ADD COLUMN {f} numeric(6,2)",
+    "ALTER TABLE {t} ADD COLUMN {d} int DEFAULT {x}",
+    "ALTER TABLE {t} DROP COLUMN {d}",
+    "ALTER TABLE {t} DROP COLUMN {d}",
+    "ALTER TABLE {t} DROP COLUMN {d}, ADD COLUMN {d} int",
+    "ALTER TABLE {t} DROP COLUMN {d}, DROP COLUMN {f}",
+    "ALTER TABLE {t} RENAME {d} TO {f}",
+    "ALTER TABLE {t} RENAME {d} TO swapped; ALTER TABLE {t} RENAME {f} TO {d}; ALTER TABLE {t} RENAME swapped TO {f}",
+    "ALTER TABLE {t} ALTER {d} TYPE text",
+    "ALTER TABLE {t} ALTER {d} TYPE numeric(12,2)",
+    "ALTER TABLE {t} ALTER {d} TYPE varchar(30)",
+    "ALTER TABLE {t} ALTER {d} TYPE text USING {d} || 'u'",
+    "ALTER TABLE {t} ALTER {d} SET STATISTICS 9",
+    "ALTER TABLE {t} ALTER {d} SET DEFAULT NULL",
+    "SAVEPOINT altered; ALTER TABLE {t} ADD COLUMN {d} text; UPDATE {t} SET {d} = 'never'; ROLLBACK TO altered",
+    "UPDATE {t} SET {d} = NULL WHERE ctid IN (SELECT ctid FROM {t} LIMIT 40)",
+    "UPDATE {t} SET {d} = '{x}' WHERE ctid IN (SELECT ctid FROM {t} ORDER BY ctid DESC LIMIT 40)",
+    "UPDATE {t} SET {d} = '{x}'",
+    "DELETE FROM {t} WHERE {d} IS NOT NULL AND ctid IN (SELECT ctid FROM {t} LIMIT 20)",
+];
+
 /// Statements of no concern to the mirror.
 pub(super) const STRANGERS: &[&str] = &[
     "SELECT pg_logical_emit_message(true, 'soak', 'm{x}')",

@@ -17,6 +17,7 @@ mod worker_prepared;
 mod worker_progress;
 mod worker_refusals;
 mod worker_resume;
+mod worker_schema;
 mod worker_soak;
 mod worker_strays;
 mod worker_stream;

@@ -28,6 +28,11 @@ impl Mirror {
         postgres.batch(schema).await?;
         Source::publish(&postgres, tables).await?;
         let config = WorkerConfig::new(&postgres, "one", tables)?;
+        Self::of(postgres, config, tables).await
+    }
+
+    /// The same of a source that is prepared, by this configuration.
+    pub(crate) async fn of(postgres: Postgres, config: WorkerConfig, tables: &[&'static str]) -> Result<Self> {
         let worker = Some(Worker::start(&config, &postgres).await?);
         let oracle = Oracle::new(&postgres);
         Ok(Self { worker, config, oracle, tables: tables.to_vec(), postgres })

@@ -44,6 +44,11 @@ impl KeyReader {
         Self { client, table: table.clone(), command, statement: None }
     }
 
+    /// The columns of its rows.
+    pub(crate) fn spec(&self) -> &TableSpec {
+        &self.table.spec
+    }
+
     /// The row with the key that these cells of a row have: one row, all columns of the mirror.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::config::SourceConfig;
 use crate::error::{Error, ErrorKind};
-use crate::table::{CopiedFile, PositionIndex};
+use crate::table::{CopiedFile, PositionIndex, Seen};
 
 use super::older::OlderTransactions;
 use super::partitions::Links;
@@ -89,6 +89,8 @@ pub(crate) struct Copied {
     pub(crate) exact_from: Lsn,
     pub(crate) rows: u64,
     pub(crate) files: Vec<CopiedFile>,
+    /// The catalog on its columns, as its snapshot has it.
+    pub(crate) seen: Seen,
     /// The partitions that were copied, of a partitioned table.
     pub(crate) partitions: Option<Links>,
     /// Reads rows of the last snapshot, where that may be needed.
@@ -112,7 +114,7 @@ impl CopyJob {
         let mut shares: Option<Shares> = None;
         loop {
             let until = in_parts.then(|| Instant::now() + job.snapshot_age);
-            let Reading { reader, sessions, consistent_point, extents, partitions, shape } =
+            let Reading { reader, sessions, consistent_point, extents, seen, partitions, shape } =
                 snapshot::begin(&job).await?;
             if progress.shape.as_ref() != Some(&shape) {
                 let void: Vec<String> = progress.files().map(|numbered| numbered.file.path.clone()).collect();
@@ -153,7 +155,7 @@ impl CopyJob {
                 let files = reconcile::files(&job, progress, consistent_point).await?;
                 let rows = files.iter().map(|copied| copied.file.rows - copied.superseded.len()).sum();
                 let reader = reader.map(|client| KeyReader::new(client, &job.table));
-                return Ok(Copied { from, exact_from: consistent_point, rows, files, partitions, reader });
+                return Ok(Copied { from, exact_from: consistent_point, rows, files, seen, partitions, reader });
             }
             tracing::info!(table = job.table.shown(), "the copy takes a new snapshot");
             shares = Arc::into_inner(todo);

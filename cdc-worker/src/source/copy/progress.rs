@@ -2,7 +2,7 @@
 //!
 //! A part is some shares of the table and the complete files that hold all of their rows. The registry keeps it, so that
 //! a copy goes on after a restart. That is worth something only while nothing has happened to the table that the stream
-//! does not tell: [`shape`] is what must be as it was.
+//! does not tell: [`fingerprint`] is what must be as it was.
 
 use iceberg_writer::{LakeTable, Lsn, WrittenFile};
 use serde::{Deserialize, Serialize};
@@ -127,7 +127,7 @@ pub(crate) fn takes_parts(table: &SourceTable) -> bool {
 
 /// What must be as it was when the first part was copied: columns, key, what the publication sends, and the files of the
 /// heaps, which TRUNCATE and the rewriting forms of ALTER TABLE replace.
-pub(super) fn shape(table: &SourceTable, partitions: Option<&Links>, heaps: &[(u32, u32)]) -> String {
+pub(super) fn fingerprint(table: &SourceTable, partitions: Option<&Links>, heaps: &[(u32, u32)]) -> String {
     let columns = table.spec.columns.iter();
     let columns: Vec<_> =
         columns.map(|column| json!([column.field_id, column.name, column.type_oid, column.typmod])).collect();

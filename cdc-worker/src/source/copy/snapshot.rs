@@ -7,14 +7,14 @@ use tokio_postgres::Client;
 
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
-use crate::table::RowIdentity;
+use crate::table::{RowIdentity, Seen};
 
 use super::super::identifier::quote;
 use super::super::partitions::{self, Links};
 use super::super::relation::{self, SourceTable, Wanted};
-use super::super::{connect, older, settings, slot};
+use super::super::{connect, older, settings, shape, slot};
 use super::CopyJob;
-use super::progress::shape;
+use super::progress::fingerprint;
 use super::session::CopySession;
 use super::share::{Extent, fitting_connections};
 
@@ -32,15 +32,18 @@ pub(super) struct Reading {
     pub(super) consistent_point: Lsn,
     /// The heaps that may hold rows of the snapshot.
     pub(super) extents: Vec<Extent>,
+    /// The table's columns.
+    pub(super) seen: Seen,
     /// The partitions that they are.
     pub(super) partitions: Option<Links>,
-    /// See [`shape`].
+    /// See [`fingerprint`].
     pub(super) shape: String,
 }
 
 /// What is locked, as the snapshot has it.
 struct Locked {
     extents: Vec<Extent>,
+    seen: Seen,
     partitions: Option<Links>,
     shape: String,
 }
@@ -62,7 +65,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         let snapshot = older::while_made(&job.source, &wanted, &job.older, exported).await?;
         let consistent_point = snapshot.consistent_point;
         let first = import(job, &snapshot.name).await?;
-        let Some(Locked { extents, partitions, shape }) = lock(job, &first).await? else {
+        let Some(Locked { extents, seen, partitions, shape }) = lock(job, &first).await? else {
             tracing::info!(table = table.shown(), lsn = %consistent_point, "rewritten as its copy began; again");
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
@@ -89,7 +92,7 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         }
         // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
         drop(snapshot);
-        return Ok(Reading { reader: first, sessions, consistent_point, extents, partitions, shape });
+        return Ok(Reading { reader: first, sessions, consistent_point, extents, seen, partitions, shape });
     }
     Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
         .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
@@ -150,7 +153,7 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
         extents.push(Extent { heap, name, blocks });
     }
     let wanted = Wanted {
-        lake_name: Some(&table.spec.name),
+        lake_name: Some((&table.spec.namespace, &table.spec.name)),
         publication: &job.source.publication,
         append_only: table.identity == RowIdentity::AppendOnly,
         streams: false,
@@ -158,11 +161,18 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     let described = relation::describe(client, table.relation, wanted).await?;
     let same_kind = described.partitions.is_some() == table.partitions.is_some();
     if described.spec != table.spec || described.projection != table.projection || !same_kind {
-        return Err(Error::new(ErrorKind::Table, "the source table changed as its copy began").with_hint(COPY_ANEW));
+        return Err(Error::new(ErrorKind::Altered, "the source table changed as its copy began"));
     }
+    // COPY goes by the columns that there are now, whichever the snapshot has: they must be the same, by number.
+    let only = described.projection.columns.as_deref();
+    let in_snapshot = shape::read(client, table.relation, only).await?;
+    let now = shape::read(&connect::sql(&job.source, "lake copy").await?, table.relation, only).await?;
+    let Some(columns) = in_snapshot.filter(|columns| now.is_some_and(|now| columns.same_columns(&now))) else {
+        return Ok(None);
+    };
     let partitions = described.partitions.as_deref().map(Links::of);
-    let shape = shape(table, partitions.as_ref(), &files);
-    Ok(Some(Locked { extents, partitions, shape }))
+    let shape = fingerprint(table, partitions.as_ref(), &files);
+    Ok(Some(Locked { extents, seen: columns.seen(), partitions, shape }))
 }
 
 pub(super) fn full_name(table: &SourceTable) -> String {
@@ -175,6 +185,10 @@ pub(super) fn denied(sqlstate: &str, error: Error, table: &SourceTable) -> Error
         return Error::new(ErrorKind::Table, format!("no room for the locks on the partitions of {}", table.name))
             .with_hint(format!("raise max_locks_per_transaction (needs a restart), then {COPY_ANEW}"))
             .with_source(error);
+    }
+    // Renamed, moved or dropped since it was described, or one of its columns.
+    if matches!(sqlstate, "42P01" | "42703" | "3F000") {
+        return Error::new(ErrorKind::Altered, "the source table changed as its copy began").with_source(error);
     }
     if sqlstate != "42501" {
         return error;
