@@ -314,7 +314,8 @@ mod tests {
     fn the_readme_has_the_table() {
         let mut table = String::from("| Postgres | Iceberg | |\n|---|---|---|\n");
         for Documented { postgres, iceberg, note } in PgType::DOCUMENTED {
-            table += &format!("| {postgres} | {iceberg} | {note} |\n");
+            let note = if note.is_empty() { String::new() } else { format!(" {note}") };
+            table += &format!("| {postgres} | {iceberg} |{note} |\n");
         }
         let readme = include_str!("../../README.md");
         assert!(readme.contains(&table), "the README's table of types should be:\n{table}");
