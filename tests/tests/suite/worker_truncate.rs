@@ -84,7 +84,7 @@ async fn a_table_that_is_truncated_while_it_is_copied_is_empty_afterwards() -> R
         let mut config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
         config.copy_connections = Some(2);
         let mut worker = Worker::spawn(&config)?;
-        hold_in_copy(&postgres, &worker, 150_000).await?;
+        hold_in_copy(&postgres, &worker, 1, 150_000).await?;
 
         // WHEN changes and a truncation come, which has to wait for the copy's lock
         postgres.batch("UPDATE t SET v = 'before' WHERE id % 1000 = 0; DELETE FROM t WHERE id = 1").await?;
@@ -110,14 +110,18 @@ async fn a_table_that_is_truncated_while_it_is_copied_is_empty_afterwards() -> R
     .await
 }
 
-/// Waits until rows are copied, and holds the worker before all of them are.
-pub(crate) async fn hold_in_copy(postgres: &Postgres, worker: &Worker, rows: u64) -> Result<()> {
+/// Waits until so many connections copy, and holds the worker before all rows are copied.
+pub(crate) async fn hold_in_copy(postgres: &Postgres, worker: &Worker, connections: i64, rows: u64) -> Result<()> {
     let client = postgres.client().await?;
-    let copying = "SELECT coalesce(sum(tuples_processed), 0)::int8 FROM pg_stat_progress_copy";
+    let copying = "SELECT coalesce(sum(tuples_processed), 0)::int8, count(*) FROM pg_stat_progress_copy";
     let copying_now = client.prepare(copying).await?;
     let begun = Instant::now();
     // A copy of these sizes is over in a moment.
-    while client.query_one(&copying_now, &[]).await?.get::<_, i64>(0) == 0 {
+    loop {
+        let now = client.query_one(&copying_now, &[]).await?;
+        if now.get::<_, i64>(0) > 0 && now.get::<_, i64>(1) >= connections {
+            break;
+        }
         ensure!(begun.elapsed() < CATCH_UP, "no copy has begun");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
