@@ -212,24 +212,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         })?,
         None => budget.changes(),
     };
-    let file_bytes = match &file.lake.file_size {
-        Some(text) => bytes(text)
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .filter(|bytes| *bytes >= LEAST_FILE_BYTES)
-            .ok_or_else(|| {
-                config_error(format!("lake.file_size = \"{text}\" is not a size, or too small"))
-                    .with_hint("like \"256MiB\"; at least 256KiB")
-            })?,
-        None => DEFAULT_FILE_BYTES,
-    };
-    let copy = CopyConfig::default();
-    let held_wal = match &file.copy.held_wal {
-        Some(text) => bytes(text).ok_or_else(|| {
-            config_error(format!("copy.held_wal = \"{text}\" is not a size")).with_hint("like \"16GiB\"")
-        })?,
-        None => copy.held_wal,
-    };
-    let copy = CopyConfig { snapshot_age: file.copy.snapshot_age.unwrap_or(copy.snapshot_age), held_wal };
+    let (file_bytes, copy) = (file_bytes(&file.lake)?, copy(&file.copy)?);
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
     let config = EngineConfig {
         mirror: file.mirror,
@@ -258,6 +241,26 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         tables: TableSelection::Listed(listed(file.tables, false).chain(listed(file.append_only, true)).collect()),
     };
     Ok((config, file.log.format))
+}
+
+fn file_bytes(lake: &Lake) -> Result<usize, Error> {
+    let Some(text) = &lake.file_size else { return Ok(DEFAULT_FILE_BYTES) };
+    let size = bytes(text).and_then(|bytes| usize::try_from(bytes).ok());
+    size.filter(|bytes| *bytes >= LEAST_FILE_BYTES).ok_or_else(|| {
+        config_error(format!("lake.file_size = \"{text}\" is not a size, or too small"))
+            .with_hint("like \"256MiB\"; at least 256KiB")
+    })
+}
+
+fn copy(copy: &Copy) -> Result<CopyConfig, Error> {
+    let default = CopyConfig::default();
+    let held_wal = match &copy.held_wal {
+        Some(text) => bytes(text).ok_or_else(|| {
+            config_error(format!("copy.held_wal = \"{text}\" is not a size")).with_hint("like \"16GiB\"")
+        })?,
+        None => default.held_wal,
+    };
+    Ok(CopyConfig { snapshot_age: copy.snapshot_age.unwrap_or(default.snapshot_age), held_wal })
 }
 
 fn listed(names: Vec<String>, append_only: bool) -> impl Iterator<Item = ListedTable> {

@@ -61,8 +61,7 @@ impl CopyRows {
                     Ok(length) => {
                         let (value, rest) = chunk.split_at_checked(length).ok_or_else(malformed)?;
                         chunk = rest;
-                        let text = usize::try_from(column).ok().and_then(|column| self.texts.get(column));
-                        if text == Some(&true) { Cell::Text(value) } else { Cell::Binary(value) }
+                        if self.texts.get(column) == Some(&true) { Cell::Text(value) } else { Cell::Binary(value) }
                     }
                     Err(_) if length == -1 => Cell::Null,
                     Err(_) => return Err(malformed()),

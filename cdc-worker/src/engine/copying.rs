@@ -85,7 +85,7 @@ pub(super) struct CopyMessage {
 
 enum Says {
     News(News),
-    Ended(Result<Copied>),
+    Ended(Box<Result<Copied>>),
 }
 
 impl Copying {
@@ -119,6 +119,30 @@ pub(super) fn kept_raw(queue: &mut Spool) -> Result<Option<(Commit, Bytes)>> {
     let commit = commit()
         .map_err(|error| Error::new(ErrorKind::Io, "a change that waited came back damaged").with_source(error))?;
     Ok(Some((commit, record)))
+}
+
+/// Runs a copy, and lets the engine know what it says.
+async fn run_copy(
+    job: CopyJob,
+    mut told: mpsc::Receiver<News>,
+    engine: mpsc::Sender<CopyMessage>,
+    relation: u32,
+    generation: u64,
+) {
+    let message = |says| CopyMessage { relation, generation, says };
+    let mut run = Box::pin(job.run());
+    // The session may have ended; then nobody waits for this copy.
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(news) = told.recv() => drop(engine.send(message(Says::News(news))).await),
+            outcome = &mut run => break outcome,
+        }
+    };
+    while let Ok(news) = told.try_recv() {
+        drop(engine.send(message(Says::News(news))).await);
+    }
+    drop(engine.send(message(Says::Ended(Box::new(outcome)))).await);
 }
 
 impl Session {
@@ -334,7 +358,7 @@ impl Session {
         let index = self.store.table(source.identity);
         let rows = Arc::new(AtomicU64::new(0));
         self.pulse.copies.begin(format!("{}.{}", source.schema, source.name), source.estimate, &rows);
-        let (news, mut told) = mpsc::channel(1);
+        let (news, told) = mpsc::channel(1);
         let job = CopyJob {
             source: self.config.source.clone(),
             table: source.clone(),
@@ -351,23 +375,7 @@ impl Session {
             news,
         };
         let older = job.older.clone();
-        let engine = self.copies_in.clone();
-        let task = tokio::spawn(async move {
-            let message = |says| CopyMessage { relation, generation, says };
-            let mut run = std::pin::pin!(job.run());
-            // The session may have ended; then nobody waits for this copy.
-            let outcome = loop {
-                tokio::select! {
-                    biased;
-                    Some(news) = told.recv() => drop(engine.send(message(Says::News(news))).await),
-                    outcome = &mut run => break outcome,
-                }
-            };
-            while let Ok(news) = told.try_recv() {
-                drop(engine.send(message(Says::News(news))).await);
-            }
-            drop(engine.send(message(Says::Ended(outcome))).await);
-        });
+        let task = tokio::spawn(run_copy(job, told, self.copies_in.clone(), relation, generation));
         if source.partitions.is_some() {
             self.trees.copying(relation);
         }
@@ -415,7 +423,7 @@ impl Session {
             return Ok(());
         }
         let outcome = match says {
-            Says::Ended(outcome) => outcome,
+            Says::Ended(outcome) => *outcome,
             Says::News(News::Begun { from, void }) => {
                 copying.holds = takes_parts(&copying.source).then_some(from);
                 self.config.registry(&self.control).forget_parts(relation).await?;

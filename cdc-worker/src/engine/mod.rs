@@ -81,7 +81,7 @@ pub(crate) async fn run_watched(
                     doors = Some(serve::open(&config, &asks, &pulse)?);
                 }
                 pulse.streaming(true);
-                let ended = session.run(&mut inbox, &mut shutdown).await;
+                let ended = Box::pin(session.run(&mut inbox, &mut shutdown)).await;
                 pulse.streaming(false);
                 ended
             }
