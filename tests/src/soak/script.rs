@@ -144,7 +144,7 @@ mod tests {
     fn scripts(seed: u64) -> Vec<Script> {
         let mut random = Random::new(seed);
         let kinds = [Kind::Long, Kind::Short, Kind::Alters, Kind::Short, Kind::Short];
-        (0..400).map(|at| Script::write(&mut random, kinds[at % 5])).collect()
+        (0..1500).map(|at| Script::write(&mut random, kinds[at % 5])).collect()
     }
 
     #[test]

@@ -101,12 +101,16 @@ async fn a_stopped_table_says_why_and_resync_brings_it_back_with_its_new_columns
         let postgres = server().await?;
         postgres
             .batch(
-                "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i;
+                "CREATE TABLE t (id int PRIMARY KEY, v text, d date); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i;
                  CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE w (id int PRIMARY KEY)",
             )
             .await?;
         mirror(&postgres, &["t", "u"]).await?;
-        postgres.batch("ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (101, 'y', 5); INSERT INTO u VALUES (1)").await?;
+        // A new column is followed in Iceberg; the foreign table keeps those that it has, and goes on.
+        postgres.batch("ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (101, 'y', NULL, 5); INSERT INTO u VALUES (1)").await?;
+        same(&postgres, "SELECT id, v, d FROM {t} ORDER BY id", "public.t", "lake.t").await?;
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.t", "public.u"], CATCH_UP).await?;
+        postgres.batch("INSERT INTO t VALUES (102, 'z', 'infinity', 6)").await?;
         let error = eventually("t stops", CATCH_UP, async || {
             Ok(postgres.rows("SELECT message, hint FROM lake.errors WHERE \"table\" = 't'::regclass").await?.into_iter().next())
         })
@@ -114,6 +118,7 @@ async fn a_stopped_table_says_why_and_resync_brings_it_back_with_its_new_columns
         ensure!(format!("{error:?}").contains("lake.resync"), "lake.errors: {error:?}");
         same(&postgres, "SELECT * FROM {t}", "public.u", "lake.u").await?;
         ensure!(postgres.batch("SELECT lake.resync('w')").await.is_err(), "a table that is not mirrored");
+        postgres.batch("UPDATE t SET d = 'today' WHERE id = 102").await?;
         postgres.batch("SELECT lake.resync('t')").await?;
         postgres.batch("SELECT lake.wait('t', '60 s')").await?;
         ensure!(postgres.value("SELECT count(*) FROM lake.errors").await? == "0");
