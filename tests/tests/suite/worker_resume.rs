@@ -7,17 +7,19 @@ use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventu
 
 use crate::{CATCH_UP, TEST_LIMIT};
 
-/// A table of full blocks and, everywhere between them, empty ones, once VACUUM has been there: so rows that are updated
-/// move to other blocks, forwards and backwards. With values stored out of line.
-fn roomy(name: &str, rows: u32) -> String {
+/// A table of full blocks and, where the rows were of which this is true, empty ones, once VACUUM has been there: so rows
+/// that are updated move there. With values stored out of line.
+fn roomy(name: &str, rows: u32, empty: &str) -> String {
     format!(
         "CREATE TABLE {name} (id int PRIMARY KEY, v int, pad text, large text);
          ALTER TABLE {name} ALTER large SET STORAGE EXTERNAL;
          INSERT INTO {name} SELECT i, 0, concat(md5(i::text), md5((i * 3)::text), md5((i * 7)::text), md5((i * 11)::text)), CASE i % 97 WHEN 0 THEN repeat(md5(i::text), 80) END
            FROM generate_series(1, {rows}) i;
-         DELETE FROM {name} WHERE id / 500 % 5 = 0"
+         DELETE FROM {name} WHERE {empty}"
     )
 }
+
+const EVERYWHERE: &str = "id / 500 % 5 = 0";
 
 /// What happens to its rows, everywhere in it; another time something else.
 fn changes(name: &str, time: u32) -> [String; 6] {
@@ -97,7 +99,8 @@ async fn a_copy_that_was_killed_goes_on_with_the_blocks_that_are_left() -> Resul
         let postgres = Postgres::builder().start().await?;
         Source::prepare(&postgres).await?;
         postgres.batch("CREATE TABLE other (id serial PRIMARY KEY, at timestamptz DEFAULT now())").await?;
-        postgres.batch(&roomy("t", 200_000)).await?;
+        // From blocks that are copied first to those that are copied last.
+        postgres.batch(&roomy("t", 200_000, "id > 150000")).await?;
         postgres.batch("VACUUM t").await?;
         let tables = ["public.other", "public.t"];
         Source::publish(&postgres, &tables).await?;
@@ -167,7 +170,7 @@ async fn a_long_copy_takes_new_snapshots_under_way() -> Result<()> {
         // GIVEN a copy whose snapshots may be a moment old
         let postgres = Postgres::builder().start().await?;
         Source::prepare(&postgres).await?;
-        postgres.batch(&roomy("t", 200_000)).await?;
+        postgres.batch(&roomy("t", 200_000, EVERYWHERE)).await?;
         postgres.batch("VACUUM t").await?;
         postgres
             .batch(
@@ -221,7 +224,7 @@ async fn an_interrupted_copy_of_a_table_that_was_rewritten_begins_again() -> Res
         Source::prepare(&postgres).await?;
         let tables = ["public.a", "public.b"];
         for table in tables {
-            postgres.batch(&roomy(table, 60_000)).await?;
+            postgres.batch(&roomy(table, 60_000, EVERYWHERE)).await?;
         }
         Source::publish(&postgres, &tables).await?;
         let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
@@ -256,7 +259,7 @@ async fn a_copy_holds_back_no_more_wal_than_it_may() -> Result<()> {
         let postgres = Postgres::builder().start().await?;
         Source::prepare(&postgres).await?;
         postgres.batch("CREATE TABLE other (id serial PRIMARY KEY, pad text)").await?;
-        postgres.batch(&roomy("t", 200_000)).await?;
+        postgres.batch(&roomy("t", 200_000, EVERYWHERE)).await?;
         let tables = ["public.other", "public.t"];
         Source::publish(&postgres, &tables).await?;
         let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
