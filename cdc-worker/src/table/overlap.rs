@@ -1,8 +1,9 @@
 //! Changes that a copy of several snapshots has in part.
 //!
 //! Such a copy has rows as of X1, X2, …; the stream brings all changes since X1. Up to the newest snapshot, a change is
-//! applied to what there is: a row that was copied as of later than the change is left as it is, a row that is not there
-//! is not missed, and one that comes is taken in. From the newest snapshot on the table is exact, and so are its changes.
+//! applied to what there is: a row that is not there is not missed, one that comes is taken in, and a row that was copied as of
+//! later than the change is left as it is. (To change it would come to the same in the end, for all changes up to that
+//! later moment come; so it is not written again and again.) From the newest snapshot on the table is exact, and so are its changes.
 //! Why that gives the table as it was at the newest snapshot is said where the copy is made (`source::copy`).
 
 use arrow_array::RecordBatch;

@@ -100,7 +100,7 @@ async fn a_copy_that_was_killed_goes_on_with_the_blocks_that_are_left() -> Resul
         Source::prepare(&postgres).await?;
         postgres.batch("CREATE TABLE other (id serial PRIMARY KEY, at timestamptz DEFAULT now())").await?;
         // From blocks that are copied first to those that are copied last.
-        postgres.batch(&roomy("t", 200_000, "id > 150000")).await?;
+        postgres.batch(&roomy("t", 300_000, "id > 225000")).await?;
         postgres.batch("VACUUM t").await?;
         let tables = ["public.other", "public.t"];
         Source::publish(&postgres, &tables).await?;
