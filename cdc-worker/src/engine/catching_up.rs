@@ -93,7 +93,7 @@ impl CatchingUp {
 
     /// The row that an update has changed, as of [`Self::exact_from`].
     async fn source_row(&mut self, row: &RowChange) -> Result<Option<RecordBatch>> {
-        let (Some(reader), RowChange::Update { new, .. }) = (&mut self.reader, row) else {
+        let (Some(reader), RowChange::Update { old, new }) = (&mut self.reader, row) else {
             return Err(Error::new(
                 ErrorKind::Table,
                 "a row of the source is wanted, and there is no snapshot to read it in",
@@ -103,7 +103,13 @@ impl CatchingUp {
         if *reader.spec() != *self.streaming.table.spec {
             return Err(Error::new(ErrorKind::Altered, "its columns were others while it was copied"));
         }
-        reader.row(&new.cells()?).await
+        let mut cells = new.cells()?;
+        let old_cells;
+        if let Some(old) = old {
+            old_cells = old.cells()?;
+            MirroredTable::fill_in(&mut cells, &old_cells);
+        }
+        reader.row(&cells).await
     }
 }
 

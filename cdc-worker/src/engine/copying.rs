@@ -425,7 +425,9 @@ impl Session {
         let outcome = match says {
             Says::Ended(outcome) => *outcome,
             Says::News(News::Begun { from, void }) => {
-                copying.holds = takes_parts(&copying.source).then_some(from);
+                // If the slot has passed it already, because too much WAL would have been held, nothing brings it back.
+                let stands = self.stream.acknowledged() <= from;
+                copying.holds = (takes_parts(&copying.source) && stands).then_some(from);
                 self.config.registry(&self.control).forget_parts(relation).await?;
                 self.catalog.abandon(void);
                 return Ok(());

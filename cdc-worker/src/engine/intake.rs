@@ -14,7 +14,7 @@ use crate::spool::Spool;
 
 use super::apply::Obstacle;
 use super::entry::Entry;
-use super::replay::Replay;
+use super::replay::{Deferred, Replay};
 use super::session::Session;
 
 /// Messages of the stream, or of a transaction that is replayed, taken before anything else gets a turn.
@@ -97,8 +97,10 @@ impl Session {
                 let Some(commit) = self.open else {
                     return Err(Error::new(ErrorKind::Protocol, "a change arrived outside a transaction"));
                 };
-                if !self.replays.defer(commit, raw, &change)? {
-                    return self.apply(commit, raw, change);
+                match self.replays.defer(commit, raw, &change)? {
+                    Deferred::No => return self.apply(commit, raw, change),
+                    Deferred::Yes => {}
+                    Deferred::AllWait => self.unread.push_front(WalMessage::Data(raw.clone())),
                 }
             }
             Assembled::End(end) => self.end_transaction(end),

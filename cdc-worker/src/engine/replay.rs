@@ -6,7 +6,8 @@
 //! does not grow for it, for rows leave it into files (`stage`).
 //!
 //! One transaction at a time: behind a second one that has committed meanwhile, the stream waits. So it does for one that
-//! touches a partitioned table, of which the order of descriptions among all tables tells (`partitions`).
+//! touches a partitioned table, of which the order of descriptions among all tables tells (`partitions`), and before a
+//! TRUNCATE of tables that are behind together with others.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -36,6 +37,16 @@ pub(super) struct Replay {
     pub(super) relations: HashSet<u32>,
 }
 
+/// What became of a change whose table may be behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deferred {
+    /// It can be applied.
+    No,
+    Yes,
+    /// It has to be taken again, when no table is behind.
+    AllWait,
+}
+
 /// What is being taken in, and what waits for it.
 pub(super) struct Replays {
     current: Option<Replay>,
@@ -43,6 +54,8 @@ pub(super) struct Replays {
     alone: bool,
     /// Another one, for which the stream waits.
     next: Option<Replay>,
+    /// A change of tables that are behind and of others, for which the stream waits.
+    torn: bool,
     /// Tables whose changes wait.
     behind: HashSet<u32>,
     /// These changes: position and time of their commit, and the message.
@@ -51,7 +64,7 @@ pub(super) struct Replays {
 
 impl Replays {
     pub(super) fn new(deferred: Spool) -> Self {
-        Self { current: None, alone: false, next: None, behind: HashSet::new(), deferred }
+        Self { current: None, alone: false, next: None, torn: false, behind: HashSet::new(), deferred }
     }
 
     /// Whether all tables are where the stream is.
@@ -61,7 +74,7 @@ impl Replays {
 
     /// Whether the stream may not be taken from.
     pub(super) fn hold_the_stream(&self) -> bool {
-        self.next.is_some() || self.current.is_some() && self.alone
+        self.next.is_some() || self.current.is_some() && self.alone || self.torn
     }
 
     /// Whether a table has not got everything that the others have.
@@ -69,10 +82,10 @@ impl Replays {
         self.behind.contains(&relation)
     }
 
-    /// Lets a change wait, if its table is behind.
-    pub(super) fn defer(&mut self, commit: Commit, raw: &Bytes, change: &Message) -> Result<bool> {
+    /// Lets a change wait, if its table is behind; with the whole stream, if it is one step for tables of both kinds.
+    pub(super) fn defer(&mut self, commit: Commit, raw: &Bytes, change: &Message) -> Result<Deferred> {
         if self.behind.is_empty() {
-            return Ok(false);
+            return Ok(Deferred::No);
         }
         let waits = match change {
             Message::Relation(described) => self.behind.contains(&described.oid),
@@ -80,19 +93,20 @@ impl Replays {
                 self.behind.contains(relation)
             }
             Message::Truncate { relations } => {
-                let waits = relations.iter().any(|relation| self.behind.contains(relation));
-                if waits {
-                    // It empties them in one step.
-                    self.behind.extend(relations);
+                let behind = relations.iter().filter(|relation| self.behind.contains(relation)).count();
+                if behind > 0 && behind < relations.len() {
+                    self.torn = true;
+                    return Ok(Deferred::AllWait);
                 }
-                waits
+                behind > 0
             }
             _ => false,
         };
-        if waits {
-            keep(&mut self.deferred, commit, raw)?;
+        if !waits {
+            return Ok(Deferred::No);
         }
-        Ok(waits)
+        keep(&mut self.deferred, commit, raw)?;
+        Ok(Deferred::Yes)
     }
 }
 
@@ -138,7 +152,7 @@ impl Session {
                 if self.replays.alone {
                     self.end_transaction(end);
                 }
-                self.catch_up_ends();
+                self.settle();
                 break;
             };
             let subxid = piece.try_get_u32().map_err(damaged)?;
@@ -161,14 +175,15 @@ impl Session {
                 Box::pin(self.overcome(&raw, obstacle)).await?;
             }
         }
-        self.catch_up_ends();
+        self.settle();
         Ok(())
     }
 
     /// Lets the tables that were behind join the others, if nothing waits for them any more.
-    fn catch_up_ends(&mut self) {
+    fn settle(&mut self) {
         if self.replays.current.is_none() && self.replays.deferred.is_empty() {
             self.replays.behind.clear();
+            self.replays.torn = false;
         }
     }
 }

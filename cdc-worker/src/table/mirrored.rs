@@ -253,7 +253,7 @@ impl MirroredTable {
     }
 
     /// REPLICA IDENTITY FULL, and keys stored out of line: the old tuple brings what the new one leaves out.
-    pub(super) fn fill_in<'a>(cells: &mut [Cell<'a>], old_cells: &[Cell<'a>]) {
+    pub(crate) fn fill_in<'a>(cells: &mut [Cell<'a>], old_cells: &[Cell<'a>]) {
         for (cell, old_cell) in cells.iter_mut().zip(old_cells) {
             if *cell == Cell::Unchanged && matches!(old_cell, Cell::Binary(_) | Cell::Text(_)) {
                 *cell = *old_cell;

@@ -253,6 +253,105 @@ async fn an_interrupted_copy_of_a_table_that_was_rewritten_begins_again() -> Res
 }
 
 #[tokio::test]
+async fn values_out_of_line_of_rows_that_were_not_copied_yet_are_read_in_the_newest_snapshot() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a key that is stored out of line, and beside it values whose text is kept; room at the table's beginning only
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres
+            .batch(
+                "CREATE TABLE t (id text PRIMARY KEY, n int, v int, tags text[], pad text);
+                 ALTER TABLE t ALTER id SET STORAGE EXTERNAL, ALTER tags SET STORAGE EXTERNAL, ALTER pad SET STORAGE PLAIN;
+                 INSERT INTO t SELECT repeat(md5(i::text), 65), i, 0, ARRAY[repeat(md5((i * 3)::text), 70), NULL], repeat(md5((i * 7)::text), 20)
+                   FROM generate_series(1, 24000) i;
+                 DELETE FROM t WHERE n < 8000",
+            )
+            .await?;
+        postgres.batch("VACUUM t").await?;
+        let tables = ["public.t"];
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        config.copy_connections = Some(1);
+        config.file_size = Some("256KiB".to_owned());
+        let worker = Worker::spawn(&config)?;
+        hold_after_parts(&postgres, &worker, 1, 2).await?;
+
+        // WHEN rows of its end move to its beginning, some with another key, some gone or changed again; and it is killed
+        for statements in [
+            "UPDATE t SET v = v + 1 WHERE n > 20000 AND n % 3 = 0",
+            "UPDATE t SET v = v + 1, id = 'x' || id WHERE n > 20000 AND n % 6 = 0",
+            "DELETE FROM t WHERE n > 20000 AND n % 30 = 0; UPDATE t SET v = v + 1 WHERE n > 22000 AND n % 12 = 0",
+            "UPDATE t SET tags = tags || ARRAY['more'] WHERE n > 23000 AND n % 9 = 0",
+        ] {
+            postgres.batch(statements).await?;
+        }
+        worker.release()?;
+        worker.kill().await?;
+        postgres.batch("UPDATE t SET v = v + 1 WHERE n > 18000 AND n % 7 = 0").await?;
+        let mut worker = Worker::spawn(&config)?;
+
+        // THEN
+        worker.streaming(&postgres, 1).await?;
+        ensure!(worker.output().contains("the copy goes on"), "it has begun again");
+        let oracle = Oracle::new(&postgres);
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        postgres.batch("UPDATE t SET v = v + 1 WHERE n % 11 = 0; DELETE FROM t WHERE n % 13 = 0").await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn columns_that_change_between_two_snapshots_of_a_copy_have_it_begin_again() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a copy whose snapshots may be a moment old, and one that was killed in the middle
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        let tables = ["public.a", "public.b"];
+        for table in tables {
+            postgres.batch(&roomy(table, 100_000, EVERYWHERE)).await?;
+        }
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        config.copy_connections = Some(1);
+        config.file_size = Some("256KiB".to_owned());
+        config.copy = "snapshot_age = \"20ms\"".to_owned();
+        let worker = Worker::spawn(&config)?;
+        hold_after_parts(&postgres, &worker, 2, 1).await?;
+        worker.release()?;
+        worker.kill().await?;
+        postgres.batch("ALTER TABLE a ADD COLUMN n int DEFAULT 7; ALTER TABLE b DROP COLUMN pad").await?;
+        postgres.batch("UPDATE a SET n = id WHERE id % 10 = 0; UPDATE b SET v = 3 WHERE id % 10 = 0").await?;
+
+        // WHEN columns come and go while it goes on
+        let mut worker = Worker::spawn(&config)?;
+        for round in 0..6 {
+            for statement in [
+                format!("ALTER TABLE a ADD COLUMN c{round} int; UPDATE a SET c{round} = id, v = v + 1 WHERE id % 100 = {round}"),
+                format!("ALTER TABLE b RENAME v TO w{round}; UPDATE b SET w{round} = id WHERE id % 100 = {round}; ALTER TABLE b RENAME w{round} TO v"),
+                format!("ALTER TABLE a DROP COLUMN c{round}; UPDATE a SET v = v + 1 WHERE id % 50 = {round}; DELETE FROM b WHERE id % 200 = {round}"),
+            ] {
+                // Each a transaction of its own.
+                for statement in statement.split("; ") {
+                    postgres.batch(statement).await?;
+                }
+            }
+        }
+
+        // THEN
+        worker.streaming(&postgres, 2).await?;
+        let oracle = Oracle::new(&postgres);
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        postgres.batch("UPDATE a SET v = v + 1 WHERE id % 9 = 0; UPDATE b SET v = v + 1 WHERE id % 9 = 0").await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        ensure!(worker.runs()?, "it has ended");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_copy_holds_back_no_more_wal_than_it_may() -> Result<()> {
     bounded(TEST_LIMIT, async {
         // GIVEN a table that streams, and the copy of another, which holds the slot

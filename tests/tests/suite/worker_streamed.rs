@@ -196,7 +196,9 @@ async fn tables_that_a_large_transaction_does_not_touch_are_fresh_while_it_is_ta
         let oid = async |table: &str| anyhow::Ok(postgres.value(&format!("SELECT '{table}'::regclass::oid")).await?.parse::<u32>()?);
         let (big, small) = (oid("big").await?, oid("small").await?);
         client.batch_execute("BEGIN; INSERT INTO big SELECT i, 'large' FROM generate_series(2000, 701999) i").await?;
-        client.batch_execute("UPDATE big SET v = 'changed' WHERE id < 500; COMMIT").await?;
+        client
+            .batch_execute("UPDATE big SET v = 'changed' WHERE id < 500; INSERT INTO plain VALUES (7, 'large'); COMMIT")
+            .await?;
         let after = end_of_wal(&client).await?;
         let large = pinned(&config, vec![big], after);
 
@@ -209,6 +211,7 @@ async fn tables_that_a_large_transaction_does_not_touch_are_fresh_while_it_is_ta
                      INSERT INTO big VALUES (-{fresh} - 1, 'late', 'wide'); DELETE FROM big WHERE id = 100000 + {fresh}"
                 ))
                 .await?;
+            // Of a table that is behind and of one that is not, in one step.
             if fresh == 5 {
                 client.batch_execute("BEGIN; TRUNCATE plain, small; INSERT INTO plain VALUES (1, 'new'); COMMIT").await?;
             }

@@ -94,9 +94,19 @@ impl WalStream {
         self.batches.close();
     }
 
-    /// Tells the slot that everything which committed before this is kept elsewhere.
+    /// Tells the slot that everything which committed before this is kept elsewhere. It is never told less than before: the
+    /// server would take the slot's position back, but not the beginning of the WAL that it keeps for it.
     pub(crate) fn acknowledge(&self, lsn: Lsn) {
-        self.acknowledged.send_replace(lsn);
+        self.acknowledged.send_if_modified(|before| {
+            let further = lsn > *before;
+            *before = lsn.max(*before);
+            further
+        });
+    }
+
+    /// What the slot has been told.
+    pub(crate) fn acknowledged(&self) -> Lsn {
+        *self.acknowledged.borrow()
     }
 }
 
