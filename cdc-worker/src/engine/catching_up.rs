@@ -19,9 +19,10 @@ use crate::table::{MirroredTable, OldValues};
 
 use super::apply::{Applied, RowChange};
 use super::columns::Columns;
-use super::copying::{Copying, keep, kept};
+use super::copying::Copying;
 use super::entry::{CatchingUp, Entry, Streaming, Table};
 use super::session::Session;
+use super::waiting::{keep, kept};
 
 /// Changes that a table which catches up takes at a time: more than the stream can bring it in a turn of the loop.
 const CATCH_UP_BURST: usize = 8192;

@@ -1,4 +1,4 @@
-//! Tables that come and go: the registry's wishes, and the copies under way.
+//! The copies under way.
 //!
 //! Keeps I4. The order is what makes it exact: the loop begins to keep a table's streamed changes *before* the copy's
 //! slot is made. So the changes kept include every transaction at or after the slot's consistent point, and those
@@ -11,17 +11,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Buf as _, Bytes, TryGetError};
+use bytes::Bytes;
 use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::decode::message::{self, Commit, Message, Relation};
+use crate::decode::message::{Commit, Relation};
 use crate::decode::value::needs_text;
-use crate::error::{COPY_ANEW, Error, ErrorKind};
-use crate::registry::{RegisteredTable, TableState};
+use crate::error::ErrorKind;
+use crate::registry::RegisteredTable;
 use crate::source::copy::progress::{Abandoned, Progress, takes_parts};
 use crate::source::copy::{Copied, CopyJob, News};
 use crate::source::older::OlderTransactions;
@@ -30,9 +30,9 @@ use crate::source::relation::{self, SourceTable, Wanted};
 use crate::spool::Spool;
 use crate::table::PositionIndex;
 
-use super::columns::GONE;
 use super::entry::{Entry, Table};
 use super::session::Session;
+use super::waiting::keep;
 
 /// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
 const MOST_COPIES: usize = 2;
@@ -99,28 +99,6 @@ impl Copying {
     }
 }
 
-/// Keeps a message of the stream until the table can take it.
-pub(super) fn keep(queue: &mut Spool, commit: Commit, raw: &Bytes) -> Result<()> {
-    queue.push(&[&commit.lsn.as_u64().to_be_bytes(), &commit.time_us.to_be_bytes(), &commit.xid.to_be_bytes(), raw])
-}
-
-/// The next message that was kept.
-pub(super) fn kept(queue: &mut Spool) -> Result<Option<(Commit, Message)>> {
-    kept_raw(queue)?.map(|(commit, raw)| Ok((commit, message::parse(&raw)?))).transpose()
-}
-
-/// The same, as it came.
-pub(super) fn kept_raw(queue: &mut Spool) -> Result<Option<(Commit, Bytes)>> {
-    let Some(mut record) = queue.pop()? else { return Ok(None) };
-    let mut commit = || -> Result<Commit, TryGetError> {
-        let lsn = Lsn::from_u64(record.try_get_u64()?);
-        Ok(Commit { lsn, time_us: record.try_get_i64()?, xid: record.try_get_u32()? })
-    };
-    let commit = commit()
-        .map_err(|error| Error::new(ErrorKind::Io, "a change that waited came back damaged").with_source(error))?;
-    Ok(Some((commit, record)))
-}
-
 /// Runs a copy, and lets the engine know what it says.
 async fn run_copy(
     job: CopyJob,
@@ -146,57 +124,6 @@ async fn run_copy(
 }
 
 impl Session {
-    /// Compares what is wanted with what is there.
-    pub(super) async fn poll_registry(&mut self) -> Result<()> {
-        let registered = self.config.registry(&self.control).tables().await?;
-        let gone: Vec<u32> = self
-            .tables
-            .keys()
-            .copied()
-            .filter(|known| !registered.iter().any(|table| table.relation == *known))
-            .collect();
-        for relation in gone {
-            tracing::info!(table = self.shown(relation), "no longer mirrored");
-            self.forget(relation);
-        }
-        self.wanted.clear();
-        for table in registered {
-            let known = self.tables.contains_key(&table.relation);
-            match table.state {
-                // Unmirrored and mirrored again between two looks.
-                TableState::Requested if known => {
-                    self.forget(table.relation);
-                    self.wanted.push_back(table);
-                }
-                TableState::Requested | TableState::Copying if !known => self.wanted.push_back(table),
-                TableState::Streaming | TableState::Copying if table.dropped => {
-                    self.source_gone(
-                        table.relation,
-                        "the source table was dropped; the lake keeps its last state",
-                        GONE,
-                    );
-                }
-                TableState::Streaming | TableState::Copying if !table.is_published() => {
-                    self.source_gone(
-                        table.relation,
-                        "the table left the publication: changes since then do not arrive",
-                        &format!("ALTER PUBLICATION … ADD TABLE …, then {COPY_ANEW}"),
-                    );
-                }
-                TableState::Streaming | TableState::Copying => {
-                    if table.published_since.as_ref() != Some(&table.published_by) && table.is_published_since() {
-                        self.config.registry(&self.control).published(&table).await?;
-                    }
-                    self.check_scope(&table).await?;
-                }
-                TableState::Requested | TableState::Errored => {}
-            }
-        }
-        self.look_at_partitions().await?;
-        self.look_at_columns().await?;
-        self.begin_copies().await
-    }
-
     /// Begins the copies that are wanted, as many as may run at a time. What the stream brings for the others is dropped:
     /// it will be in their copies.
     pub(super) async fn begin_copies(&mut self) -> Result<()> {
@@ -229,49 +156,6 @@ impl Session {
             );
         }
         Ok(())
-    }
-
-    /// Stops a table that was fit when it was copied, and of which changes since then may be missing.
-    async fn check_scope(&mut self, registered: &RegisteredTable) -> Result<()> {
-        let Some(table) = self.tables.get(&registered.relation) else { return Ok(()) };
-        if matches!(table.entry, Entry::Errored { .. }) {
-            return Ok(());
-        }
-        let streams = table.entry.following().is_some();
-        let shown = format!("{}.{}", table.schema, table.name);
-        let error = if registered.row_filtered && !publication::allows_parts(&self.config) {
-            publication::row_filtered(&shown)
-        } else if registered.has_heirs {
-            relation::has_heirs(&shown)
-        } else if registered.sent_as_root {
-            publication::as_root(&shown)
-        } else if registered.sent_as_partitions {
-            publication::as_partitions(&shown)
-        } else if !registered.sent_whole {
-            publication::not_whole()
-        } else if streams && registered.copied_as.is_none() {
-            // Copied before this was remembered.
-            let registry = self.config.registry(&self.control);
-            return registry
-                .copied(registered.relation, &registered.published_as, registered.partitions.as_deref())
-                .await;
-        } else if streams && registered.copied_as.as_ref() != Some(&registered.published_as) {
-            publication::otherwise(&shown)
-        } else if !registered.is_published_since() {
-            publication::came_back()
-        } else {
-            return Ok(());
-        };
-        self.fail_table(registered.relation, error);
-        Ok(())
-    }
-
-    fn source_gone(&mut self, relation: u32, how: &str, hint: &str) {
-        let known = self.tables.get(&relation).map(|table| &table.entry);
-        if matches!(known, Some(Entry::Errored { .. })) {
-            return;
-        }
-        self.fail_table(relation, Error::new(ErrorKind::Table, how).with_hint(hint));
     }
 
     pub(super) fn forget(&mut self, relation: u32) {

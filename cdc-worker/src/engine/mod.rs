@@ -14,11 +14,13 @@ mod entry;
 mod flush;
 mod intake;
 mod partitions;
+mod registered;
 mod replay;
 mod session;
 mod stage;
 mod start;
 mod stream_format;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,9 +19,9 @@ use crate::decode::message::{self, Commit, Message};
 use crate::error::{Error, ErrorKind};
 use crate::spool::Spool;
 
-use super::copying::{keep, kept_raw};
 use super::intake::BURST;
 use super::session::Session;
+use super::waiting::{keep, kept_raw};
 
 /// Changes that have waited, taken in at a time: more than the stream can add in a turn of the loop.
 const DEFERRED_BURST: usize = 4 * BURST;

@@ -166,17 +166,7 @@ mod tests {
 
     #[test]
     fn what_the_publication_leaves_out_is_not_sent() {
-        let attribute = Attribute {
-            name: "a".to_owned(),
-            type_oid: 23,
-            typmod: -1,
-            held: Some(PgType::Int4),
-            dropped: false,
-            sent: true,
-            missing: false,
-            stamp: 1,
-            command: None,
-        };
+        let attribute = Attribute::integer("a", 1);
         let attributes = BTreeMap::from([(1, attribute.clone()), (2, attribute)]);
         let shape = Shape { file: 1, attributes };
         assert_eq!(published(shape.clone(), None), shape);

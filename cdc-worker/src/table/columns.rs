@@ -55,6 +55,24 @@ pub(crate) struct Attribute {
     pub(crate) command: Option<i64>,
 }
 
+#[cfg(test)]
+impl Attribute {
+    /// A column of type `integer`, as a transaction wrote it.
+    pub(crate) fn integer(name: &str, stamp: i64) -> Self {
+        Self {
+            name: name.to_owned(),
+            type_oid: 23,
+            typmod: -1,
+            held: Some(PgType::Int4),
+            dropped: false,
+            sent: true,
+            missing: false,
+            stamp,
+            command: None,
+        }
+    }
+}
+
 /// What was known of a table's catalog when its columns were last found to be followed: as of a moment at or after the
 /// place in the WAL that they are from, and no rows had been computed anew until then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

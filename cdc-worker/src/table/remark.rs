@@ -80,17 +80,7 @@ mod tests {
             column("id", 7, 25, -1, true),
         ];
         let spec = TableSpec { namespace: "n".to_owned(), name: "t".to_owned(), columns, key: vec![2, 0] };
-        let attribute = Attribute {
-            name: String::new(),
-            type_oid: 23,
-            typmod: -1,
-            held: Some(PgType::Int4),
-            dropped: false,
-            sent: true,
-            missing: false,
-            stamp: 4_000_000_000,
-            command: None,
-        };
+        let attribute = Attribute::integer("", 4_000_000_000);
         let seen = Shape { file: 9, attributes: BTreeMap::from([(7, attribute)]) }.seen();
         assert_eq!(read(&of(&spec, &seen), "n", "t"), Some((spec, seen)));
         assert_eq!(read("", "n", "t"), None);

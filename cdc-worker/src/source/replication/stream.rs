@@ -287,6 +287,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_slot_is_never_told_less_than_before() {
+        let (_batches, from_server) = mpsc::channel(1);
+        let (acknowledged, mut told) = watch::channel(Lsn::from_u64(5));
+        let stream = WalStream { batches: from_server, acknowledged };
+        stream.acknowledge(Lsn::from_u64(4));
+        assert_eq!((stream.acknowledged(), told.has_changed().unwrap()), (Lsn::from_u64(5), false));
+        stream.acknowledge(Lsn::from_u64(6));
+        assert_eq!((*told.borrow_and_update(), stream.acknowledged()), (Lsn::from_u64(6), Lsn::from_u64(6)));
+    }
+
+    #[test]
     fn messages_of_the_walsender_are_read_and_every_cut_is_an_error() {
         let mut keep_alive = vec![b'k'];
         keep_alive.extend_from_slice(&7u64.to_be_bytes());
