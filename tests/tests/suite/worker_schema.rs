@@ -490,3 +490,43 @@ async fn a_table_that_is_renamed_or_moved_goes_on_under_its_name_in_the_lake() -
     })
     .await
 }
+
+#[tokio::test]
+async fn columns_of_types_that_only_the_catalog_knows_are_followed_and_the_first_text_form_has_the_stream_begin_again()
+-> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let mut mirror = Mirror::start(TABLE, &TABLES).await?;
+        let before = copies(&mirror).await?;
+        // An enum, and a domain over a domain. (One with a CHECK has Postgres write the table anew.)
+        mirror
+            .postgres
+            .batch(
+                "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN amount AS numeric(12,3); CREATE DOMAIN price AS amount;
+                 ALTER TABLE t ADD COLUMN feels mood; ALTER TABLE t ADD COLUMN costs price, ADD COLUMN code char(4)",
+            )
+            .await?;
+        let work = "INSERT INTO t (id, feels, costs, code) VALUES (201, 'sad', 1.250, 'ab'); UPDATE t SET feels = 'ok', costs = id WHERE id % 7 = 0";
+        mirror.postgres.batch(work).await?;
+        mirror.equal().await?;
+        ensure!(copies(&mirror).await? == before, "copied anew: {}, before {before}", copies(&mirror).await?);
+        mirror.restart().await?;
+        mirror.postgres.batch("UPDATE t SET feels = NULL, code = 'x' WHERE id % 14 = 0").await?;
+        mirror.equal().await?;
+
+        // A text form in a binary stream.
+        mirror.postgres.batch("ALTER TABLE t ADD COLUMN span interval; UPDATE t SET span = '1 day' WHERE id % 3 = 0").await?;
+        copied_anew(&mirror, "t", &before).await?;
+        mirror.postgres.batch("UPDATE t SET span = '-1 month 2 days', costs = 7.5 WHERE id % 6 = 0; UPDATE fine SET v = v + 1").await?;
+        mirror.equal().await?;
+
+        // Another one, in text now; and with nothing between it and a kill.
+        let before = copies(&mirror).await?;
+        mirror.postgres.batch("ALTER TABLE t ADD COLUMN tags text[]; UPDATE t SET tags = ARRAY['a', NULL] WHERE id < 9").await?;
+        mirror.restart().await?;
+        mirror.postgres.batch("UPDATE t SET tags = tags || ARRAY['b'] WHERE id < 5; DELETE FROM t WHERE id = 6").await?;
+        mirror.equal().await?;
+        ensure!(copies(&mirror).await? == before, "copied anew: {}, before {before}", copies(&mirror).await?);
+        Ok(())
+    })
+    .await
+}
