@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 /// A password. `Debug` never shows it.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -97,6 +99,19 @@ pub struct LakeConfig {
     pub catalog_name: String,
     /// A data file is closed at about this size.
     pub file_bytes: usize,
+    /// What becomes of values that Iceberg's types have not.
+    pub unrepresentable: Unrepresentable,
+}
+
+/// What becomes of a value that the Iceberg type of its column has not: an infinite date, say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unrepresentable {
+    /// The column is NULL in that row, and a companion column, which is added when it is first needed, has its text.
+    #[default]
+    Companion,
+    /// The table stops.
+    Stop,
 }
 
 /// What [`LakeConfig::file_bytes`] is unless it is set: large enough for readers, small enough to rewrite later.

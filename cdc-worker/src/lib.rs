@@ -33,7 +33,7 @@ mod table;
 
 pub use config::{
     CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
-    TableSelection, default_copy_connections,
+    TableSelection, Unrepresentable, default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use iceberg_writer::{LakeTable, Warehouse};
 
 use crate::Result;
-use crate::decode::row::key_of_batch;
+use crate::decode::row::StoredKeys;
 use crate::table::RowIdentity;
 
 /// Gives each row of a data file and its identity, in the file's order.
@@ -23,8 +23,9 @@ pub(crate) async fn each_stored_key(
     let mut row = 0;
     let mut batches = iceberg_writer::scan_columns(warehouse, lake, path, &columns).await?;
     while let Some(batch) = batches.try_next().await? {
+        let keys = StoredKeys::of(&batch, lake.spec(), &columns);
         for at in 0..batch.num_rows() {
-            key_of_batch(&batch, at, &mut key)?;
+            keys.write(at, &mut key)?;
             each(row, &key)?;
             row += 1;
         }

@@ -10,23 +10,23 @@ use parquet::schema::types::{SchemaDescriptor, Type};
 
 use crate::error::{Error, Result};
 use crate::pg_type::PgType;
-use crate::schema::TableSpec;
+use crate::schema::{SpecField, TableSpec};
 
 impl TableSpec {
     /// The schema of this table's data files.
     pub(crate) fn parquet_schema(&self) -> Result<SchemaDescriptor> {
-        let fields = self.columns.iter().enumerate().map(|(index, column)| {
-            let repetition = if self.is_key(index) { Repetition::REQUIRED } else { Repetition::OPTIONAL };
-            let (physical, logical) = column.pg_type.parquet();
-            let mut builder = Type::primitive_type_builder(&column.name, physical)
+        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required }| {
+            let repetition = if required { Repetition::REQUIRED } else { Repetition::OPTIONAL };
+            let (physical, logical) = pg_type.parquet();
+            let mut builder = Type::primitive_type_builder(&name, physical)
                 .with_repetition(repetition)
                 .with_logical_type(logical)
-                .with_id(Some(column.field_id));
-            if let Some((precision, scale)) = column.pg_type.decimal() {
+                .with_id(Some(field_id));
+            if let Some((precision, scale)) = pg_type.decimal() {
                 builder = builder.with_precision(i32::from(precision)).with_scale(i32::from(scale));
             }
             if physical == Physical::FIXED_LEN_BYTE_ARRAY {
-                builder = builder.with_length(column.pg_type.parquet_length());
+                builder = builder.with_length(pg_type.parquet_length());
             }
             builder.build().map(Arc::new)
         });

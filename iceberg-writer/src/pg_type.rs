@@ -2,7 +2,7 @@
 //!
 //! Every type is held, and every value that the writer accepts survives unchanged: nothing is rounded. There are three ways.
 //! *Natively*, where Iceberg has the type; values that it has not (infinite dates, `24:00` as a time, `NaN` in a
-//! `numeric(p,s)`) are refused by the caller. *As the same characters*, where the type is text to Postgres too. And in the
+//! `numeric(p,s)`) go into a companion column ([`PgType::lacking`], `schema`). *As the same characters*, where the type is text to Postgres too. And in the
 //! *text form*, where Iceberg has nothing like it: the characters of the type's own output function, under settings on which
 //! nothing but the value decides (`source::settings` of the worker), so that the input function gives the value back in
 //! any session. The README's table is [`PgType::DOCUMENTED`].
@@ -168,6 +168,20 @@ impl PgType {
         }
     }
 
+    /// Which values of the type the Iceberg type has not, and the SQL condition that finds them, of a column `{c}`. They are
+    /// kept in a companion column. `None`: it has them all.
+    pub fn lacking(&self) -> Option<(&'static str, &'static str)> {
+        match *self {
+            Self::Numeric { .. } => Some(("NaN", "{c} = 'NaN'")),
+            Self::Date => Some(("an infinite date", "NOT isfinite({c})")),
+            Self::Time => Some(("24:00", "{c} = '24:00'")),
+            Self::Timestamp | Self::Timestamptz => {
+                Some(("an infinite timestamp, or one after 294246", "NOT isfinite({c}) OR {c} >= '294247-01-01'"))
+            }
+            _ => None,
+        }
+    }
+
     /// The type's name in Postgres, with digits where it has them; what it is held as, where that name is not ours to know.
     pub fn name(&self) -> String {
         let name = match *self {
@@ -213,7 +227,7 @@ impl PgType {
         Documented {
             postgres: "`numeric(p,s)`, p up to 38, s from 0 to p",
             iceberg: "`decimal(p,s)`",
-            note: "`NaN` stops the table",
+            note: "`NaN` in a companion",
         },
         Documented {
             postgres: "`numeric` with more digits, without digits, or with a scale outside of them",
@@ -244,9 +258,9 @@ impl PgType {
         Documented {
             postgres: "`date`, `timestamp`, `timestamptz`",
             iceberg: "`date`, `timestamp`, `timestamptz`",
-            note: "an infinite one stops the table",
+            note: "an infinite one, and a timestamp after 294246, in a companion",
         },
-        Documented { postgres: "`time`", iceberg: "`time`", note: "`24:00` stops the table" },
+        Documented { postgres: "`time`", iceberg: "`time`", note: "`24:00` in a companion" },
         Documented { postgres: "`uuid`", iceberg: "`uuid`", note: "" },
         Documented { postgres: "`oid`, `xid`, `cid`", iceberg: "`long`", note: "" },
         Documented {

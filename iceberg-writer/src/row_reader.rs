@@ -1,7 +1,7 @@
 //! Reading rows back from data files: all of some columns, or some rows by position.
 //!
 //! Columns are found by field id. A column that a file has not got is NULL, as Iceberg has it. The types are those of the
-//! table or an error: nothing is cast, but a decimal to one of more digits.
+//! table or an error: nothing is cast, but a decimal to one of more digits. Companions come behind the columns asked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::error::{Error, Result};
+use crate::schema::arrow_schema_of;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -84,12 +85,13 @@ fn project(table: &LakeTable, columns: &[usize]) -> Result<(SchemaRef, Vec<Proje
     if columns.is_empty() || columns.iter().any(|&index| index >= spec.columns.len()) {
         return Err(Error::invalid(format!("columns {columns:?} to read are not columns of {}", table.full_name())));
     }
-    let projections = columns.iter().map(|&index| Projection {
-        field_id: spec.columns[index].field_id,
-        data_type: spec.columns[index].pg_type.arrow(),
-        required: spec.is_key(index),
+    let fields = spec.fields_of(columns);
+    let projections = fields.iter().map(|field| Projection {
+        field_id: field.field_id,
+        data_type: field.pg_type.arrow(),
+        required: field.required,
     });
-    Ok((spec.arrow_schema_of(columns), projections.collect()))
+    Ok((arrow_schema_of(&fields), projections.collect()))
 }
 
 /// Opens a Parquet file for reading these columns, and these rows when given.

@@ -1,6 +1,10 @@
 //! A mirrored table's columns, and the same columns as Iceberg and as Arrow see them.
 //!
 //! A field id is the column's `attnum` in the source: stable across renames and never used again after a drop.
+//!
+//! A column whose Iceberg type lacks some values of its Postgres type (`infinity`, `24:00`, `NaN`) gets a *companion* with
+//! the first such value: a text column, behind all others, that has the value as Postgres prints it where the column
+//! itself is NULL. Where the companion is NULL the column is right.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +32,20 @@ pub struct ColumnSpec {
     /// Whether the column is declared `NOT NULL`. Only key columns are `required` in Iceberg, because the source may drop
     /// the constraint of any other at any time.
     pub required: bool,
+    /// Whether it has a companion.
+    pub companion: bool,
+}
+
+/// A companion's field id is its column's plus this: Postgres numbers columns up to 1600.
+const COMPANION_IDS: i32 = 10_000;
+/// A companion's name is its column's and this, and as many `_` as it takes to be no other column's.
+const COMPANION_SUFFIX: &str = "__text";
+
+impl ColumnSpec {
+    /// The field id of its companion, whether or not it has one.
+    pub fn companion_id(&self) -> i32 {
+        self.field_id + COMPANION_IDS
+    }
 }
 
 /// A mirrored table.
@@ -53,37 +71,84 @@ impl TableSpec {
         self.key.contains(&index)
     }
 
+    /// The table with companions for these columns too, by field id.
+    #[must_use]
+    pub fn with_companions(mut self, of: impl IntoIterator<Item = i32>) -> Self {
+        for field_id in of {
+            if let Some(column) = self.columns.iter_mut().find(|column| column.field_id == field_id) {
+                column.companion = true;
+            }
+        }
+        self
+    }
+
+    /// The field ids of the columns that have a companion.
+    pub fn companions(&self) -> impl Iterator<Item = i32> {
+        self.columns.iter().filter(|column| column.companion).map(|column| column.field_id)
+    }
+
+    /// Whether two tables are the same, but perhaps for companions.
+    pub fn is_same_but_for_companions(&self, other: &Self) -> bool {
+        let all = |spec: &Self| spec.clone().with_companions(spec.columns.iter().map(|column| column.field_id));
+        self == other || all(self) == all(other)
+    }
+
+    /// The name of a column's companion.
+    fn companion_name(&self, column: &ColumnSpec) -> String {
+        let mut name = format!("{}{COMPANION_SUFFIX}", column.name);
+        while self.columns.iter().any(|other| other.name == name) {
+            name.push('_');
+        }
+        name
+    }
+
+    /// Whether a column has a value in every row.
+    fn is_required(&self, index: usize) -> bool {
+        self.is_key(index) && !self.columns[index].companion
+    }
+
+    /// The fields of some of the columns in the order asked for, and those of their companions behind them.
+    pub(crate) fn fields_of(&self, columns: &[usize]) -> Vec<SpecField> {
+        let own = columns.iter().map(|&index| {
+            let column = &self.columns[index];
+            let (name, field_id) = (column.name.clone(), column.field_id);
+            SpecField { name, field_id, pg_type: column.pg_type, required: self.is_required(index) }
+        });
+        let with_companion = columns.iter().map(|&index| &self.columns[index]).filter(|column| column.companion);
+        let companions = with_companion.map(|column| SpecField {
+            name: self.companion_name(column),
+            field_id: column.companion_id(),
+            pg_type: PgType::TextForm,
+            required: false,
+        });
+        own.chain(companions).collect()
+    }
+
+    /// All fields of the table, as it is in Iceberg.
+    pub(crate) fn fields(&self) -> Vec<SpecField> {
+        self.fields_of(&(0..self.columns.len()).collect::<Vec<_>>())
+    }
+
     /// The Arrow schema of this table's record batches: what [`crate::DataFileWriter`] takes and the readers give.
     pub fn arrow_schema(&self) -> SchemaRef {
-        let all: Vec<usize> = (0..self.columns.len()).collect();
-        self.arrow_schema_of(&all)
-    }
-
-    /// The Arrow schema of some of the columns, in the order asked for.
-    pub(crate) fn arrow_schema_of(&self, columns: &[usize]) -> SchemaRef {
-        let fields: Vec<Field> = columns.iter().map(|&index| self.arrow_field(index)).collect();
-        Arc::new(ArrowSchema::new(fields))
-    }
-
-    fn arrow_field(&self, index: usize) -> Field {
-        let column = &self.columns[index];
-        let mut metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), column.field_id.to_string())]);
-        if column.pg_type == PgType::Uuid {
-            metadata.insert(ARROW_EXTENSION_NAME.to_owned(), ARROW_UUID.to_owned());
-        }
-        Field::new(&column.name, column.pg_type.arrow(), !self.is_key(index)).with_metadata(metadata)
+        arrow_schema_of(&self.fields())
     }
 
     /// The Iceberg schema: key columns are required, and identifier fields where Iceberg allows all of them to be.
     pub fn iceberg_schema(&self) -> Result<Schema> {
         self.check()?;
-        let fields = self.columns.iter().enumerate().map(|(index, column)| {
-            let field_type = Type::Primitive(column.pg_type.iceberg());
-            let field = NestedField::new(column.field_id, &column.name, field_type, self.is_key(index));
-            Arc::new(field.with_doc(column.pg_type.name()))
+        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required }| {
+            let field_type = Type::Primitive(pg_type.iceberg());
+            let doc = match field_id.checked_sub(COMPANION_IDS).filter(|column| *column > 0) {
+                Some(_) => "values that the column's type has not, as text".to_owned(),
+                None => pg_type.name(),
+            };
+            Arc::new(NestedField::new(field_id, name, field_type, required).with_doc(doc))
         });
-        let float = |index: &usize| matches!(self.columns[*index].pg_type, PgType::Float4 | PgType::Float8);
-        let identifiers: Vec<i32> = if self.key.iter().any(float) {
+        let barred = |index: &usize| {
+            !self.is_required(*index) || matches!(self.columns[*index].pg_type, PgType::Float4 | PgType::Float8)
+        };
+        let identifiers: Vec<i32> = if self.key.iter().any(barred) {
             Vec::new()
         } else {
             self.key.iter().map(|&index| self.columns[index].field_id).collect()
@@ -103,7 +168,7 @@ impl TableSpec {
         if self.columns.is_empty() {
             return Err(Error::invalid(format!("table {table} has no columns")));
         }
-        if let Some(column) = self.columns.iter().find(|column| column.field_id < 1) {
+        if let Some(column) = self.columns.iter().find(|column| !(1..COMPANION_IDS).contains(&column.field_id)) {
             return Err(Error::invalid(format!("column {} of {table} has field id {}", column.name, column.field_id)));
         }
         if self.key.iter().any(|&index| index >= self.columns.len()) {
@@ -140,6 +205,26 @@ impl TableSpec {
             .with_table(&self.namespace, &self.name)
             .with_hint("copy the table again, into a new Iceberg table"))
     }
+}
+
+/// A column or a companion, as files have it.
+pub(crate) struct SpecField {
+    pub(crate) name: String,
+    pub(crate) field_id: i32,
+    pub(crate) pg_type: PgType,
+    pub(crate) required: bool,
+}
+
+/// The Arrow schema of some fields.
+pub(crate) fn arrow_schema_of(fields: &[SpecField]) -> SchemaRef {
+    let field = |SpecField { name, field_id, pg_type, required }: &SpecField| {
+        let mut metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), field_id.to_string())]);
+        if *pg_type == PgType::Uuid {
+            metadata.insert(ARROW_EXTENSION_NAME.to_owned(), ARROW_UUID.to_owned());
+        }
+        Field::new(name, pg_type.arrow(), !required).with_metadata(metadata)
+    };
+    Arc::new(ArrowSchema::new(fields.iter().map(field).collect::<Vec<_>>()))
 }
 
 impl PgType {

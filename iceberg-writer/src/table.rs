@@ -95,6 +95,12 @@ impl LakeTable {
         Self { inner: Arc::new(Inner { spec, remark, metadata, entry, manifests, pinned_snapshots }) }
     }
 
+    /// The same table, with companions for these columns too, by field id: its files may have them.
+    #[must_use]
+    pub fn with_companions(&self, of: impl IntoIterator<Item = i32>) -> Self {
+        self.with_spec(self.spec().clone().with_companions(of), self.inner.remark.clone())
+    }
+
     /// The table after a commit of ours, which leaves branches and tags as they are.
     pub(crate) fn succeeded_by(&self, metadata: TableMetadata, location: String, manifests: Vec<ManifestFile>) -> Self {
         let pinned = self.inner.pinned_snapshots.clone();

@@ -15,7 +15,7 @@ use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 pub(crate) fn column(name: &str, field_id: i32, pg_type: PgType, required: bool) -> ColumnSpec {
-    ColumnSpec { name: name.to_owned(), field_id, pg_type, type_oid: 0, typmod: -1, required }
+    ColumnSpec { name: name.to_owned(), field_id, pg_type, type_oid: 0, typmod: -1, required, companion: false }
 }
 
 pub(crate) fn spec(name: &str) -> TableSpec {

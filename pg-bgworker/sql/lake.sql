@@ -12,6 +12,61 @@ CREATE TABLE lake_catalog.engine_error (
     failures bigint NOT NULL
 );
 
+-- Changes of a mirrored table's columns are told to the engine through the WAL, at the place where they happened: its own looks
+-- at the catalog come later. Anybody may write a logical message, so these name a secret that the engine knows.
+CREATE TABLE lake_catalog.ddl_secret (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    secret uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO lake_catalog.ddl_secret DEFAULT VALUES;
+REVOKE ALL ON lake_catalog.ddl_secret FROM PUBLIC;
+
+-- What the engine's source::shape reads of the catalog, of one table.
+CREATE FUNCTION lake_catalog.columns_told(told oid) RETURNS json
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $function$
+    SELECT json_build_object('file', c.relfilenode::int8, 'columns', json_agg(json_build_object(
+               'number', a.attnum, 'name', a.attname, 'type_oid', a.atttypid::int8, 'typmod', a.atttypmod, 'dropped', a.attisdropped,
+               'sent', a.attgenerated = '', 'missing', a.atthasmissing, 'stamp', a.xmin::text::int8,
+               'base', f.type::int8, 'base_typmod', f.typmod, 'is_enum', f.is_enum, 'is_text', f.is_text) ORDER BY a.attnum))
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 LEFT JOIN LATERAL (
+        WITH RECURSIVE resolved (type, typmod) AS (
+            SELECT a.atttypid, a.atttypmod
+            UNION ALL SELECT typbasetype, typtypmod FROM resolved JOIN pg_type ON oid = type WHERE typtype = 'd')
+        SELECT r.type, r.typmod, t.typtype = 'e' AS is_enum,
+               coalesce(o.prolang = 12 AND o.prosrc = 'textout' AND s.prolang = 12 AND s.prosrc = 'textsend', false) AS is_text
+        FROM resolved r JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' JOIN pg_proc o ON o.oid = t.typoutput
+        LEFT JOIN pg_proc s ON s.oid = t.typsend) f ON NOT a.attisdropped
+    WHERE c.oid = told GROUP BY c.oid, c.relfilenode
+    $function$;
+REVOKE ALL ON FUNCTION lake_catalog.columns_told(oid) FROM PUBLIC;
+
+-- Nobody's ALTER TABLE fails for it: what is not told, the engine finds out by itself, a little later.
+CREATE FUNCTION lake_catalog.tell_columns() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $function$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'lake.columns',
+                s.secret || ' ' || m.relation || ' ' || lake_catalog.columns_told(m.relation))
+       FROM (SELECT DISTINCT m.relation
+               FROM pg_event_trigger_ddl_commands() c
+               CROSS JOIN LATERAL (SELECT c.objid AS altered UNION SELECT t.relid FROM pg_partition_tree(c.objid) t) a
+               JOIN lake_catalog.mirrored_tables m ON m.relation = a.altered
+              WHERE c.classid = 'pg_class'::regclass) m
+       CROSS JOIN lake_catalog.ddl_secret s;
+    -- Decoding knows a message by the end of its record, a row by the beginning. Of one position, they come in any order when one is
+    -- in a subtransaction and the other is not; so there is a record between.
+    IF FOUND THEN
+        PERFORM pg_logical_emit_message(false, 'lake', '');
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'lake: a change of columns was not told: %', SQLERRM;
+END
+$function$;
+REVOKE ALL ON FUNCTION lake_catalog.tell_columns() FROM PUBLIC;
+CREATE EVENT TRIGGER lake_tell_columns ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION lake_catalog.tell_columns();
+ALTER EVENT TRIGGER lake_tell_columns ENABLE ALWAYS;
+
 CREATE FUNCTION lake_catalog.start_engine() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'lake_start_engine_wrapper';

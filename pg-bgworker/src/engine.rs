@@ -100,6 +100,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             catalog_schema: "lake_catalog".to_owned(),
             catalog_name: "lake".to_owned(),
             file_bytes: cdc_worker::DEFAULT_FILE_BYTES,
+            unrepresentable: settings.unrepresentable,
         },
         copy: cdc_worker::CopyConfig::default(),
         commit: cdc_worker::CommitConfig { interval: settings.commit_interval, max_bytes: settings.commit_bytes },

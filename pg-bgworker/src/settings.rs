@@ -19,7 +19,18 @@ static CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::ne
 static COMMIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static COMMIT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 static COPY_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static UNREPRESENTABLE: GucSetting<Unrepresentable> = GucSetting::<Unrepresentable>::new(Unrepresentable::companion);
 static LOG_LEVEL: GucSetting<LogLevel> = GucSetting::<LogLevel>::new(LogLevel::info);
+
+/// `lake.unrepresentable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, pgrx::guc::PostgresGucEnum)]
+#[allow(non_camel_case_types)]
+enum Unrepresentable {
+    /// Kept as text beside the column.
+    companion,
+    /// The table stops.
+    stop,
+}
 
 /// Directory of everything of ours inside the data directory, which is every server process's working directory.
 pub(crate) const DIRECTORY: &str = "lake";
@@ -88,6 +99,14 @@ pub(crate) fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_enum_guc(
+        c"lake.unrepresentable",
+        c"What becomes of values that the Iceberg type of their column has not.",
+        c"companion: they are kept as text in a column beside it. stop: their table stops.",
+        &UNREPRESENTABLE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
         c"lake.log_level",
         c"How much the engine writes into the server log.",
         c"",
@@ -112,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) commit_bytes: u64,
     /// Connections over which a table is copied.
     pub(crate) copy_connections: usize,
+    /// What becomes of values that Iceberg's types have not.
+    pub(crate) unrepresentable: cdc_worker::Unrepresentable,
     /// Slot of this database's mirror.
     pub(crate) slot: String,
     /// The engine's position index.
@@ -175,6 +196,10 @@ impl Settings {
             copy_connections: match usize::try_from(COPY_CONNECTIONS.get()) {
                 Ok(set @ 1..) => set,
                 _ => cdc_worker::default_copy_connections(),
+            },
+            unrepresentable: match UNREPRESENTABLE.get() {
+                Unrepresentable::companion => cdc_worker::Unrepresentable::Companion,
+                Unrepresentable::stop => cdc_worker::Unrepresentable::Stop,
             },
             slot: slot_name(),
             state_dir: PathBuf::from(format!("{DIRECTORY}/state.{}", database_id())),

@@ -65,6 +65,72 @@ END
 $function$;
 COMMENT ON FUNCTION lake.create_relation(regclass, text) IS 'Make lake.<name> for a mirrored table; lake.mirror calls it';
 
+-- The engine calls it when a table's columns have changed, or when one has got values that DuckDB's type has not
+-- ("companions", by number), which the option of that name tells the planner. Few wait behind it, and not for long.
+CREATE FUNCTION lake.follow_relation(source oid, name text, companions smallint[]) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
+DECLARE
+    changes text[] := '{}';
+    renames text[] := '{}';
+    change text;
+    c record;
+BEGIN
+    FOR c IN
+        SELECT coalesce(s.attnum, f.attnum) AS attnum, s.attname AS name, f.attname AS has,
+               s.attnum IS NULL OR s.attisdropped AS gone, f.attnum IS NULL AS lacks, f.attisdropped AS dropped,
+               format_type(s.atttypid, s.atttypmod) || CASE WHEN s.attcollation <> 0 AND s.attcollation <> t.typcollation
+                   THEN format(' COLLATE %I.%I', n.nspname, l.collname) ELSE '' END AS type,
+               (s.atttypid, s.atttypmod, s.attcollation) IS DISTINCT FROM (f.atttypid, f.atttypmod, f.attcollation) AS other,
+               coalesce(s.attnum = ANY (companions), false) AS companion,
+               EXISTS (SELECT FROM pg_options_to_table(f.attfdwoptions) WHERE option_name = 'companion') AS declared
+          FROM (SELECT * FROM pg_attribute WHERE attrelid = source AND attnum > 0) s
+          FULL JOIN (SELECT a.* FROM pg_attribute a
+                       JOIN pg_foreign_table b ON b.ftrelid = a.attrelid AND 'source_oid=' || source = ANY (b.ftoptions)
+                       JOIN pg_class r ON r.oid = b.ftrelid AND r.relnamespace = 'lake'::regnamespace AND r.relname = name
+                      WHERE a.attnum > 0) f ON f.attnum = s.attnum
+          LEFT JOIN pg_type t ON t.oid = s.atttypid
+          LEFT JOIN pg_collation l ON l.oid = s.attcollation
+          LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
+         -- Nothing to follow where either is missing.
+         WHERE EXISTS (SELECT FROM pg_class r JOIN pg_foreign_table b ON b.ftrelid = r.oid
+                        WHERE r.relnamespace = 'lake'::regnamespace AND r.relname = name AND 'source_oid=' || source = ANY (b.ftoptions))
+           AND EXISTS (SELECT FROM pg_class WHERE oid = source)
+         ORDER BY 1
+    LOOP
+        CONTINUE WHEN c.gone AND c.dropped;
+        IF c.lacks AND c.gone THEN
+            -- Came and went; its number is not given again.
+            changes := changes || format('ADD COLUMN %I integer', 'dropped ' || c.attnum) || format('DROP COLUMN %I', 'dropped ' || c.attnum);
+        ELSIF c.lacks THEN
+            changes := changes || format('ADD COLUMN %I %s', c.name, c.type);
+        ELSIF c.gone THEN
+            -- First of all: another may have its name.
+            renames := format('DROP COLUMN %I', c.has) || renames;
+        ELSIF NOT c.dropped THEN
+            IF c.has <> c.name THEN
+                -- By way of a third name, for two may have changed theirs.
+                renames := renames || format('RENAME COLUMN %I TO %I', c.has, 'renamed ' || c.attnum);
+                changes := format('RENAME COLUMN %I TO %I', 'renamed ' || c.attnum, c.name) || changes;
+            END IF;
+            IF c.other THEN
+                changes := changes || format('ALTER COLUMN %I TYPE %s', c.name, c.type);
+            END IF;
+        END IF;
+        IF c.companion AND NOT coalesce(c.declared, false) THEN
+            changes := changes || format('ALTER COLUMN %I OPTIONS (ADD companion %L)', c.name, 'true');
+        ELSIF c.declared AND NOT c.companion AND NOT c.gone THEN
+            changes := changes || format('ALTER COLUMN %I OPTIONS (DROP companion)', c.name);
+        END IF;
+    END LOOP;
+    FOREACH change IN ARRAY renames || changes LOOP
+        EXECUTE format('ALTER FOREIGN TABLE lake.%I %s', name, change);
+    END LOOP;
+    RETURN cardinality(renames || changes) > 0;
+END
+$function$;
+COMMENT ON FUNCTION lake.follow_relation(oid, text, smallint[]) IS
+    'Give lake.<name> the columns that its table has now; true when it had others. The engine calls it';
+
 CREATE FUNCTION lake.drop_relation(name text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -78,7 +144,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION lake.drop_relation(text) IS 'Drop lake.<name>; lake.unmirror calls it';
-REVOKE ALL ON FUNCTION lake.create_relation(regclass, text), lake.drop_relation(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION lake.create_relation(regclass, text), lake.drop_relation(text), lake.follow_relation(oid, text, smallint[]) FROM PUBLIC;
 
 -- The tables that are mirrored already.
 DO $do$

@@ -60,10 +60,10 @@ pub(crate) unsafe fn column(
         (ColumnKind::Double, pg_sys::FLOAT8OID) => {
             each!(f64, |value: f64| pg_sys::Datum::from(value.to_bits().cast_signed()));
         }
-        (ColumnKind::Date, pg_sys::DATEOID) => each!(i32, |days: i32| pg_sys::Datum::from(days - EPOCH_DAYS)),
+        (ColumnKind::Date, pg_sys::DATEOID) => each!(i32, |days| pg_sys::Datum::from(date(days))),
         (ColumnKind::Time, pg_sys::TIMEOID) => each!(i64, pg_sys::Datum::from),
         (ColumnKind::Timestamp, pg_sys::TIMESTAMPOID) | (ColumnKind::TimestampTz, pg_sys::TIMESTAMPTZOID) => {
-            each!(i64, |micros: i64| pg_sys::Datum::from(micros - EPOCH_MICROS));
+            each!(i64, |micros| pg_sys::Datum::from(timestamp(micros)));
         }
         (ColumnKind::Uuid, pg_sys::UUIDOID) => each!(i128, |value: i128| {
             let bytes = (value ^ i128::MIN).to_be_bytes();
@@ -108,6 +108,27 @@ pub(crate) unsafe fn column(
     }
     Ok(())
 }
+
+/// Days since 2000. The infinities of DuckDB are a number and its negative, those of Postgres the greatest and the least.
+fn date(days: i32) -> i32 {
+    match days {
+        i32::MAX => i32::MAX,
+        MINUS_INFINITE_DATE => i32::MIN,
+        _ => days - EPOCH_DAYS,
+    }
+}
+
+/// Microseconds since 2000, likewise.
+fn timestamp(micros: i64) -> i64 {
+    match micros {
+        i64::MAX => i64::MAX,
+        MINUS_INFINITE_TIMESTAMP => i64::MIN,
+        _ => micros - EPOCH_MICROS,
+    }
+}
+
+const MINUS_INFINITE_DATE: i32 = -i32::MAX;
+const MINUS_INFINITE_TIMESTAMP: i64 = -i64::MAX;
 
 /// Text and bytea alike: a length and the bytes.
 unsafe fn varlena(bytes: &[u8]) -> pg_sys::Datum {

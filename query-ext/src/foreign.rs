@@ -7,7 +7,7 @@ use crate::deparse::Deparser;
 use crate::error::Error;
 use crate::lake_plan::{LakePlan, Output, PlanColumn, Sql};
 use crate::literal::{base_type, decimal_of_typmod, duckdb_type, stored_type};
-use crate::{marker, node, planner, tree};
+use crate::{companion, marker, node, planner, tree};
 
 /// Version-1 calling convention of [`query_fdw_handler_wrapper`].
 #[unsafe(no_mangle)]
@@ -145,7 +145,9 @@ unsafe extern "C-unwind" fn plan_path(
         for column in &columns {
             let (oid, typmod) = base_type(pg_sys::Oid::from(column.type_oid), column.typmod);
             let kind = duckdb_type(oid, decimal_of_typmod(typmod)).or_else(|| stored_type(oid, typmod));
-            let Some(kind) = kind else { continue };
+            let Some(kind) = kind.map(|kind| if column.as_text { "VARCHAR".to_owned() } else { kind }) else {
+                continue;
+            };
             names.push(Sql::from(format!("CAST(t1.c{0} AS {kind}) AS c{0}", column.attnum)));
             let place = usize::try_from(column.attnum - 1).unwrap_or(0);
             outputs.push(Output { place, type_oid: oid.to_u32(), typmod });
@@ -197,7 +199,8 @@ unsafe fn columns_needed(
                 let (mut kind, mut typmod, mut collation) = (pg_sys::Oid::INVALID, -1, pg_sys::Oid::INVALID);
                 pg_sys::get_atttypetypmodcoll(relation, attnum, &raw mut kind, &raw mut typmod, &raw mut collation);
                 // A dropped column has no type.
-                stored_type(kind, typmod).map(|_| PlanColumn { attnum, type_oid: kind.to_u32(), typmod })
+                let as_text = companion::is_declared(relation, attnum, kind);
+                stored_type(kind, typmod).map(|_| PlanColumn { attnum, type_oid: kind.to_u32(), typmod, as_text })
             })
             .collect()
     }

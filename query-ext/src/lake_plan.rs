@@ -110,6 +110,8 @@ pub(crate) struct PlanColumn {
     pub(crate) type_oid: u32,
     /// Type modifier at planning.
     pub(crate) typmod: i32,
+    /// Delivered as text, because it has values that DuckDB's type has not.
+    pub(crate) as_text: bool,
 }
 
 /// A column that DuckDB delivers.

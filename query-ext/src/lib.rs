@@ -18,6 +18,7 @@ use pgrx::prelude::*;
 
 mod answer;
 mod backend;
+mod companion;
 mod convert;
 mod deparse;
 mod error;

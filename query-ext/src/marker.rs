@@ -187,7 +187,7 @@ pub(crate) unsafe fn check_columns(rte: *mut pg_sys::RangeTblEntry, source: pg_s
             if here != there {
                 let name = tree::taken(pg_sys::get_attname((*rte).relid, attnum, true)).unwrap_or_default();
                 Error::state(format!("column \"{name}\" of the source of lake.{} has changed", name_of((*rte).relid)))
-                    .with_hint("mirror the table anew: lake.unmirror, then lake.mirror")
+                    .with_hint("the lake follows in a moment: run the query again; if that does not help, SELECT lake.resync(…)")
                     .raise();
             }
         }

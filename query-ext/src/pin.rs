@@ -15,6 +15,7 @@ use lake_protocol::{Client, ClientError, Pin};
 use pgrx::prelude::*;
 
 use crate::backend::cancelled;
+use crate::companion;
 use crate::error::{Error, sqlstate};
 use crate::lake_plan::PlanTable;
 use crate::literal::stored_type;
@@ -104,7 +105,7 @@ impl Pinned {
         let lacks = || format!("the worker's answer lacks {}", table.name);
         let pinned = self.pin.tables.iter().find(|pinned| pinned.relation == table.source).ok_or_else(lacks)?;
         let scan = self.scans.get(&table.source).ok_or_else(lacks)?;
-        let mut columns = Vec::new();
+        let (mut columns, mut companions, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for wanted in &table.columns {
             let found = pinned.columns.iter().find(|column| column.attnum == wanted.attnum);
             let Some(column) =
@@ -118,21 +119,19 @@ impl Pinned {
             let oid = pg_sys::Oid::from(wanted.type_oid);
             let duckdb_type = stored_type(oid, wanted.typmod)
                 .ok_or_else(|| format!("column {} of {} has no type any more", wanted.attnum, table.name))?;
+            // The plan knows columns by their attribute numbers, the files by their field ids.
+            let merged = companion::merged(wanted, column.field_id, column.companion, &duckdb_type);
+            names.push(format!("{merged} AS c{}", wanted.attnum));
             columns.push(ScanColumn { field_id: column.field_id, duckdb_type });
+            let text = "VARCHAR".to_owned();
+            companions.extend(column.companion.map(|field_id| ScanColumn { field_id, duckdb_type: text }));
         }
+        let plain = columns.iter().zip(&names).all(|(column, name)| *name == format!("c{0} AS c{0}", column.field_id));
+        columns.extend(companions);
         let inner = scan.sql(&columns).map_err(|error| error.to_string())?;
-        // The plan knows columns by their attribute numbers, the files by their field ids.
-        let same =
-            table.columns.iter().zip(&columns).all(|(wanted, column)| i32::from(wanted.attnum) == column.field_id);
-        if same {
+        if plain {
             return Ok((inner, Arc::clone(scan)));
         }
-        let names: Vec<String> = table
-            .columns
-            .iter()
-            .zip(&columns)
-            .map(|(wanted, column)| format!("c{} AS c{}", column.field_id, wanted.attnum))
-            .collect();
         Ok((format!("(SELECT {} FROM {inner})", names.join(", ")), Arc::clone(scan)))
     }
 }

@@ -69,6 +69,8 @@ pub struct WorkerConfig {
     pub copy_connections: Option<usize>,
     /// `lake.file_size`; the default without it.
     pub file_size: Option<String>,
+    /// More lines of the section `lake`.
+    pub lake: String,
     /// Lines of the section `copy`.
     pub copy: String,
     /// Says nothing when it ends: its log can be read where it is.
@@ -100,6 +102,7 @@ impl WorkerConfig {
             admin_port: free_port()?,
             copy_connections: None,
             file_size: None,
+            lake: String::new(),
             copy: String::new(),
             quiet: false,
             directory,
@@ -136,7 +139,7 @@ impl WorkerConfig {
              tables = [{}]\nappend_only = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
-             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}\
+             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
              [copy]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
@@ -145,6 +148,7 @@ impl WorkerConfig {
              [log]\nformat = \"text\"\n",
             list(&self.tables),
             list(&self.append_only),
+            self.lake,
             self.copy,
             self.directory.display()
         );

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages; both sides refuse another one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a backend asks of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,9 @@ pub struct Column {
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.
     pub typmod: i32,
+    /// Field id of its companion, if it has one: a text column that has the values which the column's type in the lake has
+    /// not, as Postgres prints them.
+    pub companion: Option<i32>,
 }
 
 /// A live Parquet file.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::config::{
     CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
-    TableSelection, default_copy_connections,
+    TableSelection, Unrepresentable, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 use crate::memory::{MemoryBudget, control_group_limit};
@@ -90,6 +90,8 @@ struct Lake {
     #[serde(default = "default_mirror")]
     catalog_name: String,
     file_size: Option<String>,
+    #[serde(default)]
+    unrepresentable: Unrepresentable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -232,6 +234,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             catalog_schema: file.lake.catalog_schema,
             catalog_name: file.lake.catalog_name,
             file_bytes,
+            unrepresentable: file.lake.unrepresentable,
         },
         copy,
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },

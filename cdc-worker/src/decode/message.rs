@@ -54,6 +54,14 @@ pub(crate) enum Message {
     Truncate {
         relations: Vec<u32>,
     },
+    /// What a table's columns are from here on, as the extension's event trigger tells it. Who may send such a message may send
+    /// any, so it names a secret, which has to be compared.
+    Columns {
+        secret: String,
+        relation: u32,
+        /// The catalog on the table, as JSON.
+        told: String,
+    },
     /// Types, origins, and the applications' logical messages: nothing to do.
     Ignored,
 }
@@ -250,6 +258,10 @@ impl Streamed<'_> {
                 at.byte()?;
                 (0..count).map(|_| at.int()).collect::<Result<_>>()?
             }
+            b'M' => match logical(&mut at)? {
+                Message::Columns { relation, .. } => SmallVec::from_elem(relation, 1),
+                _ => SmallVec::new(),
+            },
             _ => SmallVec::new(),
         })
     }
@@ -326,9 +338,34 @@ pub(crate) fn parse(whole: &Bytes) -> Result<Message> {
             let relations = (0..count).map(|_| at.int()).collect::<Result<_>>()?;
             Message::Truncate { relations }
         }
-        b'Y' | b'O' | b'M' => Message::Ignored,
+        b'M' => logical(&mut at)?,
+        b'Y' | b'O' => Message::Ignored,
         _ => return Err(malformed("an unknown message")),
     })
+}
+
+/// The prefix of messages that tell a table's columns.
+const COLUMNS_PREFIX: &str = "lake.columns";
+/// The flag of a logical message that is part of its transaction.
+const TRANSACTIONAL: u8 = 1;
+
+/// A logical message: flags, position, prefix, and its content; of ours a secret, a table, and JSON, with a blank between.
+fn logical(at: &mut Cursor<'_>) -> Result<Message> {
+    let flags = at.byte()?;
+    at.lsn()?;
+    let prefix = at.text()?;
+    let length = at.length()?;
+    let content = at.take(length)?;
+    if flags & TRANSACTIONAL == 0 || prefix != COLUMNS_PREFIX {
+        return Ok(Message::Ignored);
+    }
+    let parts = std::str::from_utf8(content).ok().and_then(|text| {
+        let (secret, rest) = text.split_once(' ')?;
+        let (relation, told) = rest.split_once(' ')?;
+        Some((secret.to_owned(), relation.parse().ok()?, told.to_owned()))
+    });
+    // Somebody else's, by the same name.
+    Ok(parts.map_or(Message::Ignored, |(secret, relation, told)| Message::Columns { secret, relation, told }))
 }
 
 fn expect(at: &mut Cursor<'_>, byte: u8) -> Result<()> {

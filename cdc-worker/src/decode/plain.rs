@@ -12,7 +12,7 @@ use arrow_array::cast::AsArray as _;
 use iceberg_writer::PgType;
 
 use super::row::Column;
-use super::value::{EPOCH_DAYS, EPOCH_MICROS};
+use super::value::{EPOCH_DAYS, since_1970};
 
 /// Appends a value if that is all there is to do. False: nothing has been done.
 #[inline]
@@ -41,7 +41,7 @@ pub(super) fn append(column: &mut Column, pg_type: PgType, raw: &[u8]) -> bool {
             let Some(micros) = fixed(raw).map(i64::from_be_bytes).filter(|micros| *micros != i64::MIN) else {
                 return false;
             };
-            micros.checked_add(EPOCH_MICROS).map(|micros| to.append_value(micros)).is_some()
+            since_1970(micros).map(|micros| to.append_value(micros)).is_some()
         }
         (PgType::Date, Column::Date(to)) => {
             let Some(days) = fixed(raw).map(i32::from_be_bytes).filter(|days| *days != i32::MIN) else { return false };
@@ -240,7 +240,8 @@ mod tests {
         assert_eq!(compare(&7i64.to_be_bytes()).unwrap(), 6);
         let mut key = Vec::new();
         assert!(append_key_part(PgType::Int8, &7i64.to_be_bytes(), &mut key) && key.len() == 12);
-        for infinite in [i64::MIN, i64::MAX] {
+        // The infinities, and the first that is too far from 1970.
+        for infinite in [i64::MIN, i64::MAX, i64::MAX - 946_684_800_000_000] {
             let mut column = Column::new(&TYPES[6].1).unwrap();
             assert!(!append(&mut column, PgType::Timestamp, &infinite.to_be_bytes()));
         }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float32Builder,
-    Float64Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    ArrayBuilder as _, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder,
+    Float32Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -12,8 +13,9 @@ use arrow_array::types::{
     TimestampMicrosecondType,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Field, SchemaRef};
 use iceberg_writer::{PgType, TableSpec};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
@@ -150,12 +152,48 @@ pub(crate) struct OldRow<'a> {
     pub(crate) row: usize,
 }
 
+impl<'a> OldRow<'a> {
+    /// The value of a column, as it is or as its companion has it.
+    fn value(self, spec: &TableSpec, index: usize) -> Result<Option<Value<'a>>> {
+        let value = value_at(self.batch.column(index).as_ref(), self.row)?;
+        if value.is_none()
+            && let Some(companion) = companion_in(self.batch, spec, index)
+        {
+            return exact_at(companion.as_ref(), self.row);
+        }
+        Ok(value)
+    }
+}
+
+/// The companion of a column, if the batch has it. Companions come behind all columns.
+fn companion_in<'a>(batch: &'a RecordBatch, spec: &TableSpec, index: usize) -> Option<&'a ArrayRef> {
+    let id = spec.columns.get(index)?.companion_id().to_string();
+    let schema = batch.schema_ref();
+    let place = schema.fields().iter().rposition(|field| field_id(field) == Some(&id))?;
+    Some(batch.column(place))
+}
+
+/// The field id of a column of a batch, which the writer has put there.
+pub(crate) fn field_id(field: &Field) -> Option<&String> {
+    field.metadata().get(PARQUET_FIELD_ID_META_KEY)
+}
+
+/// A companion's value.
+fn exact_at(companion: &dyn Array, row: usize) -> Result<Option<Value<'_>>> {
+    Ok(match value_at(companion, row)? {
+        Some(Value::Text(text)) => Some(Value::Exact(text)),
+        _ => None,
+    })
+}
+
 /// Rows of one table, growing column by column.
 #[derive(Debug)]
 pub(crate) struct RowBuilder {
     schema: SchemaRef,
     types: Vec<PgType>,
     columns: Vec<Column>,
+    /// By column. They are shorter than it when its last values need no companion.
+    companions: Vec<Option<StringBuilder>>,
     rows: usize,
     bytes: usize,
 }
@@ -163,9 +201,11 @@ pub(crate) struct RowBuilder {
 impl RowBuilder {
     pub(crate) fn new(spec: &TableSpec) -> Result<Self> {
         let schema = spec.arrow_schema();
-        let columns = schema.fields().iter().map(|field| Column::new(field.data_type())).collect::<Result<_>>()?;
+        let fields = schema.fields().iter().take(spec.columns.len());
+        let columns = fields.map(|field| Column::new(field.data_type())).collect::<Result<_>>()?;
         let types = spec.columns.iter().map(|column| column.pg_type).collect();
-        Ok(Self { schema, types, columns, rows: 0, bytes: 0 })
+        let companions = spec.columns.iter().map(|column| column.companion.then(StringBuilder::new)).collect();
+        Ok(Self { schema, types, columns, companions, rows: 0, bytes: 0 })
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -177,15 +217,17 @@ impl RowBuilder {
         self.bytes
     }
 
-    /// Appends a row. On an error the builder is left uneven and must be thrown away with its table.
+    /// Appends a row. On an error the builder is left uneven and must be thrown away with its table. True: a column has
+    /// got a companion with it, which `spec` has not; all rows from now on have it too.
     ///
     /// # Errors
     /// [`ErrorKind::Table`], naming the column.
-    pub(crate) fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<()> {
+    pub(crate) fn append(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<bool> {
         if cells.len() != self.columns.len() {
             let message = format!("a row has {} columns instead of {}", cells.len(), self.columns.len());
             return Err(Error::new(ErrorKind::Table, message));
         }
+        let mut grown = false;
         for (index, cell) in cells.iter().enumerate() {
             let value = match cell {
                 Cell::Null => None,
@@ -206,18 +248,41 @@ impl RowBuilder {
                         Error::new(ErrorKind::Table, "an unchanged TOASTed value has no old row to come from")
                             .with_hint(format!("ALTER TABLE … REPLICA IDENTITY FULL, then {COPY_ANEW}"))
                     })?;
-                    let value = value_at(old.batch.column(index).as_ref(), old.row)?;
+                    let value = old.value(spec, index)?;
                     if let Some(Value::Text(text)) = &value {
                         self.bytes += text.len();
                     }
                     value
                 }
             };
+            if let Some(Value::Exact(text)) = &value {
+                grown |= self.companions[index].is_none();
+                self.append_exact(index, text);
+                self.columns[index].append(None)?;
+                continue;
+            }
             self.columns[index].append(value)?;
         }
         self.rows += 1;
         self.bytes += self.columns.len() * 8;
-        Ok(())
+        if grown {
+            self.schema = spec.clone().with_companions(self.companions(spec)).arrow_schema();
+        }
+        Ok(grown)
+    }
+
+    /// The field ids of the columns that have a companion.
+    pub(crate) fn companions(&self, spec: &TableSpec) -> Vec<i32> {
+        let with = spec.columns.iter().zip(&self.companions).filter(|(_, companion)| companion.is_some());
+        with.map(|(column, _)| column.field_id).collect()
+    }
+
+    /// Appends to a companion, whose former values are NULL where it has none.
+    fn append_exact(&mut self, index: usize, text: &str) {
+        let companion = self.companions[index].get_or_insert_default();
+        companion.append_nulls(self.rows - companion.len());
+        companion.append_value(text);
+        self.bytes += text.len();
     }
 
     /// As [`Self::finish`], for a builder that will take as many rows again: it makes room for them at once.
@@ -237,7 +302,11 @@ impl RowBuilder {
     /// # Errors
     /// [`ErrorKind::Table`] when a key column holds NULL, which Postgres forbids.
     pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
-        let columns = self.columns.iter_mut().map(Column::finish).collect();
+        let mut columns: Vec<ArrayRef> = self.columns.iter_mut().map(Column::finish).collect();
+        for companion in self.companions.iter_mut().flatten() {
+            companion.append_nulls(self.rows - companion.len());
+            columns.push(Arc::new(companion.finish()));
+        }
         self.rows = 0;
         self.bytes = 0;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
@@ -282,16 +351,42 @@ pub(crate) fn key_of_cells(spec: &TableSpec, columns: &[usize], cells: &[Cell<'_
     Ok(())
 }
 
-/// Identity bytes of a row in a batch whose columns are exactly those of the identity, in its order.
-pub(crate) fn key_of_batch(keys: &RecordBatch, row: usize, key: &mut Vec<u8>) -> Result<()> {
-    key.clear();
-    for (index, column) in keys.columns().iter().enumerate() {
-        let nullable = keys.schema_ref().field(index).is_nullable();
-        match value_at(column.as_ref(), row)? {
-            Some(value) => value::write_key_part(&value, key),
-            None if nullable => key.extend_from_slice(&NULL_PART),
-            None => return Err(Error::new(ErrorKind::Table, "a data file holds a row without its key")),
-        }
+/// The columns of an identity in a batch, in its order.
+pub(crate) struct StoredKeys<'a> {
+    parts: Vec<StoredPart<'a>>,
+}
+
+struct StoredPart<'a> {
+    values: &'a ArrayRef,
+    companion: Option<&'a ArrayRef>,
+    nullable: bool,
+}
+
+impl<'a> StoredKeys<'a> {
+    /// Of a batch that has these columns of the table, and their companions behind them.
+    pub(crate) fn of(keys: &'a RecordBatch, spec: &TableSpec, identity: &[usize]) -> Self {
+        let part = |(&index, values): (&usize, &'a ArrayRef)| StoredPart {
+            values,
+            companion: companion_in(keys, spec, index),
+            nullable: !spec.is_key(index),
+        };
+        Self { parts: identity.iter().zip(keys.columns()).map(part).collect() }
     }
-    Ok(())
+
+    /// Identity bytes of a row.
+    pub(crate) fn write(&self, row: usize, key: &mut Vec<u8>) -> Result<()> {
+        key.clear();
+        for StoredPart { values, companion, nullable } in &self.parts {
+            let mut value = value_at(values.as_ref(), row)?;
+            if let (None, Some(companion)) = (&value, companion) {
+                value = exact_at(companion.as_ref(), row)?;
+            }
+            match value {
+                Some(value) => value::write_key_part(&value, key),
+                None if *nullable => key.extend_from_slice(&NULL_PART),
+                None => return Err(Error::new(ErrorKind::Table, "a data file holds a row without its key")),
+            }
+        }
+        Ok(())
+    }
 }

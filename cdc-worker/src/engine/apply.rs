@@ -30,6 +30,8 @@ pub(super) enum Obstacle {
     OldRow { relation: u32, commit: Commit, row: RowChange, position: Position },
     /// Its table was described since the last one: its columns may be others.
     Look { relation: u32, commit: Commit, row: RowChange },
+    /// Its columns are these from here on.
+    Columns { relation: u32, commit: Commit, told: String },
     /// It comes from a partition that was described just now.
     Partition { relation: u32, partition: u32, commit: Commit, row: RowChange },
     /// It cannot be applied, which is the table's own affair.
@@ -76,6 +78,12 @@ impl Session {
                     obstacles.extend(self.route(relation, commit, raw, RowChange::Truncate)?);
                 }
                 return Ok(obstacles);
+            }
+            Message::Columns { secret, relation, told } => {
+                let ours = self.ddl_secret.as_ref() == Some(&secret);
+                // A table under copy is looked at when its rows come.
+                let follows = matches!(self.tables.get(&relation).map(|table| &table.entry), Some(Entry::Streaming(_)));
+                (ours && follows).then_some(Obstacle::Columns { relation, commit, told })
             }
             // The frames of transactions are the assembler's.
             _ => None,
@@ -131,6 +139,7 @@ impl Session {
                     self.look_at(relation, commit).await?;
                     next = self.route(relation, commit, raw, row)?;
                 }
+                Obstacle::Columns { relation, commit, told } => self.told_columns(relation, commit, &told).await?,
                 Obstacle::OldRow { relation, commit, row, position } => {
                     let Some(Entry::Streaming(streaming)) =
                         self.tables.get_mut(&relation).map(|table| &mut table.entry)
@@ -211,7 +220,11 @@ impl Streaming {
             // It gives the table another file, which the copy would have noticed.
             (RowChange::Truncate, true) => Err(unasked()),
         };
-        match step? {
+        let step = step?;
+        if let Some(of) = table.new_companions() {
+            self.add_companions(of)?;
+        }
+        match step {
             Step::Done => Ok(Applied::Now),
             _ if !matches!(values, OldValues::Unknown) => {
                 Err(Error::new(ErrorKind::Table, "an unchanged TOASTed value could not be read back"))

@@ -101,7 +101,7 @@ impl CatchingUp {
             )
             .with_hint(COPY_ANEW));
         };
-        if *reader.spec() != *self.streaming.table.spec {
+        if !reader.spec().is_same_but_for_companions(&self.streaming.table.spec) {
             return Err(Error::new(ErrorKind::Altered, "its columns were others while it was copied"));
         }
         let mut cells = new.cells()?;
@@ -121,13 +121,15 @@ impl Session {
             return Ok(());
         };
         let Copying { source, lake, index, described, queue, holds, .. } = *copying;
+        let spec = source.spec.with_companions(copied.companions.iter().copied());
+        let lake = lake.with_companions(copied.companions);
         let partitions = copied.partitions.as_ref().map(Links::to_text);
         let registry = self.config.registry(&self.control);
         registry.copied(relation, &source.projection.published_as, partitions.as_deref()).await?;
-        let mut table = MirroredTable::new(relation, Arc::new(source.spec), source.identity, lake, Vec::new(), index);
+        let mut table = MirroredTable::new(relation, Arc::new(spec), source.identity, lake, Vec::new(), index);
         table.take_copied(copied.files, copied.from, copied.exact_from);
         table.remember(&copied.seen);
-        let columns = Columns::new(source.projection.columns, Some(copied.seen));
+        let columns = Columns::new(source.projection.columns, Some(copied.seen), self.config.lake.unrepresentable);
         let mut streaming = Streaming::new(table, columns, copied.from);
         streaming.described = described;
         streaming.unregistered_copy = Some((copied.exact_from, copied.rows));

@@ -4,6 +4,9 @@
 //! other reasons too. So at each description, before the change behind it is applied, the catalog is looked at, and
 //! [`follow`] judges. What no row follows shows in the catalog only: it is compared every second, and what differs is
 //! followed when the stream has passed that place. Whatever cannot be proved is copied anew, while the others stream on.
+//!
+//! With the extension its event trigger puts what the catalog has after each ALTER TABLE into the WAL, at that very place.
+//! Then nothing has to be told from two accounts, and nothing waits for a look.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use iceberg_writer::{Lsn, TableSpec};
 use tokio::time::Instant;
 
 use crate::Result;
+use crate::config::Unrepresentable;
 use crate::decode::message::{Commit, Relation};
 use crate::decode::value::needs_text;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
@@ -37,6 +41,10 @@ pub(super) struct Columns {
     pub(super) only: Option<Vec<i16>>,
     /// `None`: copied by a version that did not remember it.
     pub(super) seen: Option<Seen>,
+    /// What becomes of values that Iceberg's types have not.
+    unrepresentable: Unrepresentable,
+    /// `lake.<table>` has been told of them, where there is one.
+    pub(super) shown: bool,
     /// The catalog's summary when there was nothing to follow.
     quiet: Option<String>,
     /// The catalog is ahead of what has been followed: to be followed when the stream has passed this.
@@ -46,8 +54,8 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn new(only: Option<Vec<i16>>, seen: Option<Seen>) -> Self {
-        Self { only, seen, ..Self::default() }
+    pub(super) fn new(only: Option<Vec<i16>>, seen: Option<Seen>, unrepresentable: Unrepresentable) -> Self {
+        Self { only, seen, unrepresentable, ..Self::default() }
     }
 }
 
@@ -98,6 +106,29 @@ impl Session {
         }
     }
 
+    /// A table's columns are these from here on, as its session saw them when it had altered the table.
+    pub(super) async fn told_columns(&mut self, relation: u32, commit: Commit, told: &str) -> Result<()> {
+        let Some(Entry::Streaming(streaming)) = self.tables.get(&relation).map(|table| &table.entry) else {
+            return Ok(());
+        };
+        if commit.lsn < streaming.replay_from {
+            return Ok(());
+        }
+        let now = match shape::of_told(told) {
+            Ok(now) => shape::published(now, streaming.columns.only.as_deref()),
+            // The looks at the catalog find it out, a little later.
+            Err(error) => {
+                tracing::warn!(table = self.shown(relation), error = %error.report(), "the event trigger is not understood");
+                return Ok(());
+            }
+        };
+        let followed = streaming.judge(Described::Now, &now);
+        if self.took_columns(relation, followed, None).await? {
+            self.applied_to(relation, commit);
+        }
+        Ok(())
+    }
+
     fn following(&mut self, relation: u32) -> Option<&mut Streaming> {
         self.tables.get_mut(&relation).and_then(|table| table.entry.following_mut())
     }
@@ -125,6 +156,7 @@ impl Session {
                 tracing::info!(table = shown, columns = names, "the source table's columns changed, and are followed");
                 streaming.table.change_columns(spec, &seen)?;
                 streaming.columns.seen = Some(seen);
+                streaming.columns.shown = false;
                 true
             }
             Followed::CopyAnew(why) => {
@@ -253,6 +285,26 @@ pub(super) const GONE: &str =
     "SELECT lake.unmirror(…) (without the extension: take it out of `tables`, then cdc-worker mirror)";
 
 impl Streaming {
+    /// Gives columns companions, which a row needs that has just been applied.
+    pub(super) fn add_companions(&mut self, of: Vec<i32>) -> Result<()> {
+        let spec = &self.table.spec;
+        self.columns.unrepresentable.allow(spec, &of)?;
+        let Some(seen) = self.columns.seen.clone() else {
+            return Err(Error::new(ErrorKind::Altered, "its mirror is of a version that kept no values as text"));
+        };
+        let named = spec.columns.iter().filter(|column| of.contains(&column.field_id));
+        let names = named.map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
+        let shown = format!("{}.{}", spec.namespace, spec.name);
+        tracing::info!(
+            table = shown,
+            columns = names,
+            "values that Iceberg's type has not are kept beside it, as text"
+        );
+        self.columns.shown = false;
+        let spec = (**spec).clone().with_companions(of);
+        self.table.change_columns(spec, &seen)
+    }
+
     fn judge(&self, described: Described<'_>, now: &Shape) -> Followed {
         let known = Known { spec: &self.table.spec, identity: self.table.identity, seen: self.columns.seen.as_ref() };
         follow(known, described, now)

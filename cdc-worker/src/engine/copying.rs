@@ -252,6 +252,7 @@ impl Session {
             epoch: self.epoch,
             attempt: Uuid::now_v7(),
             file_bytes: self.config.lake.file_bytes,
+            unrepresentable: self.config.lake.unrepresentable,
             snapshot_age: self.config.copy.snapshot_age,
             copied: Arc::clone(&rows),
             older: OlderTransactions::default(),
@@ -283,6 +284,7 @@ impl Session {
     /// What an earlier process has done of a copy. `None`: nothing that would be of use.
     async fn take_over(&self, source: &SourceTable, abandoned: &Abandoned) -> Result<Option<(LakeTable, Progress)>> {
         let lake = self.catalog.prepare_again(source.spec.clone(), abandoned.table_uuid).await?;
+        let lake = abandoned.companions().map_or_else(|_| lake.clone(), |of| lake.with_companions(of));
         let shown = source.shown();
         match abandoned.progress(&lake) {
             Ok(progress) => {

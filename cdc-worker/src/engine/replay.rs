@@ -89,9 +89,10 @@ impl Replays {
         }
         let waits = match change {
             Message::Relation(described) => self.behind.contains(&described.oid),
-            Message::Insert { relation, .. } | Message::Update { relation, .. } | Message::Delete { relation, .. } => {
-                self.behind.contains(relation)
-            }
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. }
+            | Message::Columns { relation, .. } => self.behind.contains(relation),
             Message::Truncate { relations } => {
                 let behind = relations.iter().filter(|relation| self.behind.contains(relation)).count();
                 if behind > 0 && behind < relations.len() {

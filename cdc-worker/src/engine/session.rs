@@ -25,6 +25,7 @@ use crate::table::IndexStore;
 use super::answer::Waiter;
 use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
+use super::foreign_tables::ForeignTables;
 use super::intake::Running;
 use super::partitions::Trees;
 use super::replay::Replays;
@@ -65,6 +66,10 @@ pub(super) struct Session {
     /// How the catalog is looked at for tables' columns.
     pub(super) looks: Looks,
     pub(super) looked_at_columns: Instant,
+    /// What the messages of the extension's event trigger name, to be told from others'. `None`: there is none.
+    pub(super) ddl_secret: Option<String>,
+    /// How `lake.<table>` follows.
+    pub(super) foreign_tables: ForeignTables,
     /// Tables of which the catalog is ahead of the stream.
     pub(super) ahead: Vec<u32>,
     /// What is known of the partitions of partitioned tables.
@@ -143,6 +148,8 @@ impl Session {
             relations: HashMap::new(),
             looks: Looks::default(),
             looked_at_columns: Instant::now(),
+            ddl_secret: None,
+            foreign_tables: ForeignTables::default(),
             ahead: Vec::new(),
             trees: Trees::default(),
             leases,
@@ -249,6 +256,7 @@ impl Session {
                 _ = poll.tick() => {
                     let begun = Instant::now();
                     self.poll_registry().await?;
+                    self.follow_foreign_tables().await;
                     // A look at a thousand tables takes a while; it must not be what the source is busy with.
                     poll.reset_after(REGISTRY_POLL.max(begun.elapsed() * REGISTRY_SHARE));
                 }

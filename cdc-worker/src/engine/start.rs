@@ -19,7 +19,7 @@ use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
-use crate::source::{connect, preflight, publication, relation, sending, slot};
+use crate::source::{connect, preflight, publication, relation, sending, shape, slot};
 use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
@@ -95,6 +95,7 @@ impl Session {
         let followed = interrupted.iter().filter_map(|(_, copy)| copy.from()).fold(begin, Lsn::min);
         let format = StreamFormat::for_tables(tables.values(), sending::format(&control, &source.publication).await?);
         let stream = follow_from(config, followed, followed, format.values()).await?;
+        let ddl_secret = shape::ddl_secret(&control, &config.lake.catalog_schema).await?;
         let held_wal = slot::held_wal(&control, config.copy.held_wal).await?;
         let (copies_in, copies) = mpsc::channel(COPY_QUEUE);
         let mut session = Self::new(
@@ -114,6 +115,7 @@ impl Session {
         )
         .with_tables(tables, trees, copies_in, copies)
         .with_connection(connection);
+        session.ddl_secret = ddl_secret;
         session.sweep_strays();
         // Before the first message is taken: it may be theirs.
         for (registered, copy) in interrupted {
@@ -311,7 +313,7 @@ async fn reload(
     let (namespace, name) = registered.lake_name();
     let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
     let spec = Arc::new(lake.spec().clone());
-    let columns = Columns::new(described.projection.columns, seen);
+    let columns = Columns::new(described.projection.columns, seen, config.lake.unrepresentable);
     let mut streaming =
         Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;

@@ -1,11 +1,11 @@
 //! Answers into bytes, off the engine's loop.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{Field, Schema};
+use iceberg_writer::ColumnSpec;
 use lake_protocol::{Column, DataFile, Pin, PinnedTable, Response, Section, encode_header, encode_section};
 
 use crate::Result;
@@ -53,6 +53,7 @@ fn table(pin: &TablePin) -> PinnedTable {
                 name: column.name.clone(),
                 type_oid: column.type_oid,
                 typmod: column.typmod,
+                companion: column.companion.then(|| column.companion_id()),
             })
             .collect(),
         files: pin
@@ -86,16 +87,13 @@ fn deleted(pin: &TablePin) -> Result<Vec<u8>> {
 
 fn fresh(pin: &TablePin) -> Result<Vec<u8>> {
     let Some(first) = pin.fresh.first() else { return Ok(Vec::new()) };
-    // Named by field id: two columns whose names differ in case only are one name to DuckDB.
-    let fields: Vec<Field> = first
-        .schema()
-        .fields()
-        .iter()
-        .zip(&pin.spec.columns)
-        .map(|(field, column)| {
-            Field::new(format!("c{}", column.field_id), field.data_type().clone(), true).with_metadata(HashMap::new())
-        })
-        .collect();
+    // Named by field id: two columns whose names differ in case only are one name to DuckDB. Companions are behind them.
+    let schema = first.schema();
+    let companions = pin.spec.columns.iter().filter(|column| column.companion).map(ColumnSpec::companion_id);
+    let ids = pin.spec.columns.iter().map(|column| column.field_id).chain(companions);
+    let fields = schema.fields().iter().zip(ids);
+    let fields: Vec<Field> =
+        fields.map(|(field, id)| Field::new(format!("c{id}"), field.data_type().clone(), true)).collect();
     let schema = Arc::new(Schema::new(fields));
     let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(broken)?;
     for batch in &pin.fresh {

@@ -303,6 +303,7 @@ async fn columns(
             type_oid: row.get(2),
             typmod: row.get(3),
             required: key.contains(&attnum),
+            companion: false,
         });
     }
     Ok((columns, left_out))

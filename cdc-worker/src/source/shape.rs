@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 
 use iceberg_writer::{Lsn, PgType, TypeFacts};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Statement};
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 use crate::table::{Attribute, Shape};
+
+use super::identifier::quote;
 
 /// The columns of tables. Of a partitioned one, a column has missing values where one of its partitions says so.
 const READ: &str = "SELECT c.oid, c.relfilenode, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, \
@@ -103,6 +106,77 @@ impl Looks {
         let rows = client.query(statement, &[&relations]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
+}
+
+/// What the extension's event trigger tells of a table: the same as [`READ`] gives, as `lake_catalog.columns_told` writes it.
+#[derive(Deserialize)]
+struct Told {
+    file: u32,
+    columns: Vec<ToldColumn>,
+}
+
+#[derive(Deserialize)]
+struct ToldColumn {
+    number: i16,
+    name: String,
+    type_oid: u32,
+    typmod: i32,
+    dropped: bool,
+    sent: bool,
+    missing: bool,
+    stamp: i64,
+    /// What its type is made from; all four or none.
+    base: Option<u32>,
+    base_typmod: Option<i32>,
+    is_enum: Option<bool>,
+    is_text: Option<bool>,
+}
+
+/// Reads what the event trigger told.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`] when that is not to be understood.
+pub(crate) fn of_told(told: &str) -> Result<Shape> {
+    let Told { file, columns } = serde_json::from_str(told).map_err(|error| {
+        Error::new(ErrorKind::Protocol, "what the event trigger tells of a table is not to be understood")
+            .with_hint("is the extension lake of another version than the engine?")
+            .with_source(error)
+    })?;
+    let attribute = |column: ToldColumn| {
+        let facts = column.base.map(|oid| TypeFacts {
+            oid,
+            typmod: column.base_typmod.unwrap_or(-1),
+            is_enum: column.is_enum.unwrap_or_default(),
+            is_text: column.is_text.unwrap_or_default(),
+        });
+        let attribute = Attribute {
+            name: column.name,
+            type_oid: column.type_oid,
+            typmod: column.typmod,
+            held: facts.map(PgType::of),
+            dropped: column.dropped,
+            sent: column.sent,
+            missing: column.missing,
+            stamp: column.stamp,
+            command: None,
+        };
+        (column.number, attribute)
+    };
+    Ok(Shape { file, attributes: columns.into_iter().map(attribute).collect() })
+}
+
+/// What the event trigger's messages name. `None`: the extension is not there.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`].
+pub(crate) async fn ddl_secret(client: &Client, schema: &str) -> Result<Option<String>> {
+    let table = format!("{}.ddl_secret", quote(schema));
+    let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let secret = client.query_opt(&format!("SELECT secret::text FROM {table}"), &[]).await?;
+    Ok(secret.map(|row| row.get(0)))
 }
 
 /// Reads the columns of one table, as the client's transaction sees them. `None`: there is no such table.

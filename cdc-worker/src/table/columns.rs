@@ -255,6 +255,7 @@ fn next_column(spec: &TableSpec, column: &RelationColumn, number: i16, now: &Sha
         type_oid: column.type_oid,
         typmod: column.typmod,
         required: known.is_some_and(|known| known.required),
+        companion: known.is_some_and(|known| known.companion),
     })
 }
 

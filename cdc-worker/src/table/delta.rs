@@ -11,12 +11,12 @@ use arrow_array::types::Decimal128Type;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow_schema::{DataType, FieldRef, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use iceberg_writer::{ColumnSpec, TableSpec, WrittenFile};
+use iceberg_writer::{TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
 use crate::decode::message::Cell;
-use crate::decode::row::{OldRow, RowBuilder};
+use crate::decode::row::{OldRow, RowBuilder, field_id};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::equal_rows::EqualRows;
@@ -50,6 +50,8 @@ pub(super) struct Delta {
     pub(super) truncated: bool,
     /// Files whose rows Iceberg has not got: those of the initial copy, and those of [`Self::stage`].
     pub(super) staged: Vec<WrittenFile>,
+    /// Columns that have got a companion with a row here, by field id, until the table has it.
+    new_companions: Vec<i32>,
 }
 
 impl Delta {
@@ -118,11 +120,18 @@ impl Delta {
             Some(builder) => builder,
             None => self.builder.insert(RowBuilder::new(spec)?),
         };
-        builder.append(spec, cells, old)?;
+        if builder.append(spec, cells, old)? {
+            self.new_companions = builder.companions(spec);
+        }
         if builder.rows() >= SEAL_ROWS || builder.bytes() >= SEAL_BYTES {
             self.seal()?;
         }
         Ok(ordinal)
+    }
+
+    /// The columns that need a companion since the last call, by field id. [`Self::change_columns`] is to follow.
+    pub(super) fn new_companions(&mut self) -> Option<Vec<i32>> {
+        (!self.new_companions.is_empty()).then(|| std::mem::take(&mut self.new_companions))
     }
 
     /// Takes a live row of the delta out.
@@ -161,12 +170,12 @@ impl Delta {
     }
 
     /// Gives all rows other columns.
-    pub(super) fn change_columns(&mut self, from: &TableSpec, to: &TableSpec) -> Result<()> {
+    pub(super) fn change_columns(&mut self, to: &TableSpec) -> Result<()> {
         self.seal()?;
         self.builder = None;
         let schema = to.arrow_schema();
         for sealed in &mut self.sealed {
-            sealed.batch = with_columns(&sealed.batch, from, to, &schema)?;
+            sealed.batch = with_columns(&sealed.batch, &schema)?;
         }
         Ok(())
     }
@@ -227,11 +236,12 @@ impl Delta {
 }
 
 /// The same rows with other columns: those of the same field id, and NULL.
-fn with_columns(batch: &RecordBatch, from: &TableSpec, to: &TableSpec, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn with_columns(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let fail = |error| Error::new(ErrorKind::Table, "give rows in memory other columns").with_source(error);
-    let column = |(column, field): (&ColumnSpec, &FieldRef)| {
+    let known = batch.schema();
+    let column = |field: &FieldRef| {
         let wanted = field.data_type();
-        let Some(place) = from.columns.iter().position(|known| known.field_id == column.field_id) else {
+        let Some(place) = known.fields().iter().position(|known| field_id(known) == field_id(field)) else {
             return Ok(new_null_array(wanted, batch.num_rows()));
         };
         let array = batch.column(place);
@@ -244,7 +254,7 @@ fn with_columns(batch: &RecordBatch, from: &TableSpec, to: &TableSpec, schema: &
             _ => Ok(Arc::clone(array)),
         }
     };
-    let columns = to.columns.iter().zip(schema.fields()).map(column).collect::<Result<Vec<_>>>()?;
+    let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(fail)
 }
 
@@ -258,7 +268,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use arrow_array::types::Int64Type;
-    use iceberg_writer::PgType;
+    use iceberg_writer::{ColumnSpec, PgType};
     use proptest::prelude::*;
 
     use super::*;
@@ -272,6 +282,7 @@ mod tests {
             type_oid: 0,
             typmod: -1,
             required,
+            companion: false,
         };
         TableSpec {
             namespace: "public".to_owned(),
@@ -374,14 +385,29 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_iceberg_has_not_names_its_column() {
+    fn a_value_that_iceberg_has_not_is_kept_in_a_companion() {
         let mut spec = spec();
         spec.columns[1].pg_type = PgType::Date;
         let mut delta = Delta::default();
         let (id, infinity) = (1i64.to_be_bytes(), i32::MAX.to_be_bytes());
         let cells = [Cell::Binary(&id), Cell::Binary(&infinity)];
-        let error = delta.insert(&spec, b"k", &cells, None).unwrap_err();
-        assert!(error.report().contains("\"v\"") && error.report().contains("infinite date"), "{}", error.report());
-        assert!(error.hint().is_some());
+        let today = 0i32.to_be_bytes();
+        delta.insert(&spec, b"a", &[Cell::Binary(&id), Cell::Binary(&today)], None).unwrap();
+        assert_eq!(delta.new_companions(), None);
+        delta.seal().unwrap();
+        delta.insert(&spec, b"b", &[Cell::Binary(&id), Cell::Null], None).unwrap();
+        delta.insert(&spec, b"c", &cells, None).unwrap();
+        assert_eq!(delta.new_companions(), Some(vec![2]));
+        let grown = spec.with_companions([2]);
+        delta.change_columns(&grown).unwrap();
+        delta.insert(&grown, b"d", &cells, None).unwrap();
+        delta.insert(&grown, b"e", &[Cell::Binary(&id), Cell::Binary(&today)], None).unwrap();
+        assert_eq!(delta.new_companions(), None);
+        let batches = delta.live_batches().unwrap();
+        let rows = arrow_select::concat::concat_batches(&grown.arrow_schema(), &batches).unwrap();
+        let days: Vec<_> = rows.column(1).as_primitive::<arrow_array::types::Date32Type>().iter().collect();
+        assert_eq!(days, [Some(10_957), None, None, None, Some(10_957)]);
+        let companion: Vec<_> = rows.column_by_name("v__text").unwrap().as_string::<i32>().iter().collect();
+        assert_eq!(companion, [None, None, Some("infinity"), Some("infinity"), None]);
     }
 }

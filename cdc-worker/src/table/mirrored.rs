@@ -148,11 +148,17 @@ impl MirroredTable {
     /// # Errors
     /// [`ErrorKind::Table`] when a row cannot be given them, which [`super::follow`] rules out.
     pub(crate) fn change_columns(&mut self, spec: TableSpec, seen: &Seen) -> Result<()> {
-        self.delta.change_columns(&self.spec, &spec)?;
+        self.delta.change_columns(&spec)?;
         self.identity_columns = self.identity.columns(&spec);
         self.spec = Arc::new(spec);
         self.remember(seen);
         Ok(())
+    }
+
+    /// The columns whose last change needs a companion that they have not got, by field id: [`Self::change_columns`] is to
+    /// follow before the next change.
+    pub(crate) fn new_companions(&mut self) -> Option<Vec<i32>> {
+        self.delta.new_companions()
     }
 
     pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {

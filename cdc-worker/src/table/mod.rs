@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod columns;
+mod companions;
 mod delta;
 mod equal_rows;
 mod identity;
@@ -22,6 +23,7 @@ mod overlap;
 pub(crate) mod remark;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
+pub(crate) use delta::with_columns;
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
 pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Step, TablePin};

@@ -280,6 +280,7 @@ mod tests {
             type_oid: 0,
             typmod: -1,
             required: field_id == 1,
+            companion: false,
         };
         let columns =
             vec![column("k", 1, PgType::Int8), column("v", 2, PgType::Int8), column("large", 3, PgType::Text)];

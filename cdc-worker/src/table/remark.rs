@@ -22,6 +22,9 @@ struct Column {
     type_oid: u32,
     typmod: i32,
     held: PgType,
+    /// Whether it has a companion.
+    #[serde(default)]
+    companion: bool,
 }
 
 /// A table's columns as text.
@@ -32,6 +35,7 @@ pub(crate) fn of(spec: &TableSpec, seen: &Seen) -> String {
         type_oid: column.type_oid,
         typmod: column.typmod,
         held: column.pg_type,
+        companion: column.companion,
     });
     let key = spec.key.iter().filter_map(|&index| Some(spec.columns.get(index)?.field_id)).collect();
     let remark = Remark { columns: columns.collect(), key, seen: seen.clone() };
@@ -49,6 +53,7 @@ pub(crate) fn read(text: &str, namespace: &str, name: &str) -> Option<(TableSpec
         pg_type: column.held,
         type_oid: column.type_oid,
         typmod: column.typmod,
+        companion: column.companion,
     });
     let columns: Vec<ColumnSpec> = columns.collect();
     let place = |number: &i32| columns.iter().position(|column| column.field_id == *number);
@@ -73,6 +78,7 @@ mod tests {
             type_oid,
             typmod,
             required,
+            companion: name == "price",
         };
         let columns = vec![
             column("a \"quoted\" näme", 1, 23, -1, true),

@@ -259,6 +259,7 @@ mod tests {
             type_oid: 20,
             typmod: -1,
             required: true,
+            companion: false,
         };
         let spec =
             TableSpec { namespace: "public".to_owned(), name: "t".to_owned(), columns: vec![column], key: vec![0] };

@@ -132,12 +132,17 @@ impl Deparser {
         }
         let sql = Sql::from(format!("{}.c{}", source.alias, var.varattno));
         match source.kind {
-            SourceKind::Table(table) => {
+            SourceKind::Table { table, marker } => {
+                // SAFETY: a column of the marker that it was parsed with.
+                if unsafe { crate::companion::is_declared(marker, var.varattno, var.vartype) } {
+                    return NotSent::because("a column with values that DuckDB's type has not");
+                }
                 if scan_type(var.vartype, var.vartypmod).is_none() {
                     return NotSent::because(format!("a column of type {}", type_name(var.vartype)));
                 }
                 let (attnum, type_oid) = (var.varattno, var.vartype.to_u32());
-                self.read_column(table, PlanColumn { attnum, type_oid, typmod: var.vartypmod });
+                let typmod = var.vartypmod;
+                self.read_column(table, PlanColumn { attnum, type_oid, typmod, as_text: false });
                 Ok(Typed::new(sql, var.vartype, decimal_of_typmod(var.vartypmod)))
             }
             SourceKind::Columns(columns) => {

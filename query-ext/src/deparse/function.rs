@@ -88,7 +88,14 @@ impl Deparser {
                         return NotSent::because(format!("extract from {}", type_name(operand.oid)));
                     }
                     // An integer on DuckDB's side; a numeric without fraction on Postgres's.
-                    let sql = Sql::from(format!("CAST(date_part('{field}', ")) + operand.sql + ") AS DECIMAL(10,0))";
+                    let part = Sql::from(format!("CAST(date_part('{field}', ")) + operand.sql.clone();
+                    let mut sql = part + ") AS DECIMAL(10,0))";
+                    if field == "year" {
+                        // Of an infinite moment all fields are NULL on both sides, but those that grow with time.
+                        self.throws = true;
+                        let infinite = Sql::from("(CASE WHEN NOT isfinite(") + operand.sql;
+                        sql = infinite + ") THEN error('an infinite year') ELSE " + sql + " END)";
+                    }
                     Ok(Typed::new(sql, result, Some((10, 0))))
                 }
                 _ => NotSent::because(format!("function {name}")),

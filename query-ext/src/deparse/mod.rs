@@ -72,8 +72,13 @@ struct Source {
 
 #[derive(Debug, Clone)]
 enum SourceKind {
-    /// A mirrored table; the index into [`Deparser::tables`].
-    Table(usize),
+    /// A mirrored table.
+    Table {
+        /// The index into [`Deparser::tables`].
+        table: usize,
+        /// `lake.<name>`.
+        marker: pg_sys::Oid,
+    },
     /// A sub-query: its columns by number.
     Columns(Vec<(pg_sys::Oid, Decimal)>),
 }
@@ -168,7 +173,7 @@ impl Deparser {
         let source = unsafe { marker::source_of(relation) }.to_u32();
         let name = format!("lake.{}", marker::name_of(relation));
         self.tables.push(PlanTable { source, name, columns: Vec::new() });
-        let alias = self.add_source(varno, SourceKind::Table(index));
+        let alias = self.add_source(varno, SourceKind::Table { table: index, marker: relation });
         Sql(vec![crate::lake_plan::Piece::Table(index)]) + &format!(" AS {alias}")
     }
 

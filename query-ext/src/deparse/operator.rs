@@ -114,11 +114,13 @@ impl Deparser {
             (Some(Family::Day), Some(Family::Day))
                 if name == "-" && left.oid == pg_sys::DATEOID && right.oid == pg_sys::DATEOID =>
             {
-                return Ok(Typed::new(
-                    Sql::from("CAST(date_diff('day', ") + right.sql + ", " + left.sql + ") AS INTEGER)",
-                    result,
-                    None,
-                ));
+                // An error in Postgres when one is infinite, and NULL in DuckDB.
+                self.throws = true;
+                let sql =
+                    Sql::from("(CASE WHEN NOT isfinite(") + left.sql.clone() + ") OR NOT isfinite(" + right.sql.clone();
+                let sql = sql + ") THEN error('cannot subtract infinite dates') ELSE CAST(date_diff('day', ";
+                let sql = sql + right.sql + ", " + left.sql + ") AS INTEGER) END)";
+                return Ok(Typed::new(sql, result, None));
             }
             _ => return refuse(),
         }

@@ -45,7 +45,7 @@ pub(crate) async fn copy(client: &Client, table: &str) -> Copied {
             2950 => format!("replace({name}::text, '-', '')"),
             _ => format!("{name}::text"),
         });
-        columns.push(Column { attnum, field_id: i32::from(attnum), name, type_oid, typmod });
+        columns.push(Column { attnum, field_id: i32::from(attnum), name, type_oid, typmod, companion: None });
     }
     let rows = client.query(&format!("SELECT {} FROM {table} ORDER BY 1", expressions.join(", ")), &[]).await.unwrap();
     let mut fields = Vec::new();

@@ -1,11 +1,14 @@
 //! The end-to-end suite: real servers, the real worker, foreign readers. One binary, so that it links once.
 
+mod extension_columns;
 mod extension_crash;
 mod extension_mirror;
 mod extension_refusals;
 mod extension_types;
 mod harness;
 mod mirror;
+mod worker_changes;
+mod worker_companions;
 mod worker_copy;
 mod worker_crash;
 mod worker_handoff;

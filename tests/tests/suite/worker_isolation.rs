@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually, exit_code};
 
+use crate::worker_companions::STOP;
 use crate::{CATCH_UP, TEST_LIMIT};
 
 /// Waits until the table has stopped, and returns why, with the hint.
@@ -37,7 +38,8 @@ async fn a_value_that_iceberg_cannot_hold_stops_one_table_and_resync_brings_it_b
             )
             .await?;
         Source::publish(&postgres, &["public.bad", "public.fine", "public.other"]).await?;
-        let config = WorkerConfig::new(&postgres, "one", &["public.bad", "public.fine"])?;
+        let mut config = WorkerConfig::new(&postgres, "one", &["public.bad", "public.fine"])?;
+        config.lake = STOP.to_owned();
         let mut worker = Worker::start(&config, &postgres).await?;
         let oracle = Oracle::new(&postgres);
 

@@ -41,7 +41,7 @@ fn changes(name: &str, time: u32) -> [String; 6] {
 
 /// Holds the worker in its copies when so many parts of each table are done: from their beginning on it is let go on for
 /// some milliseconds at a time.
-async fn hold_after_parts(postgres: &Postgres, worker: &Worker, tables: i64, parts: i64) -> Result<()> {
+pub(crate) async fn hold_after_parts(postgres: &Postgres, worker: &Worker, tables: i64, parts: i64) -> Result<()> {
     let client = postgres.client().await?;
     let begun = Instant::now();
     // Before the first start there is no registry.

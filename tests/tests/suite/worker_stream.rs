@@ -255,37 +255,6 @@ async fn a_small_memory_budget_is_kept_through_a_copy_and_a_large_transaction() 
 }
 
 #[tokio::test]
-async fn a_value_that_iceberg_cannot_hold_stops_its_table_alone() -> Result<()> {
-    bounded(TEST_LIMIT, async {
-        let tables = ["public.bad", "public.good"];
-        let schema =
-            "CREATE TABLE bad (id int PRIMARY KEY, amount numeric(10,2)); CREATE TABLE good (id int PRIMARY KEY);
-                      INSERT INTO bad VALUES (1, 1.5)";
-        let (postgres, mut worker, oracle) = mirrored(schema, &tables).await?;
-        postgres.batch("BEGIN; INSERT INTO bad VALUES (2, 'NaN'); INSERT INTO good VALUES (1); COMMIT").await?;
-        eventually("the table is in error", CATCH_UP, async || {
-            let sql = "SELECT error || ' / ' || error_hint FROM lake_catalog.mirrored_tables
-                       WHERE source_table = 'bad' AND state = 'errored'";
-            let rows = postgres.rows(sql).await?;
-            let Some(Some(text)) = rows.first().map(|row| row[0].clone()) else { return Ok(None) };
-            ensure!(text.contains("amount") && text.contains("NaN"), "error and hint: {text}");
-            Ok(Some(()))
-        })
-        .await?;
-        postgres.batch("INSERT INTO good SELECT generate_series(2, 100); INSERT INTO bad VALUES (3, 3)").await?;
-        let rows = oracle.assert_equal(&postgres, &["public.good"], CATCH_UP).await?;
-        ensure!(rows == 100, "{rows} rows");
-        ensure!(
-            oracle.value("SELECT count(*) FROM {public.bad}").await? == "1",
-            "the table in error must stay where it was"
-        );
-        ensure!(worker.runs()?, "the worker has ended");
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
 async fn tables_without_changes_do_not_hold_the_slot_back() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let schema = "CREATE TABLE idle (id int PRIMARY KEY); CREATE TABLE foreign_to_us (id int, pad text)";

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use lake_tests::{Oracle, Postgres, Source, Worker, WorkerConfig, bounded, eventually};
 
+use crate::worker_companions::STOP;
 use crate::worker_copy::ALL_TYPES;
 use crate::{CATCH_UP, TEST_LIMIT};
 
@@ -244,6 +245,7 @@ async fn a_database_in_another_encoding_is_mirrored_in_utf8() -> Result<()> {
         Source::publish(&postgres, &tables).await?;
         // A stream of binary values, then one of text.
         let mut config = WorkerConfig::new(&postgres, "one", &tables[..1])?;
+        config.lake = STOP.to_owned();
         let worker = Worker::start(&config, &postgres).await?;
         let oracle = Oracle::new(&postgres);
         let more = |by: u32| format!("INSERT INTO native SELECT id + {by}, \"é\" || {by}, 'ÿ', b FROM native WHERE id < 3");

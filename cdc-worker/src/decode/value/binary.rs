@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use iceberg_writer::PgType;
 
 use super::moment::{DAY_MICROS, date, timestamp};
-use super::{Value, ValueError, byte, double, float, numeric, string, utf8};
+use super::{Value, ValueError, byte, double, exact, float, numeric, string, utf8};
 
 /// `jsonb_send` puts this version before the text.
 const JSONB_VERSION: u8 = 1;
@@ -29,6 +29,7 @@ pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError>
         PgType::Xid8 => Value::Decimal(i128::from(u64::from_be_bytes(fixed(raw)?))),
         PgType::Float4 => float(f32::from_be_bytes(fixed(raw)?)),
         PgType::Float8 => double(f64::from_be_bytes(fixed(raw)?)),
+        PgType::Numeric { .. } if numeric::is_nan(raw) => exact("NaN"),
         PgType::Numeric { scale, .. } => Value::Decimal(numeric::unscaled(raw, scale)?),
         PgType::NumericText => Value::Text(Cow::Owned(numeric::print(raw)?)),
         PgType::Text | PgType::Varchar | PgType::Json | PgType::SameText | PgType::Enum => string(utf8(raw)?),
@@ -45,10 +46,11 @@ pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError>
         PgType::Uuid => Value::Uuid(fixed(raw)?),
         PgType::Date => date(i32::from_be_bytes(fixed(raw)?))?,
         PgType::Time => match i64::from_be_bytes(fixed(raw)?) {
-            DAY_MICROS => return Err(ValueError::NotRepresentable("24:00:00")),
+            DAY_MICROS => exact("24:00:00"),
             micros => Value::Long(micros),
         },
-        PgType::Timestamp | PgType::Timestamptz => timestamp(i64::from_be_bytes(fixed(raw)?))?,
+        PgType::Timestamp => timestamp(i64::from_be_bytes(fixed(raw)?), false),
+        PgType::Timestamptz => timestamp(i64::from_be_bytes(fixed(raw)?), true),
         PgType::TextForm => return Err(ValueError::NotText),
     })
 }

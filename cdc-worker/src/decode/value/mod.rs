@@ -14,7 +14,7 @@ use std::fmt;
 
 use iceberg_writer::{PgType, TableSpec};
 
-pub(super) use moment::{EPOCH_DAYS, EPOCH_MICROS};
+pub(super) use moment::{EPOCH_DAYS, since_1970};
 
 /// A value as Iceberg holds it, borrowed where its bytes are those that arrived.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,12 +31,14 @@ pub(crate) enum Value<'a> {
     Text(Cow<'a, str>),
     Bytes(Cow<'a, [u8]>),
     Uuid([u8; 16]),
+    /// What Iceberg's type has not, as Postgres prints it: `infinity`, `NaN`, `24:00:00`.
+    Exact(Cow<'a, str>),
 }
 
 /// Why a value cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ValueError {
-    /// Iceberg's type has no such value; the name of what it is.
+    /// Not a value of the column's type; the name of what it is.
     NotRepresentable(&'static str),
     /// Not the bytes that the type's send or output function makes.
     Malformed,
@@ -49,7 +51,7 @@ pub(crate) enum ValueError {
 impl fmt::Display for ValueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRepresentable(what) => write!(f, "holds {what}, which the Iceberg type has not"),
+            Self::NotRepresentable(what) => write!(f, "holds {what}, which its type has not"),
             Self::Malformed => f.write_str("arrived in an unexpected format"),
             Self::Encoding => f.write_str("is not valid UTF-8"),
             Self::NotText => f.write_str("arrived in a binary format, though its text is what is kept"),
@@ -82,6 +84,11 @@ fn string(text: &str) -> Value<'_> {
     Value::Text(Cow::Borrowed(text))
 }
 
+/// A value that Iceberg's type has not, as Postgres prints it.
+fn exact(text: &str) -> Value<'_> {
+    Value::Exact(Cow::Borrowed(text))
+}
+
 /// A `"char"`: the character, or `\ooo` for a byte that is none by itself, as Postgres prints it.
 fn byte(byte: u8) -> Value<'static> {
     Value::Text(match byte {
@@ -100,6 +107,9 @@ fn double(value: f64) -> Value<'static> {
     Value::Double(if value.is_nan() { f64::NAN } else { value })
 }
 
+/// Set in the length of a key part that is exact text: what the column's own type has is never so long.
+const EXACT_PART: u32 = 1 << 31;
+
 /// Appends the canonical bytes of a key part: a length and the value's bits, so that no two keys share bytes.
 ///
 /// Postgres's unique index may call values equal that differ here (`1.0` and `1.00`, `0` and `-0`, letters of `citext`). That
@@ -107,9 +117,12 @@ fn double(value: f64) -> Value<'static> {
 /// bytes by which the row was entered.
 pub(crate) fn write_key_part(value: &Value<'_>, key: &mut Vec<u8>) {
     fn part(bytes: &[u8], key: &mut Vec<u8>) {
-        // A key part is at most an index row, far below 4 GiB.
+        marked(bytes, 0, key);
+    }
+    fn marked(bytes: &[u8], mark: u32, key: &mut Vec<u8>) {
+        // A key part is at most an index row, and a value at most 1 GB.
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        key.extend_from_slice(&length.to_be_bytes());
+        key.extend_from_slice(&(length | mark).to_be_bytes());
         key.extend_from_slice(bytes);
     }
     match value {
@@ -123,6 +136,7 @@ pub(crate) fn write_key_part(value: &Value<'_>, key: &mut Vec<u8>) {
         Value::Text(value) => part(value.as_bytes(), key),
         Value::Bytes(value) => part(value, key),
         Value::Uuid(value) => part(value, key),
+        Value::Exact(text) => marked(text.as_bytes(), EXACT_PART, key),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dates and times: Postgres counts from 2000, Iceberg from 1970; and the ISO text of both.
 
-use super::{Value, ValueError};
+use super::{Value, ValueError, exact};
 
 /// Days from 1970-01-01 (Iceberg) to 2000-01-01 (Postgres).
 pub(in crate::decode) const EPOCH_DAYS: i32 = 10_957;
@@ -9,31 +9,52 @@ pub(in crate::decode) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// `24:00:00`, which Postgres has and Iceberg's `time` has not.
 pub(super) const DAY_MICROS: i64 = 86_400_000_000;
 
-const INFINITE_DATE: ValueError = ValueError::NotRepresentable("an infinite date");
-const INFINITE_TIMESTAMP: ValueError = ValueError::NotRepresentable("an infinite timestamp");
-const FAR_TIMESTAMP: ValueError = ValueError::NotRepresentable("a timestamp out of range");
+/// How Postgres prints the greatest and the least of a type.
+const INFINITE: &str = "infinity";
+const MINUS_INFINITE: &str = "-infinity";
 
 /// A date as days since 2000.
 pub(super) fn date(days: i32) -> Result<Value<'static>, ValueError> {
-    if days == i32::MAX || days == i32::MIN {
-        return Err(INFINITE_DATE);
+    match days {
+        i32::MAX => return Ok(exact(INFINITE)),
+        i32::MIN => return Ok(exact(MINUS_INFINITE)),
+        _ => {}
     }
     let shifted = days.checked_add(EPOCH_DAYS).ok_or(ValueError::NotRepresentable("a date out of range"))?;
     Ok(Value::Int(shifted))
 }
 
-/// A timestamp as microseconds since 2000.
-pub(super) fn timestamp(micros: i64) -> Result<Value<'static>, ValueError> {
-    if micros == i64::MAX || micros == i64::MIN {
-        return Err(INFINITE_TIMESTAMP);
+/// A timestamp as microseconds since 2000, with a zone, which is UTC, or without.
+pub(super) fn timestamp(micros: i64, zoned: bool) -> Value<'static> {
+    match micros {
+        i64::MAX => exact(INFINITE),
+        i64::MIN => exact(MINUS_INFINITE),
+        _ => since_1970(micros).map_or_else(|| Value::Exact(print(micros, zoned).into()), Value::Long),
     }
-    Ok(Value::Long(micros.checked_add(EPOCH_MICROS).ok_or(FAR_TIMESTAMP)?))
+}
+
+/// Microseconds since 1970. Counted from there, the last thirty of Postgres's 294,276 years are more than 64 bits; and the
+/// greatest number of all is what DuckDB takes for infinity.
+pub(in crate::decode) fn since_1970(micros: i64) -> Option<i64> {
+    micros.checked_add(EPOCH_MICROS).filter(|micros| *micros < i64::MAX)
+}
+
+/// What Postgres prints of a timestamp after 2000.
+fn print(micros: i64, zoned: bool) -> String {
+    let (year, month, day) = date_of_days(micros.div_euclid(DAY_MICROS) + i64::from(EPOCH_DAYS));
+    let of_day = micros.rem_euclid(DAY_MICROS);
+    let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:06}") };
+    let zone = if zoned { "+00" } else { "" };
+    let fraction = fraction.trim_end_matches('0');
+    format!("{year:04}-{month:02}-{day:02} {hours:02}:{minutes:02}:{seconds:02}{fraction}{zone}")
 }
 
 /// `2024-02-29`, `12345-01-01`, `0044-03-15 BC`.
 pub(super) fn date_of_text(text: &str) -> Result<Value<'static>, ValueError> {
-    if is_infinite(text) {
-        return Err(INFINITE_DATE);
+    if let Some(infinite) = infinite(text) {
+        return Ok(infinite);
     }
     let (text, before_christ) = era(text);
     let days = days(text, before_christ)?;
@@ -43,25 +64,25 @@ pub(super) fn date_of_text(text: &str) -> Result<Value<'static>, ValueError> {
 /// `23:59:59.999999`.
 pub(super) fn time_of_text(text: &str) -> Result<Value<'static>, ValueError> {
     match clock(text)? {
-        DAY_MICROS => Err(ValueError::NotRepresentable("24:00:00")),
+        DAY_MICROS => Ok(exact("24:00:00")),
         micros => Ok(Value::Long(micros)),
     }
 }
 
 /// `2024-02-29 12:00:00.5`, with ` BC` perhaps, and with `+00` when it has a zone: that of `source::settings` is UTC.
-pub(super) fn timestamp_of_text(text: &str, zoned: bool) -> Result<Value<'static>, ValueError> {
-    if is_infinite(text) {
-        return Err(INFINITE_TIMESTAMP);
+pub(super) fn timestamp_of_text(printed: &str, zoned: bool) -> Result<Value<'_>, ValueError> {
+    if let Some(infinite) = infinite(printed) {
+        return Ok(infinite);
     }
-    let (text, before_christ) = era(text);
+    let (text, before_christ) = era(printed);
     let text = if zoned { text.strip_suffix("+00").ok_or(ValueError::Malformed)? } else { text };
     let (day, time) = text.split_once(' ').ok_or(ValueError::Malformed)?;
     let micros = i128::from(days(day, before_christ)?) * i128::from(DAY_MICROS) + i128::from(clock(time)?);
-    Ok(Value::Long(i64::try_from(micros).map_err(|_| FAR_TIMESTAMP)?))
+    Ok(i64::try_from(micros).ok().filter(|micros| *micros < i64::MAX).map_or_else(|| exact(printed), Value::Long))
 }
 
-fn is_infinite(text: &str) -> bool {
-    matches!(text, "infinity" | "-infinity")
+fn infinite(text: &str) -> Option<Value<'static>> {
+    [INFINITE, MINUS_INFINITE].into_iter().find(|infinite| *infinite == text).map(exact)
 }
 
 fn era(text: &str) -> (&str, bool) {
@@ -91,6 +112,17 @@ fn days(text: &str, before_christ: bool) -> Result<i64, ValueError> {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     Ok(era * 146_097 + day_of_era - 719_468)
+}
+
+/// Year, month and day, years after Christ, by days since 1970: the way back of [`days`].
+fn date_of_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
 /// Microseconds since midnight.

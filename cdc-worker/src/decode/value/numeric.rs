@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use super::ValueError;
 
 const TOO_WIDE: ValueError = ValueError::NotRepresentable("a numeric wider than its column");
-const NAN: ValueError = ValueError::NotRepresentable("NaN");
 const INFINITE: ValueError = ValueError::NotRepresentable("an infinite numeric");
 
 /// `numeric_send`: number of base-10000 digits, weight of the first, sign, display scale, the digits.
@@ -46,13 +45,18 @@ impl<'a> Sent<'a> {
 }
 
 const NEGATIVE: u16 = 0x4000;
+const NAN: u16 = 0xC000;
+
+/// Whether the binary format is that of `NaN`.
+pub(super) fn is_nan(raw: &[u8]) -> bool {
+    Sent::parse(raw).is_ok_and(|sent| sent.sign == NAN)
+}
 
 /// The value times 10^scale, from the binary format.
 pub(super) fn unscaled(raw: &[u8], scale: u8) -> Result<i128, ValueError> {
     let sent = Sent::parse(raw)?;
     match sent.sign {
         0 | NEGATIVE => {}
-        0xC000 => return Err(NAN),
         0xD000 | 0xF000 => return Err(INFINITE),
         _ => return Err(ValueError::Malformed),
     }
@@ -80,7 +84,6 @@ pub(super) fn unscaled(raw: &[u8], scale: u8) -> Result<i128, ValueError> {
 /// The value times 10^scale, from the text format.
 pub(super) fn unscaled_of_text(text: &str, scale: u8) -> Result<i128, ValueError> {
     match text {
-        "NaN" => return Err(NAN),
         "Infinity" | "-Infinity" => return Err(INFINITE),
         _ => {}
     }
@@ -114,7 +117,7 @@ pub(super) fn print(raw: &[u8]) -> Result<String, ValueError> {
     match sent.sign {
         0 => {}
         NEGATIVE => text.push('-'),
-        0xC000 => return Ok("NaN".to_owned()),
+        NAN => return Ok("NaN".to_owned()),
         0xD000 => return Ok("Infinity".to_owned()),
         0xF000 => return Ok("-Infinity".to_owned()),
         _ => return Err(ValueError::Malformed),

@@ -11,6 +11,10 @@ fn text(text: &str) -> Value<'_> {
     Value::Text(text.into())
 }
 
+fn exact(text: &str) -> Value<'_> {
+    Value::Exact(text.into())
+}
+
 fn numeric_bytes(digits: &[u16], weight: i16, sign: u16, dscale: u16) -> Vec<u8> {
     let mut raw = Vec::new();
     for word in [u16::try_from(digits.len()).unwrap(), weight.cast_unsigned(), sign, dscale] {
@@ -29,17 +33,52 @@ fn numerics_are_exact_or_refused() {
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[5000], -1, 0x4000, 2)), Ok(Value::Decimal(-50)));
     assert_eq!(read(decimal(10, 2), &numeric_bytes(&[], 0, 0, 0)), Ok(Value::Decimal(0)));
     assert!(matches!(read(decimal(10, 2), &numeric_bytes(&[5050], -1, 0, 3)), Err(ValueError::NotRepresentable(_))));
-    assert_eq!(read(decimal(10, 2), &numeric_bytes(&[], 0, 0xC000, 0)), Err(ValueError::NotRepresentable("NaN")));
+    assert_eq!(read(decimal(10, 2), &numeric_bytes(&[], 0, 0xC000, 0)), Ok(exact("NaN")));
     assert!(matches!(read(decimal(38, 0), &numeric_bytes(&[9], 20, 0, 0)), Err(ValueError::NotRepresentable(_))));
     assert_eq!(read(decimal(10, 2), &[0, 1, 0]), Err(ValueError::Malformed));
 }
 
+/// The value's printed form comes to the same, in either format.
 #[test]
-fn what_iceberg_has_not_is_refused() {
-    assert!(read(PgType::Date, &i32::MAX.to_be_bytes()).is_err());
-    assert!(read(PgType::Timestamp, &i64::MIN.to_be_bytes()).is_err());
-    assert!(read(PgType::Timestamptz, &(i64::MAX - 1).to_be_bytes()).is_err());
-    assert!(read(PgType::Time, &DAY_MICROS.to_be_bytes()).is_err());
+fn what_iceberg_has_not_is_kept_as_it_is_printed() {
+    // The last microsecond that Postgres has.
+    const LAST: i64 = 9_223_371_331_199_999_999;
+    for (pg_type, raw, printed) in [
+        (PgType::Date, &i32::MAX.to_be_bytes()[..], "infinity"),
+        (PgType::Date, &i32::MIN.to_be_bytes(), "-infinity"),
+        (PgType::Timestamp, &i64::MAX.to_be_bytes(), "infinity"),
+        (PgType::Timestamptz, &i64::MIN.to_be_bytes(), "-infinity"),
+        (PgType::Timestamp, &LAST.to_be_bytes(), "294276-12-31 23:59:59.999999"),
+        (PgType::Timestamptz, &(LAST - 1_999_999).to_be_bytes(), "294276-12-31 23:59:58+00"),
+        (PgType::Timestamptz, &(LAST - 99_999).to_be_bytes(), "294276-12-31 23:59:59.9+00"),
+        (PgType::Time, &DAY_MICROS.to_be_bytes(), "24:00:00"),
+        (PgType::Numeric { precision: 5, scale: 2 }, &numeric_bytes(&[], 0, 0xC000, 0), "NaN"),
+    ] {
+        assert_eq!(read(pg_type, raw), Ok(exact(printed)));
+        assert_eq!(read_text(pg_type, printed.as_bytes()), Ok(exact(printed)));
+    }
+    // The last but one that 64 bits have, counted from 1970, and the one after it.
+    let last = i64::MAX - 1 - 946_684_800_000_000;
+    assert_eq!(read(PgType::Timestamp, &last.to_be_bytes()), Ok(Value::Long(i64::MAX - 1)));
+    assert_eq!(read_text(PgType::Timestamp, b"294247-01-10 04:00:54.775806"), Ok(Value::Long(i64::MAX - 1)));
+    let beyond = "294247-01-10 04:00:54.775807";
+    assert_eq!(read(PgType::Timestamp, &(last + 1).to_be_bytes()), Ok(exact(beyond)));
+    assert_eq!(read_text(PgType::Timestamp, beyond.as_bytes()), Ok(exact(beyond)));
+}
+
+#[test]
+fn a_value_as_text_is_another_key_than_the_same_text() {
+    let key = |value: &Value<'_>| {
+        let mut key = Vec::new();
+        write_key_part(value, &mut key);
+        key
+    };
+    assert_ne!(key(&exact("NaN")), key(&text("NaN")));
+    assert_ne!(key(&exact("infinity")), key(&exact("-infinity")));
+}
+
+#[test]
+fn what_is_no_value_is_refused() {
     assert_eq!(read(PgType::Text, &[0xff]), Err(ValueError::Encoding));
     assert_eq!(read(PgType::Date, &0i32.to_be_bytes()), Ok(Value::Int(10_957)));
     assert_eq!(read(PgType::Jsonb, b"\x01{}"), Ok(text("{}")));
@@ -161,18 +200,10 @@ fn bytes_that_are_no_character_are_octal() {
 }
 
 #[test]
-fn what_iceberg_has_not_is_refused_in_text_too() {
-    for (pg_type, printed) in [
-        (PgType::Date, "infinity"),
-        (PgType::Timestamp, "-infinity"),
-        (PgType::Timestamptz, "infinity"),
-        (PgType::Time, "24:00:00"),
-        (PgType::Numeric { precision: 5, scale: 2 }, "NaN"),
-        (PgType::Numeric { precision: 5, scale: 2 }, "Infinity"),
-        (PgType::Timestamp, "294276-12-31 23:59:59.999999"),
-    ] {
-        assert!(matches!(read_text(pg_type, printed.as_bytes()), Err(ValueError::NotRepresentable(_))), "{printed}");
-    }
+fn what_is_no_value_is_refused_in_text_too() {
+    let printed = b"Infinity";
+    let refused = read_text(PgType::Numeric { precision: 5, scale: 2 }, printed);
+    assert!(matches!(refused, Err(ValueError::NotRepresentable(_))));
     assert_eq!(read_text(PgType::Text, &[0xff]), Err(ValueError::Encoding));
     assert_eq!(read(PgType::TextForm, b"\0\0"), Err(ValueError::NotText));
 }

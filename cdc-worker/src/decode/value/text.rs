@@ -7,7 +7,7 @@ use iceberg_writer::PgType;
 use uuid::Uuid;
 
 use super::moment::{date_of_text, time_of_text, timestamp_of_text};
-use super::{Value, ValueError, double, float, numeric, string, utf8};
+use super::{Value, ValueError, double, exact, float, numeric, string, utf8};
 
 /// Reads one value.
 pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError> {
@@ -27,6 +27,7 @@ pub(super) fn read(pg_type: PgType, raw: &[u8]) -> Result<Value<'_>, ValueError>
         // Postgres prints the shortest digits that tell the value from its neighbours.
         PgType::Float4 => float(parsed(text)?),
         PgType::Float8 => double(parsed(text)?),
+        PgType::Numeric { .. } if text == "NaN" => exact(text),
         PgType::Numeric { scale, .. } => Value::Decimal(numeric::unscaled_of_text(text, scale)?),
         PgType::Char => string(text.trim_end_matches(' ')),
         PgType::Bytea => {

@@ -26,6 +26,7 @@ mod session;
 mod share;
 mod snapshot;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,7 +38,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Result;
-use crate::config::SourceConfig;
+use crate::config::{SourceConfig, Unrepresentable};
 use crate::error::{Error, ErrorKind};
 use crate::table::{CopiedFile, PositionIndex, Seen};
 
@@ -60,6 +61,8 @@ pub(crate) struct CopyJob {
     pub(crate) attempt: Uuid,
     /// A file is closed at about this size.
     pub(crate) file_bytes: usize,
+    /// What becomes of values that Iceberg's types have not.
+    pub(crate) unrepresentable: Unrepresentable,
     /// How long a snapshot is kept.
     pub(crate) snapshot_age: Duration,
     /// Rows so far, for `lake.lag`.
@@ -89,6 +92,8 @@ pub(crate) struct Copied {
     pub(crate) exact_from: Lsn,
     pub(crate) rows: u64,
     pub(crate) files: Vec<CopiedFile>,
+    /// The columns that have a companion in some file, by field id.
+    pub(crate) companions: BTreeSet<i32>,
     /// The catalog on its columns, as its snapshot has it.
     pub(crate) seen: Seen,
     /// The partitions that were copied, of a partitioned table.
@@ -152,10 +157,12 @@ impl CopyJob {
             }
             if todo.are_taken() {
                 let from = progress.from().unwrap_or(consistent_point);
+                let companions = progress.companions();
                 let files = reconcile::files(&job, progress, consistent_point).await?;
                 let rows = files.iter().map(|copied| copied.file.rows - copied.superseded.len()).sum();
                 let reader = reader.map(|client| KeyReader::new(client, &job.table));
-                return Ok(Copied { from, exact_from: consistent_point, rows, files, seen, partitions, reader });
+                let exact_from = consistent_point;
+                return Ok(Copied { from, exact_from, rows, files, companions, seen, partitions, reader });
             }
             tracing::info!(table = job.table.shown(), "the copy takes a new snapshot");
             shares = Arc::into_inner(todo);

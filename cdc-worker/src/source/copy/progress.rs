@@ -4,6 +4,8 @@
 //! a copy goes on after a restart. That is worth something only while nothing has happened to the table that the stream
 //! does not tell: [`fingerprint`] is what must be as it was.
 
+use std::collections::BTreeSet;
+
 use iceberg_writer::{LakeTable, Lsn, WrittenFile};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,6 +33,8 @@ pub(crate) struct Part {
     pub(crate) as_of: Lsn,
     pub(crate) files: Vec<NumberedFile>,
     pub(crate) shares: Vec<Share>,
+    /// Columns with a companion in these files or others, by field id.
+    pub(crate) companions: BTreeSet<i32>,
 }
 
 /// What is done of a copy.
@@ -56,6 +60,8 @@ pub(crate) struct Abandoned {
 struct PartJson {
     files: Vec<String>,
     shares: Vec<Share>,
+    #[serde(default)]
+    companions: BTreeSet<i32>,
 }
 
 impl Part {
@@ -65,7 +71,8 @@ impl Part {
     /// [`ErrorKind::Lake`] when a file cannot be described.
     pub(crate) fn to_json(&self) -> Result<String> {
         let files = self.files.iter().map(|numbered| numbered.file.to_json()).collect::<Result<_, _>>()?;
-        serde_json::to_string(&PartJson { files, shares: self.shares.clone() }).map_err(damaged)
+        let (shares, companions) = (self.shares.clone(), self.companions.clone());
+        serde_json::to_string(&PartJson { files, shares, companions }).map_err(damaged)
     }
 }
 
@@ -75,7 +82,19 @@ impl Abandoned {
         self.parts.iter().map(|(as_of, _)| *as_of).min()
     }
 
-    /// Takes the copy over.
+    /// The columns that have a companion in its files, by field id.
+    ///
+    /// # Errors
+    /// As [`Self::progress`].
+    pub(crate) fn companions(&self) -> Result<BTreeSet<i32>> {
+        let mut companions = BTreeSet::new();
+        for (_, json) in &self.parts {
+            companions.extend(serde_json::from_str::<PartJson>(json).map_err(damaged)?.companions);
+        }
+        Ok(companions)
+    }
+
+    /// Takes the copy over. `lake` has the companions of its files.
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`] when what was kept is not to be understood.
@@ -84,13 +103,13 @@ impl Abandoned {
         let mut kept = self.parts.clone();
         kept.sort_by_key(|(as_of, _)| *as_of);
         for (as_of, json) in kept {
-            let PartJson { files, shares } = serde_json::from_str(&json).map_err(damaged)?;
+            let PartJson { files, shares, companions } = serde_json::from_str(&json).map_err(damaged)?;
             let mut numbered = Vec::with_capacity(files.len());
             for file in files {
                 numbered.push(NumberedFile { number, file: WrittenFile::from_json(lake, &file).map_err(damaged)? });
                 number += 1;
             }
-            parts.push(Part { as_of, files: numbered, shares });
+            parts.push(Part { as_of, files: numbered, shares, companions });
         }
         Ok(Progress { shape: Some(self.shape.clone()), parts })
     }
@@ -108,6 +127,10 @@ impl Progress {
 
     pub(crate) fn files(&self) -> impl Iterator<Item = &NumberedFile> {
         self.parts.iter().flat_map(|part| &part.files)
+    }
+
+    pub(super) fn companions(&self) -> BTreeSet<i32> {
+        self.parts.iter().flat_map(|part| part.companions.iter().copied()).collect()
     }
 
     pub(super) fn shares(&self) -> Vec<Share> {

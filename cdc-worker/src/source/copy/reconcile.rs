@@ -16,10 +16,11 @@ use super::progress::{NumberedFile, Progress};
 
 /// Puts the rows of files that an earlier process has copied into the index, which is empty.
 pub(super) async fn index(job: &CopyJob, progress: &Progress) -> Result<()> {
+    let lake = job.lake.with_companions(progress.companions());
     for parts in progress.parts.chunk_by(|a, b| a.as_of == b.as_of) {
         let mut index = IndexWriter::new(job.index.clone());
         for NumberedFile { number, file } in parts.iter().flat_map(|part| &part.files) {
-            each_stored_key(&job.warehouse, &job.lake, job.table.identity, &file.path, |row, key| {
+            each_stored_key(&job.warehouse, &lake, job.table.identity, &file.path, |row, key| {
                 index.put(key, Position { file: *number, row })
             })
             .await?;
@@ -31,6 +32,7 @@ pub(super) async fn index(job: &CopyJob, progress: &Progress) -> Result<()> {
 
 /// The copy's files by number, and which of their rows count no more.
 pub(super) async fn files(job: &CopyJob, progress: Progress, last: Lsn) -> Result<Vec<CopiedFile>> {
+    let lake = job.lake.with_companions(progress.companions());
     let parts = progress.parts.into_iter();
     let mut files: Vec<(NumberedFile, Lsn)> =
         parts.flat_map(|part| part.files.into_iter().map(move |file| (file, part.as_of))).collect();
@@ -42,7 +44,7 @@ pub(super) async fn files(job: &CopyJob, progress: Progress, last: Lsn) -> Resul
     for (NumberedFile { number, file }, as_of) in files {
         let mut superseded = RoaringTreemap::new();
         if as_of < last {
-            each_stored_key(&job.warehouse, &job.lake, job.table.identity, &file.path, |row, key| {
+            each_stored_key(&job.warehouse, &lake, job.table.identity, &file.path, |row, key| {
                 if job.index.get(key)? != Some(Position { file: number, row }) {
                     superseded.insert(u64::from(row));
                 }

@@ -112,6 +112,7 @@ impl Heap {
             type_oid: column.type_oid,
             typmod: column.typmod,
             required: number == 1,
+            companion: false,
         });
         TableSpec { namespace: "public".to_owned(), name: "t".to_owned(), columns: columns.collect(), key: vec![0] }
     }
