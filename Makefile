@@ -41,8 +41,8 @@ bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench
 
 .PHONY: soak
-soak: build ## random work and faults until heap and lake differ or the time is over (SECONDS=600 SEED=1)
-	@SOAK_SECONDS='$(SECONDS)' SEED='$(SEED)' $(RELEASE)/soak
+soak: build ## random work and faults until heap and lake differ or the time is over (SECONDS=600 SEED=1 ALTERS=1)
+	@SOAK_SECONDS='$(SECONDS)' SEED='$(SEED)' SOAK_ALTERS='$(ALTERS)' $(RELEASE)/soak
 
 .PHONY: lint
 lint: setup ## formatting and clippy, as CI checks them

@@ -1,4 +1,5 @@
-//! Random work and faults until the time is over, or until heap and lake differ. `SOAK_SECONDS` and `SEED` say how long, and which.
+//! Random work and faults until the time is over, or until heap and lake differ. `SOAK_SECONDS` and `SEED` say how long, and which,
+//! `SOAK_ALTERS=1` that half of it changes tables' columns.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,8 +34,9 @@ async fn run() -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
     let seed = setting("SEED")?.unwrap_or(now);
     println!("seed {seed}, {seconds} s");
-    let soak =
-        Soak { seed, lasting: Duration::from_secs(seconds), round: ROUND, directory: directory(&seed.to_string()) };
+    let alters = setting("SOAK_ALTERS")?.is_some_and(|wanted| wanted > 0);
+    let lasting = Duration::from_secs(seconds);
+    let soak = Soak { seed, lasting, alters, round: ROUND, directory: directory(&seed.to_string()) };
     let done = Box::pin(soak.run()).await?;
     println!("{} rounds, {} transactions: heap and lake were equal each time", done.rounds, done.committed);
     Ok(())

@@ -41,6 +41,8 @@ pub struct Soak {
     pub seed: u64,
     /// No round begins after this.
     pub lasting: Duration,
+    /// Half of the sessions change tables' columns, instead of one.
+    pub alters: bool,
     /// Work between two looks at the lake.
     pub round: Duration,
     /// The run's directory, which must not exist. It stays when the run fails.
@@ -74,11 +76,12 @@ impl Soak {
         let outcome = self.rounds(&postgres, &mut round).await;
         outcome.inspect_err(|_| postgres.keep_files()).with_context(|| {
             format!(
-                "seed {}, round {round}. Again: make soak SEED={} SECONDS={}. Journal, worker's log, server and warehouse are \
+                "seed {}, round {round}. Again: make soak SEED={} SECONDS={}{}. Journal, worker's log, server and warehouse are \
                  in {}",
                 self.seed,
                 self.seed,
                 self.lasting.as_secs(),
+                if self.alters { " ALTERS=1" } else { "" },
                 self.directory.display()
             )
         })
@@ -159,6 +162,7 @@ impl Soak {
                 kind: match number {
                     0 => Kind::Long,
                     1 => Kind::Alters,
+                    2 | 3 if self.alters => Kind::Alters,
                     _ => Kind::Short,
                 },
                 random: Random::new(seed),

@@ -21,6 +21,8 @@ const COLLISIONS: &[SqlState] = &[
     SqlState::T_R_SERIALIZATION_FAILURE,
     SqlState::UNIQUE_VIOLATION,
     SqlState::FOREIGN_KEY_VIOLATION,
+    // Of an identity column.
+    SqlState::NOT_NULL_VIOLATION,
     // Columns that others have changed.
     SqlState::DUPLICATE_COLUMN,
     SqlState::UNDEFINED_COLUMN,
@@ -28,6 +30,14 @@ const COLLISIONS: &[SqlState] = &[
     SqlState::INVALID_TEXT_REPRESENTATION,
     SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
     SqlState::STRING_DATA_RIGHT_TRUNCATION,
+    SqlState::INVALID_DATETIME_FORMAT,
+    SqlState::DATETIME_FIELD_OVERFLOW,
+    SqlState::CANNOT_COERCE,
+    SqlState::GENERATED_ALWAYS,
+    SqlState::SYNTAX_ERROR,
+    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+    SqlState::INVALID_COLUMN_DEFINITION,
+    SqlState::INVALID_TABLE_DEFINITION,
     SqlState::OBJECT_IN_USE,
     SqlState::TOO_MANY_COLUMNS,
 ];

@@ -13,6 +13,7 @@ async fn heap_and_lake_are_equal_after_every_round_of_random_work() -> Result<()
     bounded(TEST_LIMIT, async {
         let soak = Soak {
             seed: 5,
+            alters: false,
             lasting: Duration::from_secs(20),
             round: Duration::from_secs(8),
             directory: directory("suite"),
