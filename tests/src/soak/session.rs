@@ -30,6 +30,8 @@ const COLLISIONS: &[SqlState] = &[
     SqlState::INVALID_TEXT_REPRESENTATION,
     SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
     SqlState::STRING_DATA_RIGHT_TRUNCATION,
+    // A column that others have made an identity.
+    SqlState::INVALID_PARAMETER_VALUE,
     SqlState::INVALID_DATETIME_FORMAT,
     SqlState::DATETIME_FIELD_OVERFLOW,
     SqlState::CANNOT_COERCE,
