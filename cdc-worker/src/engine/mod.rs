@@ -12,6 +12,7 @@ mod columns;
 mod copying;
 mod entry;
 mod flush;
+mod histories;
 mod intake;
 mod partitions;
 mod registered;

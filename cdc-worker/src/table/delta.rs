@@ -107,8 +107,8 @@ impl Delta {
     }
 
     /// Adds a row that will not be changed.
-    pub(super) fn insert_only(&mut self, spec: &TableSpec, cells: &[Cell<'_>]) -> Result<()> {
-        self.append(spec, cells, None)?;
+    pub(super) fn insert_only(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<()> {
+        self.append(spec, cells, old)?;
         Ok(())
     }
 

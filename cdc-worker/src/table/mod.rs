@@ -9,6 +9,7 @@
 mod columns;
 mod delta;
 mod equal_rows;
+pub(crate) mod history;
 mod identity;
 #[allow(
     clippy::disallowed_methods,
@@ -22,7 +23,8 @@ mod overlap;
 pub(crate) mod remark;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
+pub(crate) use history::History;
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
-pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Step, TablePin};
+pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Pending, Step, TablePin};
 pub(crate) use overlap::CopiedFile;

@@ -1,6 +1,7 @@
 //! The end-to-end suite: real servers, the real worker, foreign readers. One binary, so that it links once.
 
 mod extension_crash;
+mod extension_history;
 mod extension_mirror;
 mod extension_refusals;
 mod extension_types;
@@ -9,6 +10,7 @@ mod mirror;
 mod worker_copy;
 mod worker_crash;
 mod worker_handoff;
+mod worker_history;
 mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
