@@ -165,6 +165,8 @@ pub struct ListedTable {
     pub name: String,
     /// Only for its inserts and truncations: nothing tells its rows apart.
     pub append_only: bool,
+    /// Its changes are kept too, in a table of their own.
+    pub history: bool,
 }
 
 impl EngineConfig {

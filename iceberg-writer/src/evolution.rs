@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use iceberg::spec::{Schema, TableMetadata};
+use iceberg::spec::{PrimitiveType, Schema, TableMetadata, Type};
 
 use crate::error::{Error, Result};
+use crate::pg_type::PgType;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 
@@ -27,6 +28,20 @@ impl LakeTable {
     /// What the last commit that had a remark left with the table.
     pub fn remarked(&self) -> Option<&str> {
         self.metadata().properties().get(REMARK_PROPERTY).map(String::as_str)
+    }
+
+    /// Whether a column of this number can have this type, whatever it had: files of before are read by it.
+    pub fn can_have(&self, field_id: i32, pg_type: PgType) -> bool {
+        let wanted = pg_type.iceberg();
+        let mut ever = self.metadata().schemas_iter().filter_map(|schema| schema.field_by_id(field_id));
+        ever.all(|known| match (&*known.field_type, &wanted) {
+            (
+                Type::Primitive(PrimitiveType::Decimal { precision, scale }),
+                PrimitiveType::Decimal { precision: wider, scale: same },
+            ) => wider >= precision && scale == same,
+            (Type::Primitive(known), wanted) => known == wanted,
+            _ => false,
+        })
     }
 
     /// Whether the table's columns in the catalog are those of its description.

@@ -15,7 +15,7 @@ use crate::schema::{SpecField, TableSpec};
 impl TableSpec {
     /// The schema of this table's data files.
     pub(crate) fn parquet_schema(&self) -> Result<SchemaDescriptor> {
-        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required }| {
+        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required, .. }| {
             let repetition = if required { Repetition::REQUIRED } else { Repetition::OPTIONAL };
             let (physical, logical) = pg_type.parquet();
             let mut builder = Type::primitive_type_builder(&name, physical)

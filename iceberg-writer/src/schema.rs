@@ -36,7 +36,8 @@ pub struct ColumnSpec {
     pub companion: bool,
 }
 
-/// A companion's field id is its column's plus this: Postgres numbers columns up to 1600.
+/// A companion's field id is its column's plus this: Postgres numbers columns up to 1600. Ids from twice as much on are of
+/// columns that the source has not, and have no companions.
 const COMPANION_IDS: i32 = 10_000;
 /// A companion's name is its column's and this, and as many `_` as it takes to be no other column's.
 const COMPANION_SUFFIX: &str = "__text";
@@ -44,8 +45,13 @@ const COMPANION_SUFFIX: &str = "__text";
 impl ColumnSpec {
     /// The field id of its companion, whether or not it has one.
     pub fn companion_id(&self) -> i32 {
-        self.field_id + COMPANION_IDS
+        companion_id(self.field_id)
     }
+}
+
+/// The field id of a column's companion.
+pub fn companion_id(field_id: i32) -> i32 {
+    field_id + COMPANION_IDS
 }
 
 /// A mirrored table.
@@ -112,7 +118,13 @@ impl TableSpec {
         let own = columns.iter().map(|&index| {
             let column = &self.columns[index];
             let (name, field_id) = (column.name.clone(), column.field_id);
-            SpecField { name, field_id, pg_type: column.pg_type, required: self.is_required(index) }
+            SpecField {
+                name,
+                field_id,
+                pg_type: column.pg_type,
+                required: self.is_required(index),
+                is_companion: false,
+            }
         });
         let with_companion = columns.iter().map(|&index| &self.columns[index]).filter(|column| column.companion);
         let companions = with_companion.map(|column| SpecField {
@@ -120,6 +132,7 @@ impl TableSpec {
             field_id: column.companion_id(),
             pg_type: PgType::TextForm,
             required: false,
+            is_companion: true,
         });
         own.chain(companions).collect()
     }
@@ -137,12 +150,10 @@ impl TableSpec {
     /// The Iceberg schema: key columns are required, and identifier fields where Iceberg allows all of them to be.
     pub fn iceberg_schema(&self) -> Result<Schema> {
         self.check()?;
-        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required }| {
+        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required, is_companion }| {
             let field_type = Type::Primitive(pg_type.iceberg());
-            let doc = match field_id.checked_sub(COMPANION_IDS).filter(|column| *column > 0) {
-                Some(_) => "values that the column's type has not, as text".to_owned(),
-                None => pg_type.name(),
-            };
+            let companion = "values that the column's type has not, as text".to_owned();
+            let doc = if is_companion { companion } else { pg_type.name() };
             Arc::new(NestedField::new(field_id, name, field_type, required).with_doc(doc))
         });
         let barred = |index: &usize| {
@@ -168,7 +179,8 @@ impl TableSpec {
         if self.columns.is_empty() {
             return Err(Error::invalid(format!("table {table} has no columns")));
         }
-        if let Some(column) = self.columns.iter().find(|column| !(1..COMPANION_IDS).contains(&column.field_id)) {
+        let is_wrong = |id: i32| id < 1 || (COMPANION_IDS..2 * COMPANION_IDS).contains(&id);
+        if let Some(column) = self.columns.iter().find(|column| is_wrong(column.field_id)) {
             return Err(Error::invalid(format!("column {} of {table} has field id {}", column.name, column.field_id)));
         }
         if self.key.iter().any(|&index| index >= self.columns.len()) {
@@ -213,11 +225,12 @@ pub(crate) struct SpecField {
     pub(crate) field_id: i32,
     pub(crate) pg_type: PgType,
     pub(crate) required: bool,
+    pub(crate) is_companion: bool,
 }
 
 /// The Arrow schema of some fields.
 pub(crate) fn arrow_schema_of(fields: &[SpecField]) -> SchemaRef {
-    let field = |SpecField { name, field_id, pg_type, required }: &SpecField| {
+    let field = |SpecField { name, field_id, pg_type, required, .. }: &SpecField| {
         let mut metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), field_id.to_string())]);
         if *pg_type == PgType::Uuid {
             metadata.insert(ARROW_EXTENSION_NAME.to_owned(), ARROW_UUID.to_owned());

@@ -79,11 +79,12 @@ CREATE FUNCTION lake_catalog.engine_status() RETURNS jsonb
 
 -- The functions below check ownership themselves, so anybody may call them.
 
-CREATE FUNCTION lake.mirror(rel regclass, "as" text DEFAULT NULL, append_only boolean DEFAULT false) RETURNS text
+CREATE FUNCTION lake.mirror(
+    rel regclass, "as" text DEFAULT NULL, append_only boolean DEFAULT false, history boolean DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
     AS 'MODULE_PATHNAME', 'lake_mirror_wrapper';
-COMMENT ON FUNCTION lake.mirror(regclass, text, boolean) IS
-    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing. append_only: only its inserts and truncations, for a table without a key.';
+COMMENT ON FUNCTION lake.mirror(regclass, text, boolean, boolean) IS
+    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing. append_only: only its inserts and truncations, for a table without a key. history: keep every change too, in the Iceberg table <name>_history; may be turned on and off.';
 
 CREATE FUNCTION lake.unmirror(rel regclass) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
@@ -115,6 +116,7 @@ SELECT t.relation::regclass AS "table",
        t.state,
        t.copy_lsn,
        t.copied_rows,
+       t.history,
        m.lsn AS committed_lsn,
        i.metadata_location,
        m.publication,

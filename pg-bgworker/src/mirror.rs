@@ -13,12 +13,18 @@ use pgrx::prelude::*;
 use crate::error::{Error, or_raise};
 use crate::lock::Lock;
 use crate::preflight;
-use crate::registry::{self, MirroredTable};
+use crate::registry::{self, Kept, MirroredTable};
 
-/// `lake.mirror(rel, as, append_only)`; returns the name of the table in the lake.
+/// `lake.mirror(rel, as, append_only, history)`; returns the name of the table in the lake.
 #[pg_extern]
-fn lake_mirror(relation: Option<pg_sys::Oid>, lake_table: Option<String>, append_only: Option<bool>) -> String {
-    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table, append_only.unwrap_or_default())))
+fn lake_mirror(
+    relation: Option<pg_sys::Oid>,
+    lake_table: Option<String>,
+    append_only: Option<bool>,
+    history: Option<bool>,
+) -> String {
+    let append_only = append_only.unwrap_or_default();
+    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table, append_only, history)))
 }
 
 /// `lake.unmirror(rel)`.
@@ -41,7 +47,12 @@ pub(crate) fn required<T>(argument: Option<T>) -> Result<T, Error> {
     })
 }
 
-fn mirror(relation: pg_sys::Oid, lake_table: Option<String>, append_only: bool) -> Result<String, Error> {
+fn mirror(
+    relation: pg_sys::Oid,
+    lake_table: Option<String>,
+    append_only: bool,
+    history: Option<bool>,
+) -> Result<String, Error> {
     preflight::check_owner(relation)?;
     preflight::check_server()?;
     with_patience(|| {
@@ -50,13 +61,21 @@ fn mirror(relation: pg_sys::Oid, lake_table: Option<String>, append_only: bool) 
             preflight::check_mirror()
         })?;
         if let Some(existing) = registry::as_owner(|| registry::mirrored_table(relation))? {
-            return already_mirrored(existing, lake_table, append_only);
+            return already_mirrored(relation, existing, lake_table, append_only, history);
         }
         let source = preflight::check_table(relation, append_only)?;
+        let history = history.unwrap_or_default();
+        if history {
+            preflight::check_history(relation)?;
+        }
         let lake_table = lake_table.unwrap_or_else(|| source.table.clone());
         registry::as_owner(|| {
             preflight::check_name(&source.schema, &lake_table)?;
-            registry::insert_table(relation, &source.schema, &source.table, &lake_table, append_only)?;
+            if history {
+                preflight::check_history_name(&source.schema, &lake_table)?;
+            }
+            let how = Kept { append_only, history };
+            registry::insert_table(relation, &source.schema, &source.table, &lake_table, how)?;
             if append_only {
                 warning!(
                     "{lake_table} is mirrored append-only: Postgres refuses updates and deletes of a published table without \
@@ -75,7 +94,13 @@ fn mirror(relation: pg_sys::Oid, lake_table: Option<String>, append_only: bool) 
 }
 
 /// A second call is fine, unless it asks for something else.
-fn already_mirrored(existing: MirroredTable, wanted: Option<String>, append_only: bool) -> Result<String, Error> {
+fn already_mirrored(
+    relation: pg_sys::Oid,
+    existing: MirroredTable,
+    wanted: Option<String>,
+    append_only: bool,
+    history: Option<bool>,
+) -> Result<String, Error> {
     let is = existing.lake_table;
     if existing.append_only != append_only {
         let how = if existing.append_only { "append-only" } else { "with its updates and deletes" };
@@ -91,11 +116,34 @@ fn already_mirrored(existing: MirroredTable, wanted: Option<String>, append_only
             format!("the table is already mirrored, under the name \"{is}\""),
         )
         .with_hint("lake.unmirror it first, then mirror it under the new name")),
-        _ => {
-            notice!("the table is already mirrored, under the name \"{is}\"");
-            Ok(is)
-        }
+        _ => match history {
+            Some(history) if history != existing.history => {
+                keep_history(relation, &is, append_only, history)?;
+                Ok(is)
+            }
+            _ => {
+                notice!("the table is already mirrored, under the name \"{is}\"");
+                Ok(is)
+            }
+        },
     }
+}
+
+/// Turns the history of a mirrored table on or off. It begins with a copy, so the table is copied anew.
+fn keep_history(relation: pg_sys::Oid, lake_table: &str, append_only: bool, history: bool) -> Result<(), Error> {
+    if !history {
+        registry::as_owner(|| registry::end_history(relation))?;
+        notice!("the history of \"{lake_table}\" ends; its Iceberg table stays as it is");
+        return Ok(());
+    }
+    let source = preflight::check_table(relation, append_only)?;
+    preflight::check_history(relation)?;
+    registry::as_owner(|| {
+        preflight::check_history_name(&source.schema, lake_table)?;
+        registry::begin_history(relation, &source.schema, &source.table)
+    })?;
+    notice!("the table is copied anew, for its history begins with a copy");
+    Ok(())
 }
 
 fn unmirror(relation: pg_sys::Oid) -> Result<(), Error> {

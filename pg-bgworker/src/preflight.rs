@@ -265,6 +265,37 @@ pub(crate) fn check_mirror() -> Result<(), Error> {
     }
 }
 
+/// Whether a table's changes can be kept: the history has columns of its own. (Readers do not tell case apart.)
+pub(crate) fn check_history(relation: pg_sys::Oid) -> Result<(), Error> {
+    let query = "SELECT pg_catalog.format('Column %I of %s.', attname, attrelid::pg_catalog.regclass)
+        FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+        AND pg_catalog.lower(attname) IN ('_op', '_lsn', '_committed_at', '_xid', '_seq') LIMIT 1";
+    match registry::row(query, &[relation.into()], |row| row.get_one::<String>())?.flatten() {
+        None => Ok(()),
+        Some(column) => Err(Error::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+            "the table has a column that is named like one of its history's own",
+        )
+        .with_detail(column)
+        .with_hint("ALTER TABLE … RENAME COLUMN …, or mirror it without a history")),
+    }
+}
+
+/// Whether the name of a table's history is free in the lake.
+pub(crate) fn check_history_name(schema: &str, lake_table: &str) -> Result<(), Error> {
+    let taken = "SELECT pg_catalog.format('%I.%I is mirrored under that name', source_schema, source_table)
+         FROM lake_catalog.mirrored_tables WHERE source_schema = $1 AND lake_table = $2 || '_history' LIMIT 1";
+    match registry::row(taken, &[schema.into(), lake_table.into()], |row| row.get_one::<String>())?.flatten() {
+        None => Ok(()),
+        Some(why) => Err(Error::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
+            format!("the name \"{lake_table}_history\" is taken in the lake"),
+        )
+        .with_detail(format!("{why}."))
+        .with_hint("lake.unmirror one of the two, then mirror it under another name, \"as\" => 'another_name'")),
+    }
+}
+
 /// Whether the name is free in the lake.
 pub(crate) fn check_name(schema: &str, lake_table: &str) -> Result<(), Error> {
     let hint = format!("choose another name: lake.mirror('{schema}.…', \"as\" => 'another_name')");
@@ -276,9 +307,12 @@ pub(crate) fn check_name(schema: &str, lake_table: &str) -> Result<(), Error> {
     let taken = "SELECT coalesce(
             (SELECT pg_catalog.format('%I.%I is mirrored under that name', source_schema, source_table)
              FROM lake_catalog.mirrored_tables WHERE lake_table = $1 LIMIT 1),
+            (SELECT pg_catalog.format('the history of %I.%I has that name', source_schema, source_table)
+             FROM lake_catalog.mirrored_tables
+             WHERE history AND source_schema = $2 AND lake_table || '_history' = $1 LIMIT 1),
             (SELECT 'a relation of that name exists in the schema lake' FROM pg_catalog.pg_class
              WHERE relnamespace = 'lake'::pg_catalog.regnamespace AND relname = $1))";
-    match registry::row(taken, &[lake_table.into()], |row| row.get_one::<String>())?.flatten() {
+    match registry::row(taken, &[lake_table.into(), schema.into()], |row| row.get_one::<String>())?.flatten() {
         None => Ok(()),
         Some(why) => Err(Error::new(
             PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,

@@ -41,6 +41,17 @@ pub(crate) struct MirroredTable {
     pub(crate) error_hint: Option<String>,
     /// Only its inserts and truncations are wanted.
     pub(crate) append_only: bool,
+    /// Its changes are kept too.
+    pub(crate) history: bool,
+}
+
+/// What is kept of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    /// Only its inserts and truncations.
+    pub(crate) append_only: bool,
+    /// Its changes too.
+    pub(crate) history: bool,
 }
 
 /// The oid of an extension, if it is installed. Inside a transaction.
@@ -122,7 +133,7 @@ pub(crate) fn mirror_of_database() -> Result<Option<Mirror>, Error> {
 
 /// The row of a mirrored table.
 pub(crate) fn mirrored_table(relation: pg_sys::Oid) -> Result<Option<MirroredTable>, Error> {
-    let query = "SELECT lake_table, state, error, error_hint, append_only
+    let query = "SELECT lake_table, state, error, error_hint, append_only, history
                  FROM lake_catalog.mirrored_tables WHERE mirror = $1 AND relation = $2";
     row(query, &[MIRROR.into(), relation.into()], |row| {
         Ok(MirroredTable {
@@ -131,6 +142,7 @@ pub(crate) fn mirrored_table(relation: pg_sys::Oid) -> Result<Option<MirroredTab
             error: row.get(3)?,
             error_hint: row.get(4)?,
             append_only: row.get(5)?.unwrap_or_default(),
+            history: row.get(6)?.unwrap_or_default(),
         })
     })
 }
@@ -141,17 +153,26 @@ pub(crate) fn insert_table(
     schema: &str,
     table: &str,
     lake_table: &str,
-    append_only: bool,
+    kept: Kept,
 ) -> Result<(), Error> {
+    let Kept { append_only, history } = kept;
     publish(schema, table)?;
     Spi::run_with_args(
         "INSERT INTO lake_catalog.mirrors (mirror, publication, slot) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         &[MIRROR.into(), PUBLICATION.into(), settings::slot_name().into()],
     )?;
     Spi::run_with_args(
-        "INSERT INTO lake_catalog.mirrored_tables (mirror, relation, source_schema, source_table, lake_table, append_only)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        &[MIRROR.into(), relation.into(), schema.into(), table.into(), lake_table.into(), append_only.into()],
+        "INSERT INTO lake_catalog.mirrored_tables (mirror, relation, source_schema, source_table, lake_table, append_only, history)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            MIRROR.into(),
+            relation.into(),
+            schema.into(),
+            table.into(),
+            lake_table.into(),
+            append_only.into(),
+            history.into(),
+        ],
     )?;
     Ok(())
 }
@@ -189,6 +210,19 @@ pub(crate) fn request_copy(relation: pg_sys::Oid, schema: &str, table: &str) -> 
         &[MIRROR.into(), relation.into()],
     )?;
     Ok(Some(mirrored.lake_table))
+}
+
+/// Wants a mirrored table's changes kept, beginning with a new copy.
+pub(crate) fn begin_history(relation: pg_sys::Oid, schema: &str, table: &str) -> Result<(), Error> {
+    request_copy(relation, schema, table)?;
+    let statement = "UPDATE lake_catalog.mirrored_tables SET history = true WHERE mirror = $1 AND relation = $2";
+    Ok(Spi::run_with_args(statement, &[MIRROR.into(), relation.into()])?)
+}
+
+/// Wants a mirrored table's changes kept no longer.
+pub(crate) fn end_history(relation: pg_sys::Oid) -> Result<(), Error> {
+    let statement = "UPDATE lake_catalog.mirrored_tables SET history = false WHERE mirror = $1 AND relation = $2";
+    Ok(Spi::run_with_args(statement, &[MIRROR.into(), relation.into()])?)
 }
 
 /// Whether `lake.<lake_table>` has other columns than its source.

@@ -6,11 +6,14 @@ One JSON request on standard input, one JSON answer on standard output:
              be a query, for a table of which the lake has some rows and columns only
   invariant  one SQL query, evaluated by DuckDB on the newest source LSNs that retained snapshots stand for; all values
   read       one SQL query, evaluated by DuckDB on the current snapshots
+  history    tables' histories, replayed up to each remembered moment and up to now: they must give what the heap had, by
+             both readers
   strays     the files of a warehouse that no retained snapshot of the catalog's tables names
 
-The caller keeps the source still while `compare` runs, and has waited until the lake has caught up.
+The caller keeps the source still while `compare` and `history` run, and has waited until the lake has caught up.
 """
 
+import collections
 import decimal
 import io
 import json
@@ -84,7 +87,7 @@ WITH RECURSIVE resolved (attnum, type, typmod) AS (
     UNION ALL SELECT attnum, typbasetype, typtypmod FROM resolved JOIN pg_type ON oid = type WHERE typtype = 'd')
 SELECT a.attnum, a.attname, t.typname, ((r.typmod - 4) >> 16) & 65535, (((r.typmod - 4) & 2047) # 1024) - 1024, r.typmod,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
-       t.typnamespace = 'pg_catalog'::regnamespace
+       t.typnamespace = 'pg_catalog'::regnamespace, a.attgenerated <> ''
 FROM resolved r JOIN pg_attribute a ON a.attrelid = %s::regclass AND a.attnum = r.attnum
 JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' ORDER BY a.attnum
 """
@@ -125,7 +128,7 @@ def columns_of(connection, table, heap):
     with connection.cursor() as cursor:
         name = quoted(table).as_string(connection)
         cursor.execute(COLUMNS, [name, name])
-        names = ("id", "name", "type", "precision", "scale", "typmod", "key", "built_in")
+        names = ("id", "name", "type", "precision", "scale", "typmod", "key", "built_in", "generated")
         columns = [dict(zip(names, row)) for row in cursor.fetchall()]
         for column in columns:
             column["iceberg"], column["print"] = kind_of(column)
@@ -413,6 +416,131 @@ def read(connection, request):
     return {"lsn": lsn, "rows": [[None if value is None else str(value) for value in row] for row in rows]}
 
 
+MARKS = [(30001, "_op", "string"), (30002, "_lsn", "long"), (30003, "_committed_at", "timestamptz"), (30004, "_xid", "long"), (30005, "_seq", "long")]
+
+
+def moments_of(connection, table):
+    """What the harness remembered of a table (`Oracle::remember`), and what it is now."""
+    with connection.cursor() as cursor:
+        now = "SELECT NULL, pg_current_wal_insert_lsn()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::int8, NULL"
+        cursor.execute("SELECT to_regclass('oracle.moments') IS NOT NULL")
+        remembered = "SELECT copy, lsn::text, at, numbers FROM oracle.moments WHERE name = %s UNION ALL " if cursor.fetchone()[0] else ""
+        cursor.execute(remembered + now, [table] if remembered else None)
+        moments = cursor.fetchall()
+    for copy, lsn, at, numbers in moments:
+        name = copy or table
+        heap = quoted(name).as_string(connection)
+        columns = columns_of(connection, name, heap)
+        rows = heap_rows(connection, heap, columns)
+        rows = list(zip(*(rows.column(column["name"]).to_pylist() for column in columns)))
+        ids = numbers or [column["id"] for column in columns]
+        yield {"lsn": lsn, "at": at, "columns": [(n, c["iceberg"]) for n, c in zip(ids, columns)], "rows": rows}
+
+
+def replayed(changes, key, until):
+    """The rows of a table before a position. Of one without a key, each as often as it is there."""
+    rows = collections.Counter()
+    by_key = {}
+    for change in changes:
+        if change["_lsn"] >= until:
+            break
+        kind, row = change["_op"], change["row"]
+        if kind == "truncate":
+            rows.clear()
+            by_key.clear()
+            continue
+        if key is None:
+            there = rows[row] > 0
+            rows[row] += -1 if kind == "delete" else 1
+            expect(there or kind != "delete", f"{change} of a row that is not there")
+            continue
+        name = tuple(row[place] for place in key)
+        # An update that moves a row to another key has deleted the former one.
+        there = name in by_key
+        expect(kind == "update" or there == (kind == "delete"), f"{change}, of a row that {'is' if there else 'is not'} there")
+        if kind == "delete":
+            del by_key[name]
+        else:
+            by_key[name] = row
+    return collections.Counter(by_key.values()) if key is not None else +rows
+
+
+def check_order(changes, moments):
+    by_lsn = {}
+    for change in changes:
+        by_lsn.setdefault(change["_lsn"], []).append(change)
+    for lsn, those in by_lsn.items():
+        expect([change["_seq"] for change in those] == list(range(1, len(those) + 1)), f"numbers of the changes at {lsn}")
+        copied = those[0]["_xid"] is None
+        kinds = {change["_op"] for change in those[1:]} if copied else {"copy"} & {change["_op"] for change in those}
+        expect(kinds <= {"copy"} if copied else not kinds, f"changes at {lsn}: {kinds}")
+        expect(not copied or those[0]["_op"] == "truncate", f"the copy at {lsn} begins with {those[0]}")
+        expect(len({(change["_xid"], change["_committed_at"]) for change in those}) == 1, f"transactions at {lsn}")
+    for moment in moments:
+        for change in changes:
+            before = change["_lsn"] < position(moment["lsn"])
+            told = change["_xid"] is None or before == (change["_committed_at"] <= moment["at"])
+            expect(told, f"{change} was committed at another time than its place, before or behind {moment['at']}")
+
+
+def by_reader(table, columns):
+    own = [with_companion(table, column).to_pylist() for column in columns]
+    rows = list(zip(*own))
+    times = table.column("_committed_at")
+    expect(times.type.unit == "us" and times.type.tz is not None, f"_committed_at came as {times.type}")
+    marks = {name: table.column(name).to_pylist() for name in ("_op", "_lsn", "_xid", "_seq")}
+    marks["_committed_at"] = times.cast(pyarrow.int64()).to_pylist()
+    changes = [{"row": row, **{name: values[n] for name, values in marks.items()}} for n, row in enumerate(rows)]
+    return sorted(changes, key=lambda change: (change["_lsn"], change["_seq"]))
+
+
+def history_of_table(connection, request, session, catalog, table):
+    heap, name = quoted(table).as_string(connection), f"{table}_history"
+    # Generated ones are left out.
+    columns = [column for column in columns_of(connection, table, heap) if not column["generated"]]
+    _, found = locations(connection, request)
+    iceberg = catalog.load_table(tuple(name.split(".", 1)))
+    fields = [(field.field_id, field.name, str(field.field_type)) for field in iceberg.schema().fields]
+    companions = {number: name for number, name, _ in fields if COMPANION_IDS <= number < 2 * COMPANION_IDS}
+    fields = [field for field in fields if field[0] not in companions]
+    for column, (number, *_) in zip(columns, fields):
+        if number + COMPANION_IDS in companions:
+            column["companion"] = companions.pop(number + COMPANION_IDS)
+    expect(not companions, f"companions of no column: {companions}")
+    expect(fields[-len(MARKS) :] == MARKS, f"the marks are {fields}")
+    expect([field[1] for field in fields[: -len(MARKS)]] == [column["name"] for column in columns], f"fields {fields}")
+    expect(not any(field.required for field in iceberg.schema().fields), "a column is required")
+    moments = list(moments_of(connection, table))
+    key = [place for place, column in enumerate(columns) if column["key"]] or None
+    readers = [by_reader(by_duckdb(session, found[name]), columns), by_reader(iceberg.scan().to_arrow(), columns)]
+    expect(readers[0] == readers[1], "DuckDB and PyIceberg read different histories")
+    changes = readers[0]
+    check_order(changes, moments)
+    for moment in moments:
+        known = {column: place for place, column in enumerate(moment["columns"])}
+        # Columns that went since are no more in the history, those that came since were not there.
+        common = [(known[c["id"], c["iceberg"]], n) for n, c in enumerate(columns) if (c["id"], c["iceberg"]) in known]
+        expect(key is None or set(key) <= {n for _, n in common}, "the key was another")
+        wanted = collections.Counter(tuple(row[place] for place, _ in common) for row in moment["rows"])
+        rows = collections.Counter()
+        for row, times in replayed(changes, key, position(moment["lsn"])).items():
+            rows[tuple(row[n] for _, n in common)] += times
+        expect(rows == wanted, f"at {moment['lsn']}: not in the heap {str(rows - wanted):.300}, not in the history {str(wanted - rows):.300}")
+    kinds = collections.Counter(change["_op"] for change in changes)
+    return {"changes": len(changes), "kinds": kinds, "moments": len(moments)}
+
+
+def history(connection, request):
+    session, catalog = duckdb_session(), pyiceberg_catalog(request)
+    results = []
+    for table in request["tables"]:
+        try:
+            results.append({"table": table, **history_of_table(connection, request, session, catalog, table)})
+        except Unequal as difference:
+            results.append({"table": table, "difference": str(difference)})
+    return {"tables": results}
+
+
 def strays(connection, request):
     catalog = pyiceberg_catalog(request)
     _, found = locations(connection, request)
@@ -435,7 +563,13 @@ def strays(connection, request):
 
 def main():
     request = json.load(sys.stdin)
-    commands = {"compare": compare, "invariant": invariant, "read": read, "strays": strays}
+    commands = {
+        "compare": compare,
+        "invariant": invariant,
+        "read": read,
+        "history": history,
+        "strays": strays,
+    }
     json.dump(commands[request["command"]](connect(request), request), sys.stdout)
 
 

@@ -29,7 +29,7 @@ pub mod soak;
 
 pub use account::Account;
 pub use deadline::{bounded, eventually};
-pub use oracle::Oracle;
+pub use oracle::{Kinds, Oracle};
 pub use postgres::{Postgres, PostgresBuilder, Stop};
 pub use process::Process;
 pub use python::{Python, repository};

@@ -3,6 +3,7 @@
 //! Why one LSN: the callers pause all writers, and the oracle waits until the mirror has committed a position past the
 //! WAL's end. From then on the lake stands for exactly what the heap holds.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 use crate::deadline::eventually;
 use crate::postgres::Postgres;
 use crate::python::Python;
+
+/// How many changes of each kind there are.
+pub type Kinds = BTreeMap<String, u64>;
 
 /// Compares the lake of one server with its heap.
 #[derive(Debug, Clone)]
@@ -65,6 +69,27 @@ impl Oracle {
         self.compare(postgres, tables, json!({}), limit).await
     }
 
+    /// [`Self::assert_equal`] of all columns but the generated ones, which the mirror leaves out.
+    pub async fn assert_equal_but_generated(
+        &self,
+        postgres: &Postgres,
+        tables: impl Iterator<Item = &str>,
+        limit: Duration,
+    ) -> Result<u64> {
+        let mut parts = Vec::new();
+        for table in tables {
+            let columns = postgres
+                .value(&format!(
+                    "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+                     WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"
+                ))
+                .await?;
+            parts.push((table, format!("SELECT {columns} FROM {table}")));
+        }
+        let parts: Vec<(&str, &str)> = parts.iter().map(|(table, query)| (*table, query.as_str())).collect();
+        self.assert_equal_to(postgres, &parts, limit).await
+    }
+
     /// The same for tables of which the lake has a part: each with the query that gives that part of the heap, a subset of
     /// the table's rows and columns.
     pub async fn assert_equal_to(&self, postgres: &Postgres, parts: &[(&str, &str)], limit: Duration) -> Result<u64> {
@@ -104,6 +129,42 @@ impl Oracle {
         }
         ensure!(!values.is_empty(), "no LSN at which all tables of the query have a snapshot");
         Ok(values.len())
+    }
+
+    /// Remembers tables' rows in the heap, for [`Self::assert_history`]. The source must stand still.
+    pub async fn remember(&self, postgres: &Postgres, tables: &[&str]) -> Result<()> {
+        let begin = "CREATE SCHEMA IF NOT EXISTS oracle; CREATE SEQUENCE IF NOT EXISTS oracle.number;
+                     CREATE TABLE IF NOT EXISTS oracle.moments (name text, copy text, lsn pg_lsn, at bigint, numbers int[])";
+        postgres.batch(&format!("SET client_min_messages = warning; {begin}")).await?;
+        for table in tables {
+            let number = postgres.value("SELECT nextval('oracle.number')").await?;
+            let copy = format!("oracle.moment_{number}");
+            let remember = format!(
+                "CREATE TABLE {copy} AS TABLE {table}; INSERT INTO oracle.moments SELECT '{table}', '{copy}',
+                 pg_current_wal_insert_lsn(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, ARRAY(SELECT attnum::int
+                 FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum)"
+            );
+            postgres.batch(&remember).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the lake, then replays tables' histories up to each of the moments and to now: that must give what the heap
+    /// had, read by DuckDB and by PyIceberg, with positions, times and numbers in order. Gives how many changes of each
+    /// kind each of them has.
+    pub async fn assert_history(&self, postgres: &Postgres, tables: &[&str], limit: Duration) -> Result<Vec<Kinds>> {
+        self.caught_up(postgres, limit).await?;
+        let answer = self.ask("history", json!({ "tables": tables })).await?;
+        let results = answer["tables"].as_array().context("results by table")?;
+        ensure!(results.len() == tables.len(), "{} results for {} tables", results.len(), tables.len());
+        let mut kinds = Vec::with_capacity(tables.len());
+        for result in results {
+            if let Some(difference) = result["difference"].as_str() {
+                bail!("the history of {} differs: {difference}", result["table"]);
+            }
+            kinds.push(serde_json::from_value(result["kinds"].clone())?);
+        }
+        Ok(kinds)
     }
 
     /// The files of a warehouse that no retained snapshot of the catalog's tables names.

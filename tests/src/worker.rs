@@ -41,6 +41,8 @@ pub struct WorkerConfig {
     pub tables: Vec<String>,
     /// `append_only`.
     pub append_only: Vec<String>,
+    /// `history`.
+    pub history: Vec<String>,
     /// `source.host`.
     pub host: String,
     /// `source.port`.
@@ -88,6 +90,7 @@ impl WorkerConfig {
         Ok(Self {
             tables: tables.iter().map(|&table| table.to_owned()).collect(),
             append_only: Vec::new(),
+            history: Vec::new(),
             host: postgres.socket_dir().display().to_string(),
             port: postgres.port(),
             user: Source::ROLE.to_owned(),
@@ -136,7 +139,7 @@ impl WorkerConfig {
         let _ = write!(
             text,
             "mirror = \"lake\"\n\
-             tables = [{}]\nappend_only = [{}]\n\
+             tables = [{}]\nappend_only = [{}]\nhistory = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
@@ -148,6 +151,7 @@ impl WorkerConfig {
              [log]\nformat = \"text\"\n",
             list(&self.tables),
             list(&self.append_only),
+            list(&self.history),
             self.lake,
             self.copy,
             self.directory.display()
@@ -161,9 +165,11 @@ impl WorkerConfig {
     }
 
     fn write(&self) -> Result<PathBuf> {
-        let path = self.directory.join("lakemirror.toml");
-        std::fs::write(&path, self.toml())?;
-        Account::current()?.own(&path)?;
+        let (path, next) = (self.directory.join("lakemirror.toml"), self.directory.join("lakemirror.toml.next"));
+        std::fs::write(&next, self.toml())?;
+        Account::current()?.own(&next)?;
+        // A worker that was started just now may be reading the former one.
+        std::fs::rename(&next, &path)?;
         Ok(path)
     }
 

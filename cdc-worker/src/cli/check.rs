@@ -81,7 +81,7 @@ fn state_directory(path: &Path) -> Result<()> {
 /// Whether a listed table is there, fit, and published.
 async fn listed(config: &EngineConfig, client: &Client, table: &ListedTable) -> Result<SourceTable> {
     let relation = relation::resolve(client, &table.name).await?;
-    let wanted = Wanted::new(&config.source.publication, table.append_only);
+    let wanted = Wanted { history: table.history, ..Wanted::new(&config.source.publication, table.append_only) };
     let source = relation::describe(client, relation, wanted).await?;
     publication::check(client, relation, config).await?;
     Ok(source)
@@ -125,7 +125,11 @@ pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()
     for name in names {
         let relation = relation::resolve(&client, name).await?;
         let known = registered.iter().find(|table| table.relation == relation);
-        let table = ListedTable { name: name.clone(), append_only: known.is_some_and(|table| table.append_only) };
+        let table = ListedTable {
+            name: name.clone(),
+            append_only: known.is_some_and(|table| table.append_only),
+            history: known.is_some_and(|table| table.history),
+        };
         listed(config, &client, &table).await.map_err(Error::of_the_source)?;
         relations.push(relation);
     }

@@ -46,6 +46,9 @@ struct File {
     /// Tables of which only inserts and truncations are followed.
     #[serde(default)]
     append_only: Vec<String>,
+    /// Those of both lists whose changes are kept too.
+    #[serde(default)]
+    history: Vec<String>,
     source: Source,
     lake: Lake,
     #[serde(default)]
@@ -186,6 +189,13 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
             .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
     }
+    let is_listed = |name: &&String| file.tables.contains(name) || file.append_only.contains(name);
+    if let Some(name) = file.history.iter().find(|name| !is_listed(name)) {
+        return Err(config_error(format!("\"{name}\" is in history, and not in tables"))
+            .with_hint("name it in tables too, written in the same way"));
+    }
+    let tables = listed(file.tables, &file.history, false).chain(listed(file.append_only, &file.history, true));
+    let tables = TableSelection::Listed(tables.collect());
     let slot = file.source.slot;
     if slot.is_empty()
         || slot.len() > 63
@@ -241,7 +251,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         state_dir: file.state.dir,
         read_socket: file.read.socket.or(default_socket),
         admin_listen: file.admin.listen,
-        tables: TableSelection::Listed(listed(file.tables, false).chain(listed(file.append_only, true)).collect()),
+        tables,
     };
     Ok((config, file.log.format))
 }
@@ -266,8 +276,8 @@ fn copy(copy: &Copy) -> Result<CopyConfig, Error> {
     Ok(CopyConfig { snapshot_age: copy.snapshot_age.unwrap_or(default.snapshot_age), held_wal })
 }
 
-fn listed(names: Vec<String>, append_only: bool) -> impl Iterator<Item = ListedTable> {
-    names.into_iter().map(move |name| ListedTable { name, append_only })
+fn listed(names: Vec<String>, history: &[String], append_only: bool) -> impl Iterator<Item = ListedTable> {
+    names.into_iter().map(move |name| ListedTable { history: history.contains(&name), name, append_only })
 }
 
 fn password(file: Option<&Path>) -> Result<Option<Secret>, Error> {
@@ -344,6 +354,15 @@ mod tests {
         assert_eq!(config.warnings().len(), 1);
         assert!(config.warnings()[0].contains("public.t"));
         assert!(load_text(&LEAST.replace("'public.t'", "")).is_err(), "no table at all");
+    }
+
+    #[test]
+    fn a_history_is_one_of_a_listed_table() {
+        let (config, _) = load_text(&format!("history = ['public.t']\n{LEAST}")).unwrap();
+        let TableSelection::Listed(tables) = config.tables else { panic!("no list") };
+        assert!(tables[0].history);
+        let error = load_text(&format!("history = ['t']\n{LEAST}")).unwrap_err();
+        assert!(error.report().contains("\"t\" is in history") && error.hint().is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, SchemaRef};
-use iceberg_writer::{PgType, TableSpec};
+use iceberg_writer::{PgType, TableSpec, companion_id};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::Result;
@@ -154,10 +154,10 @@ pub(crate) struct OldRow<'a> {
 
 impl<'a> OldRow<'a> {
     /// The value of a column, as it is or as its companion has it.
-    fn value(self, spec: &TableSpec, index: usize) -> Result<Option<Value<'a>>> {
+    fn value(self, index: usize) -> Result<Option<Value<'a>>> {
         let value = value_at(self.batch.column(index).as_ref(), self.row)?;
         if value.is_none()
-            && let Some(companion) = companion_in(self.batch, spec, index)
+            && let Some(companion) = companion_in(self.batch, index)
         {
             return exact_at(companion.as_ref(), self.row);
         }
@@ -166,9 +166,9 @@ impl<'a> OldRow<'a> {
 }
 
 /// The companion of a column, if the batch has it. Companions come behind all columns.
-fn companion_in<'a>(batch: &'a RecordBatch, spec: &TableSpec, index: usize) -> Option<&'a ArrayRef> {
-    let id = spec.columns.get(index)?.companion_id().to_string();
+fn companion_in(batch: &RecordBatch, index: usize) -> Option<&ArrayRef> {
     let schema = batch.schema_ref();
+    let id = companion_id(field_id(schema.fields().get(index)?)?.parse().ok()?).to_string();
     let place = schema.fields().iter().rposition(|field| field_id(field) == Some(&id))?;
     Some(batch.column(place))
 }
@@ -248,7 +248,7 @@ impl RowBuilder {
                         Error::new(ErrorKind::Table, "an unchanged TOASTed value has no old row to come from")
                             .with_hint(format!("ALTER TABLE … REPLICA IDENTITY FULL, then {COPY_ANEW}"))
                     })?;
-                    let value = old.value(spec, index)?;
+                    let value = old.value(index)?;
                     if let Some(Value::Text(text)) = &value {
                         self.bytes += text.len();
                     }
@@ -365,12 +365,12 @@ struct StoredPart<'a> {
 impl<'a> StoredKeys<'a> {
     /// Of a batch that has these columns of the table, and their companions behind them.
     pub(crate) fn of(keys: &'a RecordBatch, spec: &TableSpec, identity: &[usize]) -> Self {
-        let part = |(&index, values): (&usize, &'a ArrayRef)| StoredPart {
+        let part = |((place, &index), values): ((usize, &usize), &'a ArrayRef)| StoredPart {
             values,
-            companion: companion_in(keys, spec, index),
+            companion: companion_in(keys, place),
             nullable: !spec.is_key(index),
         };
-        Self { parts: identity.iter().zip(keys.columns()).map(part).collect() }
+        Self { parts: identity.iter().enumerate().zip(keys.columns()).map(part).collect() }
     }
 
     /// Identity bytes of a row.

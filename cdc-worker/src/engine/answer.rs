@@ -237,12 +237,12 @@ impl Session {
                 Entry::CatchingUp(catching_up) => {
                     row.copied_rows = catching_up.streaming.copied_rows;
                     row.copy_estimate = row.copied_rows;
-                    row.pending_bytes = catching_up.queue.bytes() + catching_up.streaming.table.pending_bytes() as u64;
+                    row.pending_bytes = catching_up.queue.bytes() + catching_up.streaming.pending_bytes();
                     "copying".clone_into(&mut row.state);
                 }
                 Entry::Streaming(streaming) => {
                     row.pending_rows = streaming.table.pending_rows();
-                    row.pending_bytes = streaming.table.pending_bytes() as u64;
+                    row.pending_bytes = streaming.pending_bytes();
                     row.copied_rows = streaming.copied_rows;
                     row.copy_estimate = streaming.copied_rows;
                     row.last_commit_us = streaming.last_commit_us;

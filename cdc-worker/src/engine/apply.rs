@@ -2,7 +2,7 @@
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use iceberg_writer::{Catalog as _, Lsn, SqlCatalog, Warehouse};
+use iceberg_writer::{Catalog as _, SqlCatalog, Warehouse};
 
 use crate::Result;
 use crate::decode::message::{Commit, Message, Tuple};
@@ -99,7 +99,7 @@ impl Session {
             Some(Entry::Copying(copying)) => copying.wait(commit, raw)?,
             Some(Entry::CatchingUp(catching_up)) => catching_up.wait(commit, raw)?,
             Some(Entry::Streaming(streaming)) => {
-                match streaming.apply(commit.lsn, &row, OldValues::Unknown, &self.catalog) {
+                match streaming.apply(commit, &row, OldValues::Unknown, &self.catalog) {
                     Ok(Applied::Before) => {}
                     Ok(Applied::Now) => self.applied_to(relation, commit),
                     Ok(Applied::NeedsOldRow(position)) => {
@@ -147,7 +147,7 @@ impl Session {
                         continue;
                     };
                     let old_row = streaming.old_row(&self.warehouse, position).await?;
-                    let applied = streaming.apply(commit.lsn, &row, OldValues::Of(&old_row), &self.catalog);
+                    let applied = streaming.apply(commit, &row, OldValues::Of(&old_row), &self.catalog);
                     if self.or_stopped(relation, applied).await?.is_some() {
                         self.applied_to(relation, commit);
                     }
@@ -191,11 +191,12 @@ impl Streaming {
     /// [`ErrorKind::Table`] when the table cannot go on; others are everybody's.
     pub(super) fn apply(
         &mut self,
-        commit_lsn: Lsn,
+        commit: Commit,
         row: &RowChange,
         values: OldValues<'_>,
         catalog: &SqlCatalog,
     ) -> Result<Applied> {
+        let commit_lsn = commit.lsn;
         if commit_lsn < self.replay_from {
             return Ok(Applied::Before);
         }
@@ -205,24 +206,30 @@ impl Streaming {
         if !self.identified && matches!(row, RowChange::Update { .. } | RowChange::Delete(_)) {
             return Err(relation::not_identified(self.table.identity));
         }
-        let table = &mut self.table;
+        let (table, mut history) = (&mut self.table, self.history.as_deref_mut());
+        if let Some(history) = &mut history {
+            history.enter(commit);
+        }
         let step = match (row, table.overlaps(commit_lsn)) {
-            (RowChange::Insert(new), false) => table.insert(new).map(|()| Step::Done),
+            (RowChange::Insert(new), false) => table.insert(new, history).map(|()| Step::Done),
             (RowChange::Insert(new), true) => table.insert_overlapping(commit_lsn, new).map(|()| Step::Done),
-            (RowChange::Delete(old), false) => table.delete(old).map(|()| Step::Done),
+            (RowChange::Delete(old), false) => table.delete(old, history).map(|()| Step::Done),
             (RowChange::Delete(old), true) => table.delete_overlapping(commit_lsn, old).map(|()| Step::Done),
-            (RowChange::Update { old, new }, false) => table.update(old.as_ref(), new, values),
+            (RowChange::Update { old, new }, false) => table.update(old.as_ref(), new, values, history),
             (RowChange::Update { old, new }, true) => table.update_overlapping(commit_lsn, old.as_ref(), new, values),
             (RowChange::Truncate, false) => {
-                catalog.abandon(table.truncate()?);
+                catalog.abandon(table.truncate(history)?);
                 Ok(Step::Done)
             }
             // It gives the table another file, which the copy would have noticed.
             (RowChange::Truncate, true) => Err(unasked()),
         };
         let step = step?;
-        if let Some(of) = table.new_companions() {
-            self.add_companions(of)?;
+        // The history may lack one that the table has: it was another table's before.
+        let of_history = self.history.as_mut().is_some_and(|history| history.new_companions().is_some());
+        let of = self.table.new_companions();
+        if of.is_some() || of_history {
+            self.add_companions(of.unwrap_or_default())?;
         }
         match step {
             Step::Done => Ok(Applied::Now),

@@ -56,7 +56,7 @@ impl CatchingUp {
             if commit.lsn >= self.exact_from {
                 self.reader = None;
             }
-            match self.streaming.apply(commit.lsn, &row, OldValues::Unknown, catalog)? {
+            match self.streaming.apply(commit, &row, OldValues::Unknown, catalog)? {
                 Applied::Before | Applied::Now => {}
                 Applied::NeedsLook => {
                     self.held = Some((commit, row));
@@ -64,12 +64,12 @@ impl CatchingUp {
                 }
                 Applied::NeedsOldRow(position) => {
                     let old_row = Box::pin(self.streaming.old_row(warehouse, position)).await?;
-                    self.streaming.apply(commit.lsn, &row, OldValues::Of(&old_row), catalog)?;
+                    self.streaming.apply(commit, &row, OldValues::Of(&old_row), catalog)?;
                 }
                 Applied::NeedsSourceRow => {
                     let found = Box::pin(self.source_row(&row)).await?;
                     let values = found.as_ref().map_or(OldValues::Gone, OldValues::Of);
-                    self.streaming.apply(commit.lsn, &row, values, catalog)?;
+                    self.streaming.apply(commit, &row, values, catalog)?;
                 }
             }
         }
@@ -120,7 +120,7 @@ impl Session {
         let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
             return Ok(());
         };
-        let Copying { source, lake, index, described, queue, holds, .. } = *copying;
+        let Copying { source, lake, index, described, queue, holds, base, .. } = *copying;
         let spec = source.spec.with_companions(copied.companions.iter().copied());
         let lake = lake.with_companions(copied.companions);
         let partitions = copied.partitions.as_ref().map(Links::to_text);
@@ -129,8 +129,10 @@ impl Session {
         let mut table = MirroredTable::new(relation, Arc::new(spec), source.identity, lake, Vec::new(), index);
         table.take_copied(copied.files, copied.from, copied.exact_from);
         table.remember(&copied.seen);
+        let history = base.map(|base| base.end(copied.snapshot, &copied.seen)).transpose()?;
         let columns = Columns::new(source.projection.columns, Some(copied.seen), self.config.lake.unrepresentable);
         let mut streaming = Streaming::new(table, columns, copied.from);
+        streaming.history = history.map(Box::new);
         streaming.described = described;
         streaming.unregistered_copy = Some((copied.exact_from, copied.rows));
         streaming.holds = holds;

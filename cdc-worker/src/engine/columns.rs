@@ -154,6 +154,12 @@ impl Session {
             Followed::Changed(spec, seen) => {
                 let names = spec.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
                 tracing::info!(table = shown, columns = names, "the source table's columns changed, and are followed");
+                if let Some(history) = &mut streaming.history
+                    && let Err(error) = history.change_columns(&spec, &seen)
+                {
+                    self.fail_table(relation, error);
+                    return Ok(false);
+                }
                 streaming.table.change_columns(spec, &seen)?;
                 streaming.columns.seen = Some(seen);
                 streaming.columns.shown = false;
@@ -302,6 +308,9 @@ impl Streaming {
         );
         self.columns.shown = false;
         let spec = (**spec).clone().with_companions(of);
+        if let Some(history) = &mut self.history {
+            history.change_columns(&spec, &seen)?;
+        }
         self.table.change_columns(spec, &seen)
     }
 

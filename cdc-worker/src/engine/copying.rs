@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use iceberg_writer::{Catalog, LakeTable, Lsn, TableSpec};
+use iceberg_writer::{Catalog, LakeTable, Lsn};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use crate::decode::value::needs_text;
 use crate::error::ErrorKind;
 use crate::registry::RegisteredTable;
 use crate::source::copy::progress::{Abandoned, Progress, takes_parts};
-use crate::source::copy::{Copied, CopyJob, News};
+use crate::source::copy::{Base, Copied, CopyJob, News};
 use crate::source::older::OlderTransactions;
 use crate::source::publication;
 use crate::source::relation::{self, SourceTable, Wanted};
@@ -46,6 +46,8 @@ pub(super) struct Copying {
     pub(super) source: SourceTable,
     pub(super) lake: LakeTable,
     pub(super) index: PositionIndex,
+    /// What it begins the table's history with.
+    pub(super) base: Option<Arc<Base>>,
     pub(super) rows: CopiedRows,
     /// What keeps it from beginning.
     pub(super) older: OlderTransactions,
@@ -170,27 +172,40 @@ impl Session {
     pub(super) fn discard_entry(&self, entry: Entry) {
         match entry {
             Entry::Copying(copying) => {
-                let Copying { source, lake, task, .. } = *copying;
-                self.discard_copy(Some(task), source.spec, lake.uuid());
+                let Copying { lake, task, base, .. } = *copying;
+                self.discard_copy(Some((task, base)), vec![lake], Vec::new());
             }
             Entry::CatchingUp(catching_up) => {
-                let table = catching_up.streaming.table;
-                self.discard_copy(None, (*table.spec).clone(), table.lake.uuid());
+                let (table, history) = (catching_up.streaming.table, catching_up.streaming.history);
+                let staged = history.as_ref().map_or_else(Vec::new, |history| history.staged_paths());
+                let lakes = std::iter::once(table.lake).chain(history.map(|history| history.lake)).collect();
+                self.discard_copy(None, lakes, staged);
             }
-            Entry::Streaming(streaming) => self.catalog.abandon(streaming.table.staged_paths()),
+            Entry::Streaming(streaming) => self.catalog.abandon(streaming.staged_paths()),
             Entry::Errored { .. } => {}
         }
     }
 
     /// Removes the files of a copy that Iceberg has not got, when nobody writes them any more.
-    fn discard_copy(&self, task: Option<Task>, spec: TableSpec, uuid: Uuid) {
+    /// A history that the catalog has stays, but for what the copy has `staged` in it.
+    fn discard_copy(
+        &self,
+        task: Option<(Task, Option<Arc<Base>>)>,
+        mut lakes: Vec<LakeTable>,
+        mut staged: Vec<String>,
+    ) {
         let catalog = Arc::clone(&self.catalog);
         tokio::spawn(async move {
-            if let Some(task) = task {
+            if let Some((task, base)) = task {
                 task.cancel().await;
+                staged.extend(base.iter().flat_map(|base| base.paths()));
+                lakes.extend(base.map(|base| base.lake().clone()));
             }
-            if let Err(error) = catalog.discard_prepared(&spec, uuid).await {
-                tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
+            catalog.abandon(staged);
+            for lake in lakes {
+                if let Err(error) = catalog.discard_prepared(lake.spec(), lake.uuid()).await {
+                    tracing::warn!(error = %error, "could not remove the files of a copy that was called off");
+                }
             }
         });
     }
@@ -198,17 +213,8 @@ impl Session {
     /// Begins a table's copy, or goes on with one that another process has left behind.
     pub(super) async fn begin_copy(&mut self, registered: RegisteredTable, abandoned: Option<Abandoned>) -> Result<()> {
         let relation = registered.relation;
-        let wanted = Wanted {
-            lake_name: Some(registered.lake_name()),
-            ..Wanted::new(&self.config.source.publication, registered.append_only)
-        };
-        let described = relation::describe(&self.control, relation, wanted).await;
-        let checked = match described {
-            Ok(source) => publication::check(&self.control, relation, &self.config).await.map(|()| source),
-            Err(error) => Err(error),
-        };
-        let source = match checked {
-            Ok(source) => source,
+        let (source, history) = match self.fit(&registered).await {
+            Ok(fit) => fit,
             Err(error) if error.kind() == ErrorKind::Table => {
                 let (schema, name) = (registered.schema, registered.name);
                 self.tables.insert(relation, Table::errored(schema, name, String::new(), None));
@@ -236,6 +242,7 @@ impl Session {
                 (lake, Progress::default())
             }
         };
+        let base = self.begin_history(&source, history, lake.uuid()).await?;
         let holds = takes_parts(&source).then(|| progress.from().unwrap_or(self.committed));
         self.generation += 1;
         let generation = self.generation;
@@ -249,6 +256,7 @@ impl Session {
             warehouse: Arc::clone(&self.warehouse),
             lake: lake.clone(),
             index: index.clone(),
+            base: base.clone(),
             epoch: self.epoch,
             attempt: Uuid::now_v7(),
             file_bytes: self.config.lake.file_bytes,
@@ -270,6 +278,7 @@ impl Session {
             source,
             lake,
             index,
+            base,
             rows,
             older,
             task: Task(task),
@@ -279,6 +288,19 @@ impl Session {
         };
         self.tables.insert(relation, Table::new(schema, name, Entry::Copying(Box::new(copying))));
         Ok(())
+    }
+
+    /// A table that can be copied, and its history as far as there is one.
+    async fn fit(&self, registered: &RegisteredTable) -> Result<(SourceTable, Option<LakeTable>)> {
+        let wanted = Wanted {
+            lake_name: Some(registered.lake_name()),
+            history: registered.history,
+            ..Wanted::new(&self.config.source.publication, registered.append_only)
+        };
+        let source = relation::describe(&self.control, registered.relation, wanted).await?;
+        publication::check(&self.control, registered.relation, &self.config).await?;
+        let history = self.find_history(registered, &source).await?;
+        Ok((source, history))
     }
 
     /// What an earlier process has done of a copy. `None`: nothing that would be of use.

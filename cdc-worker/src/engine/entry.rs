@@ -1,11 +1,12 @@
 //! A session's tables, each in one of the states of its life: copying → catching up → streaming, or errored.
 
-use iceberg_writer::Lsn;
+use iceberg_writer::{LakeTable, Lsn, WrittenFile};
 
+use crate::Result;
 use crate::decode::message::{Commit, Relation};
 use crate::source::copy::KeyReader;
 use crate::spool::Spool;
-use crate::table::MirroredTable;
+use crate::table::{History, MirroredTable, Pending};
 
 use super::apply::RowChange;
 use super::columns::Columns;
@@ -80,6 +81,8 @@ pub(super) struct CatchingUp {
 /// A table that follows the stream.
 pub(super) struct Streaming {
     pub(super) table: MirroredTable,
+    /// Where its changes are kept, if they are.
+    pub(super) history: Option<Box<History>>,
     /// Transactions whose commit record begins before this are in the table already.
     pub(super) replay_from: Lsn,
     /// Its description in the stream, as of the last change that was applied.
@@ -102,6 +105,7 @@ impl Streaming {
     pub(super) fn new(table: MirroredTable, columns: Columns, replay_from: Lsn) -> Self {
         Self {
             table,
+            history: None,
             replay_from,
             described: None,
             columns,
@@ -112,6 +116,53 @@ impl Streaming {
             copied_rows: 0,
             last_commit_us: None,
         }
+    }
+
+    /// Memory of changes that Iceberg has not got.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        let history = self.history.as_ref().map_or(0, |history| history.pending_bytes());
+        (self.table.pending_bytes() + history) as u64
+    }
+
+    /// What the next commit must bring to its Iceberg tables.
+    ///
+    /// # Errors
+    /// As [`MirroredTable::pending`].
+    pub(super) fn pending(&mut self) -> Result<Vec<(LakeTable, Pending)>> {
+        let mut pending = Vec::with_capacity(2);
+        if self.table.has_changes() || self.unregistered_copy.is_some() {
+            pending.push((self.table.lake.clone(), self.table.pending()?));
+        }
+        if let Some(history) = self.history.as_mut().filter(|history| history.has_changes()) {
+            pending.push((history.lake.clone(), history.pending()?));
+        }
+        Ok(pending)
+    }
+
+    /// One of them is in Iceberg as `lake`, its fresh rows in `written`.
+    ///
+    /// # Errors
+    /// As [`MirroredTable::committed`].
+    pub(super) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
+        match self.history.as_mut().filter(|history| history.lake.uuid() == lake.uuid()) {
+            Some(history) => history.committed(lake),
+            None => self.table.committed(lake, written)?,
+        }
+        Ok(())
+    }
+
+    /// Whether one of its Iceberg tables has this name.
+    pub(super) fn is_named(&self, namespace: &str, name: &str) -> bool {
+        let history = self.history.as_ref().map(|history| &history.lake);
+        let mut lakes = std::iter::once(&self.table.lake).chain(history);
+        lakes.any(|lake| (lake.spec().namespace.as_str(), lake.spec().name.as_str()) == (namespace, name))
+    }
+
+    /// Files that hold rows of it and that Iceberg has not got.
+    pub(super) fn staged_paths(&self) -> Vec<String> {
+        let mut paths = self.table.staged_paths();
+        paths.extend(self.history.iter().flat_map(|history| history.staged_paths()));
+        paths
     }
 
     /// The stream describes the table, perhaps otherwise than before.

@@ -75,18 +75,17 @@ impl Session {
             let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
                 continue;
             };
-            if !streaming.table.has_changes() && streaming.unregistered_copy.is_none() {
-                continue;
+            for (lake, pending) in streaming.pending()? {
+                let truncate = pending.truncate;
+                let mut data = pending.staged;
+                let written =
+                    write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
+                data.extend(written.iter().cloned());
+                let deletes =
+                    write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
+                parts.push((relation, lake.uuid(), written));
+                changes.push(TableChange { table: lake, truncate, data, deletes });
             }
-            let pending = streaming.table.pending()?;
-            let lake = streaming.table.lake.clone();
-            let truncate = pending.truncate;
-            let mut data = pending.staged;
-            let written = write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
-            data.extend(written.iter().cloned());
-            let deletes = write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
-            parts.push((relation, lake.uuid(), written));
-            changes.push(TableChange { table: lake, truncate, data, deletes });
         }
         let tables = changes.len();
         let mut batch = Batch {
@@ -147,9 +146,7 @@ impl Session {
     }
 
     fn relation_of(&self, namespace: &str, name: &str) -> Option<u32> {
-        self.streaming()
-            .find(|streaming| streaming.table.spec.namespace == namespace && streaming.table.spec.name == name)
-            .map(|streaming| streaming.table.relation)
+        self.streaming().find(|streaming| streaming.is_named(namespace, name)).map(|streaming| streaming.table.relation)
     }
 
     /// Brings memory in line with what was committed.
@@ -178,7 +175,7 @@ impl Session {
                     "another engine appended to a mirrored table; reading it anew",
                 ));
             }
-            streaming.table.committed(committed.table.clone(), &written)?;
+            streaming.committed(committed.table.clone(), &written)?;
             streaming.last_commit_us = Some(self.source_now_us);
             if let Some(copied) = streaming.unregistered_copy.take() {
                 streaming.holds = None;
@@ -209,7 +206,10 @@ impl Session {
     /// Deletes in the background what earlier epochs wrote and never committed: a large transaction that was interrupted
     /// has its staged files there, each time anew.
     pub(super) fn sweep_strays(&mut self) {
-        let tables: Vec<LakeTable> = self.streaming().map(|streaming| streaming.table.lake.clone()).collect();
+        let histories =
+            self.streaming().filter_map(|streaming| streaming.history.as_ref()).map(|history| &history.lake);
+        let mirrors = self.streaming().map(|streaming| &streaming.table.lake);
+        let tables: Vec<LakeTable> = mirrors.chain(histories).cloned().collect();
         let (catalog, leases, epoch) = (std::sync::Arc::clone(&self.catalog), self.leases.clone(), self.epoch);
         self.sweeping = Some(tokio::spawn(async move {
             for table in tables {

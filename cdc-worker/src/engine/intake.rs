@@ -144,7 +144,7 @@ impl Session {
     fn committable_bytes(&self) -> u64 {
         let changed = self.changed.iter().filter_map(|relation| self.tables.get(relation));
         let bytes = changed.map(|table| match &table.entry {
-            Entry::Streaming(streaming) => streaming.table.pending_bytes() as u64,
+            Entry::Streaming(streaming) => streaming.pending_bytes(),
             Entry::Copying(_) | Entry::CatchingUp(_) | Entry::Errored { .. } => 0,
         });
         bytes.sum()

@@ -13,6 +13,7 @@ mod copying;
 mod entry;
 mod flush;
 mod foreign_tables;
+mod histories;
 mod intake;
 mod partitions;
 mod registered;

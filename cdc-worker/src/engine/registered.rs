@@ -52,6 +52,9 @@ impl Session {
                         self.config.registry(&self.control).published(&table).await?;
                     }
                     self.check_scope(&table).await?;
+                    if !table.history {
+                        self.end_history(table.relation);
+                    }
                 }
                 TableState::Requested | TableState::Errored => {}
             }

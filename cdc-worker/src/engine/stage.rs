@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::Result;
 
+use super::entry::Streaming;
 use super::session::Session;
 
 impl Session {
@@ -17,7 +18,7 @@ impl Session {
     fn pending_bytes(&self) -> u64 {
         let changed = self.changed.iter().filter_map(|relation| self.tables.get(relation));
         let following = changed.filter_map(|table| table.entry.following());
-        following.map(|streaming| streaming.table.pending_bytes() as u64).sum()
+        following.map(Streaming::pending_bytes).sum()
     }
 
     /// Makes room in memory, if that is needed: the largest tables' rows go into files until half of the budget is free,
@@ -33,13 +34,19 @@ impl Session {
                 break;
             }
             let following = self.tables.values_mut().filter_map(|table| table.entry.following_mut());
-            let tables = following.map(|streaming| &mut streaming.table);
-            let Some(table) = tables.max_by_key(|table| table.pending_bytes()) else { break };
+            let Some(streaming) = following.max_by_key(|streaming| streaming.pending_bytes()) else { break };
+            let table = &mut streaming.table;
             let batches = table.fresh_batches()?;
             let written =
                 write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await?;
             tracing::debug!(table = table.relation, rows = written.iter().map(|file| file.rows).sum::<u64>(), "staged");
             table.stage(written)?;
+            if let Some(history) = &mut streaming.history {
+                let (batches, lake) = (history.fresh_batches()?, &history.lake);
+                let written =
+                    write_rows(&self.warehouse, lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await?;
+                history.stage(written);
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::config::{EngineConfig, ListedTable, TableSelection};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
-use crate::registry::{self, RegisteredTable, TableState};
+use crate::registry::{self, RegisteredTable, TableState, WantedTable};
 use crate::serve::{Leases, Pulse};
 use crate::source::copy::progress::Abandoned;
 use crate::source::older::{self, OlderTransactions};
@@ -26,6 +26,7 @@ use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, 
 
 use super::columns::{Columns, key_numbers};
 use super::entry::{Entry, Streaming, Table};
+use super::histories;
 use super::partitions::Trees;
 use super::session::Session;
 use super::stream_format::StreamFormat;
@@ -152,11 +153,14 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[List
     let mut relations = Vec::with_capacity(tables.len());
     for table in tables {
         let relation = relation::resolve(control, &table.name).await?;
-        relations.push((relation, table.append_only));
-        if registered.iter().any(|known| known.relation == relation) {
-            continue;
+        relations.push(WantedTable { relation, append_only: table.append_only, history: table.history });
+        if let Some(known) = registered.iter().find(|known| known.relation == relation) {
+            if known.history || !table.history {
+                continue;
+            }
+            tracing::info!(table = table.name, "the table is copied anew, for its history begins with a copy");
         }
-        let wanted = Wanted::new(&config.source.publication, table.append_only);
+        let wanted = Wanted { history: table.history, ..Wanted::new(&config.source.publication, table.append_only) };
         relation::describe(control, relation, wanted).await.map_err(Error::of_the_source)?;
         publication::check(control, relation, config).await.map_err(Error::of_the_source)?;
     }
@@ -243,6 +247,7 @@ async fn reload(
         lake_name: Some(registered.lake_name()),
         publication: &config.source.publication,
         append_only: registered.append_only,
+        history: registered.history,
         streams: registered.state == TableState::Streaming,
     };
     let described = match relation::describe(control, relation, wanted).await {
@@ -252,18 +257,12 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let lake = match registered.state {
-        TableState::Requested | TableState::Errored => None,
-        TableState::Copying | TableState::Streaming => match load(catalog, described.spec.clone()).await {
-            Ok(lake) => lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid)),
-            // An earlier mirror of the table left another one under its name; the copy will replace it.
-            Err(error) if error.table().is_some() && registered.state == TableState::Copying => None,
-            // Something is wrong with this table (its columns changed, say), not with the catalog.
-            Err(error) if error.table().is_some() => {
-                return stopped(config, control, registered, own_failure(&error), begin).await.map(Reloaded::Table);
-            }
-            Err(error) => return Err(error.into()),
-        },
+    let lake = match committed(catalog, registered, described.spec.clone()).await {
+        Ok(lake) => lake,
+        Err(error) if error.kind() == ErrorKind::Table => {
+            return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
+        }
+        Err(error) => return Err(error),
     };
     let Some(lake) = lake else {
         if registered.state == TableState::Streaming {
@@ -277,6 +276,7 @@ async fn reload(
                 return Ok(Reloaded::Interrupted(copy));
             }
             catalog.discard_prepared(&described.spec, uuid).await?;
+            histories::discard_begun(catalog, &described.spec, uuid).await?;
         }
         return Ok(Reloaded::Wanted);
     };
@@ -293,6 +293,13 @@ async fn reload(
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
+    let history = match histories::reload(catalog, registered, lake.spec()).await {
+        Ok(history) => history,
+        Err(error) if error.kind() == ErrorKind::Table => {
+            return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
+        }
+        Err(error) => return Err(error),
+    };
     let identity = described.identity;
     let index = store.table(identity);
     let files = lake.live_files(warehouse).await?;
@@ -317,7 +324,27 @@ async fn reload(
     let mut streaming =
         Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;
+    streaming.history = history;
     Ok(Reloaded::Table(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
+}
+
+/// The Iceberg table that the mirror has committed for a table, if it has.
+async fn committed(
+    catalog: &SqlCatalog,
+    registered: &RegisteredTable,
+    described: TableSpec,
+) -> Result<Option<LakeTable>> {
+    if matches!(registered.state, TableState::Requested | TableState::Errored) {
+        return Ok(None);
+    }
+    match load(catalog, described).await {
+        Ok(lake) => Ok(lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid))),
+        // An earlier mirror of the table left another one under its name; the copy will replace it.
+        Err(error) if error.table().is_some() && registered.state == TableState::Copying => Ok(None),
+        // Something is wrong with this table (its columns changed, say), not with the catalog.
+        Err(error) if error.table().is_some() => Err(own_failure(&error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is done of a copy that was interrupted, if the stream still has all changes since it began.

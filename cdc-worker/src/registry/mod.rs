@@ -52,6 +52,14 @@ pub(crate) enum TableState {
     Errored,
 }
 
+/// A table as it is to be listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WantedTable {
+    pub(crate) relation: u32,
+    pub(crate) append_only: bool,
+    pub(crate) history: bool,
+}
+
 /// One row of `mirrored_tables`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RegisteredTable {
@@ -86,6 +94,8 @@ pub(crate) struct RegisteredTable {
     pub(crate) partitions: Option<String>,
     /// Only its inserts and truncations are wanted.
     pub(crate) append_only: bool,
+    /// Its changes are kept.
+    pub(crate) history: bool,
     /// What part of it the publication sent when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
     pub(crate) copied_as: Option<String>,
     /// What part of it the publication sends.
@@ -118,7 +128,7 @@ impl RegisteredTable {
 }
 
 /// The column of `mirrored_tables` and the table that came last: where both are, nothing is missing.
-const NEWEST_COLUMN: &str = "published_by";
+const NEWEST_COLUMN: &str = "history";
 const NEWEST_TABLE: &str = "copied_parts";
 
 /// Creates schema, tables and columns where they are missing.
@@ -259,7 +269,7 @@ impl Registry<'_> {
                     c.relkind = 'p' AND NOT coalesce(pub.pubviaroot, false), t.partitions, t.append_only, \
                     coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true), \
                     t.published_as, coalesce({PUBLISHED_AS}, ''), \
-                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table), t.source_schema \
+                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table), t.source_schema, t.history \
              FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
              LEFT JOIN pg_class c ON c.oid = t.relation \
              LEFT JOIN pg_namespace ns ON ns.oid = c.relnamespace WHERE t.mirror = $1",
@@ -297,19 +307,21 @@ impl Registry<'_> {
                 schema: row.get(19),
                 name: row.get(20),
                 lake_namespace: row.get(21),
+                history: row.get(22),
             })
             .collect())
     }
 
-    /// Makes the registry list exactly these tables (those with `true` append-only): new ones are requested, others are
-    /// forgotten. One that is wanted otherwise than before is copied anew, for its index is another.
+    /// Makes the registry list exactly these tables: new ones are requested, others are forgotten. One that is wanted otherwise
+    /// than before is copied anew, for its index is another, or its history has to begin.
     ///
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
-    pub(crate) async fn list(&self, tables: &[(u32, bool)]) -> Result<()> {
+    pub(crate) async fn list(&self, tables: &[WantedTable]) -> Result<()> {
         let table = self.table("mirrored_tables");
-        let relations: Vec<u32> = tables.iter().map(|(relation, _)| *relation).collect();
-        let append_only: Vec<bool> = tables.iter().map(|(_, append_only)| *append_only).collect();
+        let relations: Vec<u32> = tables.iter().map(|table| table.relation).collect();
+        let append_only: Vec<bool> = tables.iter().map(|table| table.append_only).collect();
+        let history: Vec<bool> = tables.iter().map(|table| table.history).collect();
         self.client
             .execute(
                 &format!("DELETE FROM {table} WHERE mirror = $1 AND relation <> ALL ($2)"),
@@ -319,23 +331,33 @@ impl Registry<'_> {
         self.client
             .execute(
                 &format!(
-                    "UPDATE {table} t SET append_only = u.append_only, state = 'requested', error = NULL, \
-                     error_hint = NULL, error_lsn = NULL FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
-                     WHERE t.mirror = $1 AND t.relation = u.relation AND t.append_only <> u.append_only"
+                    "UPDATE {table} t SET append_only = u.append_only, history = u.history, state = 'requested', error = NULL, \
+                     error_hint = NULL, error_lsn = NULL FROM unnest($2::oid[], $3::bool[], $4::bool[]) u (relation, append_only, history) \
+                     WHERE t.mirror = $1 AND t.relation = u.relation \
+                     AND (t.append_only <> u.append_only OR u.history AND NOT t.history)"
                 ),
-                &[&self.mirror, &relations, &append_only],
+                &[&self.mirror, &relations, &append_only, &history],
             )
             .await?;
         self.client
             .execute(
                 &format!(
-                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table, append_only) \
-                     SELECT $1, c.oid, n.nspname, c.relname, c.relname, u.append_only \
-                     FROM unnest($2::oid[], $3::bool[]) u (relation, append_only) \
+                    "UPDATE {table} t SET history = false FROM unnest($2::oid[], $3::bool[]) u (relation, history) \
+                     WHERE t.mirror = $1 AND t.relation = u.relation AND t.history AND NOT u.history"
+                ),
+                &[&self.mirror, &relations, &history],
+            )
+            .await?;
+        self.client
+            .execute(
+                &format!(
+                    "INSERT INTO {table} (mirror, relation, source_schema, source_table, lake_table, append_only, history) \
+                     SELECT $1, c.oid, n.nspname, c.relname, c.relname, u.append_only, u.history \
+                     FROM unnest($2::oid[], $3::bool[], $4::bool[]) u (relation, append_only, history) \
                      JOIN pg_catalog.pg_class c ON c.oid = u.relation \
                      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ON CONFLICT DO NOTHING"
                 ),
-                &[&self.mirror, &relations, &append_only],
+                &[&self.mirror, &relations, &append_only, &history],
             )
             .await?;
         Ok(())

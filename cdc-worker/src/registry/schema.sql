@@ -56,6 +56,8 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     error_lsn pg_lsn,
     -- Only inserts and truncations are wanted: nothing tells the rows apart.
     append_only boolean NOT NULL DEFAULT false,
+    -- Its changes are kept too, in the Iceberg table `<lake_table>_history`.
+    history boolean NOT NULL DEFAULT false,
     -- What part of the table the publication sent when it was copied: list of columns and row filter.
     published_as text,
     -- What in the publication has sent the table's changes without a gap since its copy began: oids of rows of
@@ -86,6 +88,7 @@ CREATE INDEX IF NOT EXISTS copied_parts_of_table ON lake_catalog.copied_parts (m
 -- What installations from before have not got.
 ALTER TABLE lake_catalog.mirrored_tables
     ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS history boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS partitions text,
     ADD COLUMN IF NOT EXISTS published_as text,
     ADD COLUMN IF NOT EXISTS published_by text[];

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::Result;
 use crate::decode::message::Relation;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
-use crate::table::RowIdentity;
+use crate::table::{RowIdentity, history};
 
 use super::partitions::{self, Partition};
 use super::publication::{self, Projection};
@@ -31,6 +31,8 @@ pub(crate) struct SourceTable {
     pub(crate) projection: Projection,
     /// The partitions that hold the rows of a partitioned table, and those between.
     pub(crate) partitions: Option<Vec<Partition>>,
+    /// Its changes are kept.
+    pub(crate) history: bool,
 }
 
 impl SourceTable {
@@ -49,6 +51,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) publication: &'a str,
     /// For its inserts only.
     pub(crate) append_only: bool,
+    /// With a history.
+    pub(crate) history: bool,
     /// It streams already: should its replica identity be gone, it goes on until a change comes that needs it.
     pub(crate) streams: bool,
 }
@@ -56,7 +60,7 @@ pub(crate) struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// A table that is new to the mirror.
     pub(crate) fn new(publication: &'a str, append_only: bool) -> Self {
-        Self { lake_name: None, publication, append_only, streams: false }
+        Self { lake_name: None, publication, append_only, history: false, streams: false }
     }
 }
 
@@ -165,14 +169,27 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
         })?;
     let (namespace, lake_name) = wanted.lake_name.unwrap_or((&schema, &name));
     let spec = TableSpec { namespace: namespace.to_owned(), name: lake_name.to_owned(), columns, key };
+    if wanted.history {
+        history::check_names(&spec)?;
+    }
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an estimate, not negative by the query"
     )]
     let estimate = class.get::<_, f64>(5) as u64;
-    let mut table =
-        SourceTable { relation, schema, name, spec, identity: by, estimate, generated, projection, partitions: None };
+    let mut table = SourceTable {
+        relation,
+        schema,
+        name,
+        spec,
+        identity: by,
+        estimate,
+        generated,
+        projection,
+        partitions: None,
+        history: wanted.history,
+    };
     if kind == "p" {
         describe_partitions(client, &mut table).await?;
     }

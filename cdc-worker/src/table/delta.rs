@@ -109,8 +109,8 @@ impl Delta {
     }
 
     /// Adds a row that will not be changed.
-    pub(super) fn insert_only(&mut self, spec: &TableSpec, cells: &[Cell<'_>]) -> Result<()> {
-        self.append(spec, cells, None)?;
+    pub(super) fn insert_only(&mut self, spec: &TableSpec, cells: &[Cell<'_>], old: Option<OldRow<'_>>) -> Result<()> {
+        self.append(spec, cells, old)?;
         Ok(())
     }
 
@@ -173,6 +173,7 @@ impl Delta {
     pub(super) fn change_columns(&mut self, to: &TableSpec) -> Result<()> {
         self.seal()?;
         self.builder = None;
+        self.new_companions.clear();
         let schema = to.arrow_schema();
         for sealed in &mut self.sealed {
             sealed.batch = with_columns(&sealed.batch, &schema)?;

@@ -22,6 +22,7 @@ use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::columns::Seen;
 use super::delta::{Delta, insert_shared};
+use super::history::{History, Operation};
 use super::identity::RowIdentity;
 use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
@@ -79,6 +80,7 @@ pub(crate) enum OldValues<'a> {
 }
 
 /// What one table brings to a commit.
+#[derive(Default)]
 pub(crate) struct Pending {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) deletes: BTreeMap<String, RoaringTreemap>,
@@ -196,29 +198,37 @@ impl MirroredTable {
         Ok(())
     }
 
-    pub(crate) fn insert(&mut self, new: &Tuple) -> Result<()> {
+    /// Applies an insert. It and the others record what they did in the table's history, if it has one.
+    pub(crate) fn insert(&mut self, new: &Tuple, history: Option<&mut History>) -> Result<()> {
         let cells = new.cells()?;
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         self.refuse_twin(&self.key)?;
         match self.identity {
-            RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None),
-            RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &self.key, &cells),
-            RowIdentity::AppendOnly => self.delta.insert_only(&self.spec, &cells),
+            RowIdentity::Key => self.delta.insert(&self.spec, &self.key, &cells, None)?,
+            RowIdentity::FullRow => self.delta.insert_equal(&self.spec, &self.key, &cells)?,
+            RowIdentity::AppendOnly => self.delta.insert_only(&self.spec, &cells, None)?,
         }
+        history.map_or(Ok(()), |history| history.record(Operation::Insert, &cells, None))
     }
 
-    pub(crate) fn delete(&mut self, old: &Tuple) -> Result<()> {
+    pub(crate) fn delete(&mut self, old: &Tuple, history: Option<&mut History>) -> Result<()> {
         let cells = old.cells()?;
         key_of_cells(&self.spec, &self.identity_columns, &cells, &mut self.key)?;
         let key = std::mem::take(&mut self.key);
         let place = self.place(&key)?;
         self.take_out(&key, place)?;
         self.key = key;
-        Ok(())
+        history.map_or(Ok(()), |history| history.record(Operation::Delete, &cells, None))
     }
 
     /// Applies an update.
-    pub(crate) fn update(&mut self, old: Option<&Tuple>, new: &Tuple, values: OldValues<'_>) -> Result<Step> {
+    pub(crate) fn update(
+        &mut self,
+        old: Option<&Tuple>,
+        new: &Tuple,
+        values: OldValues<'_>,
+        history: Option<&mut History>,
+    ) -> Result<Step> {
         let mut cells = new.cells()?;
         let mut old_cells = Cells::new();
         if let Some(old) = old {
@@ -254,6 +264,12 @@ impl MirroredTable {
             // Its row has no place.
             RowIdentity::AppendOnly => {}
         }
+        if let Some(history) = history {
+            if self.identity != RowIdentity::Key || old_key != key {
+                history.record(Operation::Delete, &old_cells, None)?;
+            }
+            history.record(Operation::Update, &cells, source)?;
+        }
         (self.key, self.old_key) = (key, old_key);
         Ok(Step::Done)
     }
@@ -268,7 +284,10 @@ impl MirroredTable {
     }
 
     /// Empties the table. Gives the staged files that nothing will name any more.
-    pub(crate) fn truncate(&mut self) -> Result<Vec<String>> {
+    pub(crate) fn truncate(&mut self, history: Option<&mut History>) -> Result<Vec<String>> {
+        if let Some(history) = history {
+            history.record(Operation::Truncate, &[], None)?;
+        }
         let staged = self.staged_paths();
         if self.before_truncate.is_none() {
             self.before_truncate = Some(self.committed_files());

@@ -10,6 +10,7 @@ mod columns;
 mod companions;
 mod delta;
 mod equal_rows;
+pub(crate) mod history;
 mod identity;
 #[allow(
     clippy::disallowed_methods,
@@ -24,7 +25,8 @@ pub(crate) mod remark;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
 pub(crate) use delta::with_columns;
+pub(crate) use history::History;
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
-pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Step, TablePin};
+pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Pending, Step, TablePin};
 pub(crate) use overlap::CopiedFile;

@@ -374,11 +374,11 @@ mod tests {
             let overlaps = table.overlaps(*lsn);
             let mut update = |values: OldValues<'_>| match change {
                 Change::Insert(new) if overlaps => table.insert_overlapping(*lsn, new).map(|()| Step::Done),
-                Change::Insert(new) => table.insert(new).map(|()| Step::Done),
+                Change::Insert(new) => table.insert(new, None).map(|()| Step::Done),
                 Change::Delete(old) if overlaps => table.delete_overlapping(*lsn, old).map(|()| Step::Done),
-                Change::Delete(old) => table.delete(old).map(|()| Step::Done),
+                Change::Delete(old) => table.delete(old, None).map(|()| Step::Done),
                 Change::Update(old, new) if overlaps => table.update_overlapping(*lsn, old.as_ref(), new, values),
-                Change::Update(old, new) => table.update(old.as_ref(), new, values),
+                Change::Update(old, new) => table.update(old.as_ref(), new, values, None),
             };
             let done = match update(OldValues::Unknown).unwrap() {
                 Step::Done => Step::Done,

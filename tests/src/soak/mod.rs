@@ -99,6 +99,9 @@ impl Soak {
         config.interval = "200ms".to_owned();
         config.max_bytes = "1MiB".to_owned();
         config.quiet = true;
+        // The copies of these tables are of one snapshot, and so not what they are in the other runs.
+        let histories = if self.seed.is_multiple_of(3) { tables::HISTORIES } else { &[] };
+        config.history = histories.iter().map(|&table| table.to_owned()).collect();
         let mut worker = Worker::start(&config, postgres).await?;
         let journal = Journal::create(&self.directory.join("journal.sql"))?;
         let mut faults = Random::new(self.seed ^ 0xFA17);
@@ -128,6 +131,9 @@ impl Soak {
             let compared = Instant::now();
             ensure!(worker.runs()?, "the worker has ended");
             let rows = agrees(postgres, &mut worker).await?;
+            if !histories.is_empty() {
+                Oracle::new(postgres).assert_history(postgres, histories, CATCH_UP).await?;
+            }
             let committed = shared.committed.load(Ordering::Relaxed);
             println!(
                 "round {round}, at {} s: {committed} committed, {} rolled back, {} collided, {} prepared ({} left open), {fault}: \
@@ -207,7 +213,7 @@ async fn agrees(postgres: &Postgres, worker: &mut Worker) -> Result<u64> {
     let until = Instant::now() + SETTLED;
     loop {
         worker.streaming(postgres, TABLES.len()).await?;
-        let rows = Oracle::new(postgres).assert_equal(postgres, TABLES, CATCH_UP).await;
+        let rows = Oracle::new(postgres).assert_equal_but_generated(postgres, TABLES.iter().copied(), CATCH_UP).await;
         if rows.is_err() && !worker.runs()? {
             bail!("the worker has ended");
         }

@@ -31,6 +31,9 @@ pub const TABLES: &[&str] = &[
     "soak.pet",
 ];
 
+/// Those of them whose changes are kept, in runs with histories.
+pub(super) const HISTORIES: &[&str] = &["soak.pair", "soak.bag", "soak.doc", "soak.tale", "soak.pet"];
+
 pub(super) const SCHEMA: &str = "
 CREATE SCHEMA soak;
 CREATE FUNCTION soak.filler(seed bigint, length int) RETURNS text LANGUAGE sql IMMUTABLE AS

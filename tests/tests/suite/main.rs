@@ -2,6 +2,7 @@
 
 mod extension_columns;
 mod extension_crash;
+mod extension_history;
 mod extension_mirror;
 mod extension_refusals;
 mod extension_types;
@@ -12,6 +13,7 @@ mod worker_companions;
 mod worker_copy;
 mod worker_crash;
 mod worker_handoff;
+mod worker_history;
 mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;

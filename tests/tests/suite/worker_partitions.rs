@@ -247,7 +247,8 @@ async fn what_happened_to_partitions_while_the_worker_was_down_is_noticed() -> R
         postgres
             .batch(
                 "ALTER TABLE lake_catalog.mirrored_tables
-                    DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN published_by, DROP COLUMN append_only;
+                    DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN published_by, DROP COLUMN append_only,
+                    DROP COLUMN history;
                  TRUNCATE odd",
             )
             .await?;

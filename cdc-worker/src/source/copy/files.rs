@@ -11,6 +11,7 @@ use crate::decode::row::{RowBuilder, key_of_cells};
 use crate::table::{IndexWriter, Position, with_columns};
 
 use super::CopyJob;
+use super::base::BaseRoll;
 use super::progress::{NumberedFile, Part};
 use super::share::{Round, Share};
 
@@ -28,6 +29,8 @@ pub(super) struct FileRoll<'a> {
     numbers: &'a AtomicU32,
     builder: RowBuilder,
     index: IndexWriter,
+    /// The same rows in the table's history, if it has one.
+    history: Option<BaseRoll<'a>>,
     /// The columns of the row's identity.
     identity: Vec<usize>,
     key: Vec<u8>,
@@ -54,12 +57,14 @@ struct Current {
 impl<'a> FileRoll<'a> {
     pub(super) fn new(job: &'a CopyJob, numbers: &'a AtomicU32, round: Round) -> Result<Self> {
         let spec = job.lake.spec();
+        let history = job.base.as_ref().map(|base| BaseRoll::new(job, base, round.snapshot)).transpose()?;
         Ok(Self {
             job,
             lake: job.lake.clone(),
             numbers,
             builder: RowBuilder::new(spec)?,
             index: IndexWriter::new(job.index.clone()),
+            history,
             identity: job.table.identity.columns(spec),
             key: Vec::new(),
             current: None,
@@ -85,6 +90,9 @@ impl<'a> FileRoll<'a> {
                 self.current.insert(current)
             }
         };
+        if let Some(history) = &mut self.history {
+            history.append(cells)?;
+        }
         let position = Position { file: current.number, row: current.rows };
         self.index.put(&self.key, position)?;
         current.rows += 1;
@@ -118,7 +126,8 @@ impl<'a> FileRoll<'a> {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.builder.rows() >= BATCH_ROWS || self.builder.bytes() >= BATCH_BYTES
+        let history = self.history.as_ref().map_or(0, BaseRoll::bytes);
+        self.builder.rows() >= BATCH_ROWS || self.builder.bytes() + history >= BATCH_BYTES
     }
 
     pub(super) async fn write_batch(&mut self) -> Result<()> {
@@ -131,6 +140,9 @@ impl<'a> FileRoll<'a> {
             current.waiting.push(self.builder.finish_batch()?);
         }
         current.write_waiting(self.job).await?;
+        if let Some(history) = &mut self.history {
+            history.write_batch().await?;
+        }
         if current.writer.bytes_written() >= self.job.file_bytes {
             self.close_current().await?;
         }
@@ -157,7 +169,7 @@ impl<'a> FileRoll<'a> {
     async fn end_part(&mut self) -> Result<()> {
         let (files, shares) = (std::mem::take(&mut self.closed), std::mem::take(&mut self.shares));
         let companions = self.lake.spec().companions().collect();
-        let part = Part { as_of: self.round.as_of, files, shares, companions };
+        let part = Part { as_of: self.round.snapshot.at, files, shares, companions };
         self.job.done(&part, &self.round.shape).await?;
         self.parts.push(part);
         Ok(())
@@ -180,6 +192,9 @@ impl<'a> FileRoll<'a> {
     pub(super) async fn finish(mut self) -> Result<Vec<Part>> {
         self.write_batch().await?;
         self.close_current().await?;
+        if let Some(history) = &mut self.history {
+            history.close().await?;
+        }
         if !self.shares.is_empty() {
             self.end_part().await?;
         }

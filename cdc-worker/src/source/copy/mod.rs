@@ -18,6 +18,7 @@
 //!
 //! Memory is some megabytes a connection, whatever the table's size.
 
+mod base;
 mod files;
 mod key_reader;
 pub(crate) mod progress;
@@ -40,11 +41,13 @@ use uuid::Uuid;
 use crate::Result;
 use crate::config::{SourceConfig, Unrepresentable};
 use crate::error::{Error, ErrorKind};
+use crate::table::history::Snapshot;
 use crate::table::{CopiedFile, PositionIndex, Seen};
 
 use super::older::OlderTransactions;
 use super::partitions::Links;
 use super::relation::SourceTable;
+pub(crate) use base::Base;
 pub(crate) use key_reader::KeyReader;
 use progress::{Part, Progress, takes_parts};
 use share::Shares;
@@ -57,6 +60,8 @@ pub(crate) struct CopyJob {
     pub(crate) warehouse: Arc<Warehouse>,
     pub(crate) lake: LakeTable,
     pub(crate) index: PositionIndex,
+    /// Where its rows go once more, as the beginning of the table's history.
+    pub(crate) base: Option<Arc<Base>>,
     pub(crate) epoch: i64,
     pub(crate) attempt: Uuid,
     /// A file is closed at about this size.
@@ -90,6 +95,8 @@ pub(crate) struct Copied {
     pub(crate) from: Lsn,
     /// From here on they are exactly those that it lacks. Where it was made of one snapshot, that is [`Self::from`].
     pub(crate) exact_from: Lsn,
+    /// The last snapshot.
+    pub(crate) snapshot: Snapshot,
     pub(crate) rows: u64,
     pub(crate) files: Vec<CopiedFile>,
     /// The columns that have a companion in some file, by field id.
@@ -119,8 +126,9 @@ impl CopyJob {
         let mut shares: Option<Shares> = None;
         loop {
             let until = in_parts.then(|| Instant::now() + job.snapshot_age);
-            let Reading { reader, sessions, consistent_point, extents, seen, partitions, shape } =
+            let Reading { reader, sessions, snapshot, extents, seen, partitions, shape } =
                 snapshot::begin(&job).await?;
+            let consistent_point = snapshot.at;
             if progress.shape.as_ref() != Some(&shape) {
                 let void: Vec<String> = progress.files().map(|numbered| numbered.file.path.clone()).collect();
                 if progress.shape.is_some() {
@@ -146,7 +154,7 @@ impl CopyJob {
             let mut tasks = JoinSet::new();
             for session in sessions {
                 let (job, todo) = (Arc::clone(&job), Arc::clone(&todo));
-                let round = share::Round { as_of: consistent_point, shape: shape.clone() };
+                let round = share::Round { snapshot, shape: shape.clone() };
                 // With a session ends its transaction, and the lock that keeps the table from being rewritten.
                 tasks.spawn(share::copy(job, session, todo, Arc::clone(&numbers), round));
             }
@@ -162,7 +170,7 @@ impl CopyJob {
                 let rows = files.iter().map(|copied| copied.file.rows - copied.superseded.len()).sum();
                 let reader = reader.map(|client| KeyReader::new(client, &job.table));
                 let exact_from = consistent_point;
-                return Ok(Copied { from, exact_from, rows, files, companions, seen, partitions, reader });
+                return Ok(Copied { from, exact_from, snapshot, rows, files, companions, seen, partitions, reader });
             }
             tracing::info!(table = job.table.shown(), "the copy takes a new snapshot");
             shares = Arc::into_inner(todo);

@@ -143,9 +143,9 @@ impl Progress {
 }
 
 /// Whether a copy of this table may be made of several snapshots. What then joins it with the stream is the key; and a
-/// row that enters through a row filter comes without its unchanged values.
+/// row that enters through a row filter comes without its unchanged values. A history begins at one position.
 pub(crate) fn takes_parts(table: &SourceTable) -> bool {
-    table.identity == RowIdentity::Key && table.projection.filter.is_none()
+    table.identity == RowIdentity::Key && table.projection.filter.is_none() && !table.history
 }
 
 /// What must be as it was when the first part was copied: columns, key, what the publication sends, and the files of the

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use iceberg_writer::{ColumnSpec, Lsn, PgType};
+use iceberg_writer::{ColumnSpec, PgType};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::Result;
+use crate::table::history::Snapshot;
 
 use super::super::identifier::quote;
 use super::super::relation::SourceTable;
@@ -48,8 +49,7 @@ pub(crate) struct Share {
 
 /// One snapshot's turn.
 pub(super) struct Round {
-    /// Its consistent point.
-    pub(super) as_of: Lsn,
+    pub(super) snapshot: Snapshot,
     /// What the table looks like in it.
     pub(super) shape: String,
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use iceberg_writer::Lsn;
 use tokio_postgres::Client;
 
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
+use crate::table::history::Snapshot;
 use crate::table::{RowIdentity, Seen};
 
 use super::super::identifier::quote;
@@ -29,7 +29,8 @@ pub(super) struct Reading {
     pub(super) reader: Client,
     /// Read the table.
     pub(super) sessions: Vec<CopySession>,
-    pub(super) consistent_point: Lsn,
+    /// Its position is the slot's consistent point.
+    pub(super) snapshot: Snapshot,
     /// The heaps that may hold rows of the snapshot.
     pub(super) extents: Vec<Extent>,
     /// The table's columns.
@@ -62,15 +63,15 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
     for _ in 0..SNAPSHOT_ATTEMPTS {
         let wanted = format!("the copy of {}", table.shown());
         let exported = slot::export_snapshot(&job.source, table.relation);
-        let snapshot = older::while_made(&job.source, &wanted, &job.older, exported).await?;
-        let consistent_point = snapshot.consistent_point;
-        let first = import(job, &snapshot.name).await?;
+        let exported = older::while_made(&job.source, &wanted, &job.older, exported).await?;
+        let consistent_point = exported.consistent_point;
+        let (first, taken_us) = import(job, &exported.name).await?;
         let Some(Locked { extents, seen, partitions, shape }) = lock(job, &first).await? else {
             tracing::info!(table = table.shown(), lsn = %consistent_point, "rewritten as its copy began; again");
             tokio::time::sleep(SNAPSHOT_PAUSE).await;
             continue;
         };
-        let Some(session) = CopySession::open(job, &snapshot.name).await? else {
+        let Some(session) = CopySession::open(job, &exported.name).await? else {
             // They go first: while they wait, everybody else waits behind them.
             tracing::info!(table = table.shown(), lsn = %consistent_point, "to be rewritten as its copy began; again");
             drop(first);
@@ -79,8 +80,11 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
         };
         let mut sessions = vec![session];
         let blocks = extents.iter().map(|extent| extent.blocks).sum();
-        while sessions.len() < fitting_connections(blocks, job.source.copy_connections) {
-            match CopySession::open(job, &snapshot.name).await {
+        // With a history each takes twice the memory.
+        let most =
+            if job.base.is_some() { job.source.copy_connections.div_ceil(2) } else { job.source.copy_connections };
+        while sessions.len() < fitting_connections(blocks, most) {
+            match CopySession::open(job, &exported.name).await {
                 Ok(Some(session)) => sessions.push(session),
                 Ok(None) => break,
                 // The source has no connection to spare, perhaps: one is enough, the others are for speed.
@@ -91,14 +95,16 @@ pub(super) async fn begin(job: &CopyJob) -> Result<Reading> {
             }
         }
         // The transactions hold the snapshot now; the slot may go, and with it its hold on WAL.
-        drop(snapshot);
-        return Ok(Reading { reader: first, sessions, consistent_point, extents, seen, partitions, shape });
+        drop(exported);
+        let snapshot = Snapshot { at: consistent_point, taken_us };
+        return Ok(Reading { reader: first, sessions, snapshot, extents, seen, partitions, shape });
     }
     Err(Error::new(ErrorKind::Table, "the table was truncated or rewritten each time its copy began")
         .with_hint(format!("when it is truncated less often, {COPY_ANEW}")))
 }
 
-async fn import(job: &CopyJob, snapshot: &str) -> Result<Client> {
+/// A transaction with the snapshot, and when that was taken, for it begins a moment later.
+async fn import(job: &CopyJob, snapshot: &str) -> Result<(Client, i64)> {
     let client = connect::sql(&job.source, "lake copy").await?;
     client.batch_execute(settings::ENCODING).await?;
     let import = format!(
@@ -106,7 +112,8 @@ async fn import(job: &CopyJob, snapshot: &str) -> Result<Client> {
         snapshot.replace('\'', "''")
     );
     client.batch_execute(&import).await?;
-    Ok(client)
+    let now = client.query_one("SELECT (extract(epoch FROM now()) * 1000000)::int8", &[]).await?;
+    Ok((client, now.get(0)))
 }
 
 /// Locks the table against a rewrite. `None`: it was rewritten since the snapshot.
@@ -156,6 +163,7 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
         lake_name: Some((&table.spec.namespace, &table.spec.name)),
         publication: &job.source.publication,
         append_only: table.identity == RowIdentity::AppendOnly,
+        history: table.history,
         streams: false,
     };
     let described = relation::describe(client, table.relation, wanted).await?;
