@@ -156,5 +156,10 @@ pub(crate) fn show_activity(text: &CStr) {
 pub(crate) fn exit_for_restart() -> ! {
     // SAFETY: the regular way out of a server process. The caller has stopped the engine's threads; nothing of Rust's
     // is left that a skipped destructor would have to release.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe {
+        // Its bindings of 18 do not tell that it never returns.
+        loop {
+            pg_sys::proc_exit(1);
+        }
+    }
 }
