@@ -36,6 +36,10 @@ test: install ## the whole test suite, on private Postgres servers
 	@echo 'test: cargo test --release --workspace'
 	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS)
 
+.PHONY: test-matrix
+test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensions built for 18 and tested there
+	@tests/matrix.sh all
+
 .PHONY: bench
 bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench

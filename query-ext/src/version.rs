@@ -147,3 +147,43 @@ pub(crate) unsafe fn collates_bytes(collation: pg_sys::Oid) -> bool {
         unsafe { (*pg_sys::ffi::pg_guard_ffi_boundary(|| pg_newlocale_from_collation(collation))).collate_is_c }
     }
 }
+
+/// What this backend has counted of a table and not reported yet, with its changes of the running transaction; null: nothing.
+///
+/// # Safety
+/// On the main thread.
+pub(crate) unsafe fn pending_statistics(table: pg_sys::Oid) -> *mut pg_sys::PgStat_TableStatus {
+    #[cfg(feature = "pg15")]
+    // SAFETY: per the contract.
+    unsafe {
+        pg_sys::find_tabstat_entry(table)
+    }
+    // From 16 on that gives a copy, without the running transaction.
+    #[cfg(not(feature = "pg15"))]
+    {
+        /// `PgStat_EntryRef` (utils/pgstat_internal.h).
+        #[repr(C)]
+        struct EntryRef {
+            shared_entry: *mut c_void,
+            shared_stats: *mut c_void,
+            generation: u32,
+            pending: *mut c_void,
+        }
+        #[cfg(feature = "pg18")]
+        type ObjectId = u64;
+        #[cfg(not(feature = "pg18"))]
+        type ObjectId = u32;
+        const RELATION: u32 = 2;
+        unsafe extern "C-unwind" {
+            fn pgstat_fetch_pending_entry(kind: u32, database: pg_sys::Oid, object: ObjectId) -> *const EntryRef;
+        }
+        // SAFETY: an exported function of the server, whose errors the guard turns into panics; what is pending of a relation
+        // is a PgStat_TableStatus.
+        unsafe {
+            let database = pg_sys::MyDatabaseId;
+            let object = ObjectId::from(table.to_u32());
+            let entry = pg_sys::ffi::pg_guard_ffi_boundary(|| pgstat_fetch_pending_entry(RELATION, database, object));
+            if entry.is_null() { std::ptr::null_mut() } else { (*entry).pending.cast() }
+        }
+    }
+}

@@ -24,7 +24,7 @@ async fn generated_columns_are_in_the_lake_where_the_publication_sends_them() ->
         postgres
             .batch("GRANT SELECT ON listed TO lakemirror; ALTER PUBLICATION lakemirror ADD TABLE listed (id, twice)")
             .await?;
-        let fill = "INSERT INTO t SELECT i, i, DEFAULT, DEFAULT, 'b' FROM generate_series(1, 20) i; INSERT INTO listed SELECT id, a FROM t";
+        let fill = "INSERT INTO t (id, a, b) SELECT i, i, 'b' FROM generate_series(1, 20) i; INSERT INTO listed (id, a) SELECT id, a FROM t";
         postgres.batch(fill).await?;
         let config = WorkerConfig::new(&postgres, "one", &tables)?;
         let mut worker = Worker::start(&config, &postgres).await?;
