@@ -31,11 +31,8 @@ on() {
     PG_CONFIG=$PWD/.deps/pg$major/bin/pg_config cargo test --release --workspace ${CARGO_FLAGS:-} "$@"
 }
 
-# In a directory of its own: bindings to another version of Postgres. Only what a server loads is built.
 build_extensions() {
-    # shellcheck disable=SC2086
-    PGRX_PG_CONFIG_PATH=$PWD/.deps/pg18/bin/pg_config cargo build --release --target-dir "$TARGET/pg18" ${CARGO_FLAGS:-} \
-        -p lake -p lake_query --no-default-features --features lake/pg18,lake_query/pg18
+    make --no-print-directory extensions PG_CONFIG="$PWD/.deps/pg18/bin/pg_config" CARGO_FLAGS="${CARGO_FLAGS:-}"
     pg-bgworker/install.sh .deps/pg18/bin/pg_config "$TARGET/pg18/release"
     query-ext/install.sh .deps/pg18/bin/pg_config "$TARGET/pg18/release"
 }
