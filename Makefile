@@ -9,6 +9,10 @@ RELEASE := $(TARGET_DIR)/release
 PYTHON := $(CURDIR)/.deps/venv/bin/python
 # Extensions go to Postgres's own directories; as root there is nothing to ask for.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The extensions are built for one version of Postgres: for 15 with all the rest, for another in a directory of its own.
+# (Asked when it is needed: `make setup` may have to install pg_config first.)
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -nE 's/^PostgreSQL ([0-9]+).*/\1/p')
+EXTENSIONS = $(if $(filter 15,$(PG_MAJOR)),$(RELEASE),$(TARGET_DIR)/pg$(PG_MAJOR)/release)
 STARTED := $(shell date +%s)
 
 .PHONY: help
@@ -25,16 +29,29 @@ build: setup ## build everything (10 minutes the first time, seconds after that)
 	@echo 'build: cargo build --release (about 10 minutes the first time on 2 cores)'
 	cargo build --release --workspace $(CARGO_FLAGS)
 
+.PHONY: extensions
+extensions: build ## build the extensions for the Postgres of PG_CONFIG (10 minutes the first time, unless it is 15)
+	@if [ '$(PG_MAJOR)' != 15 ]; then \
+		echo 'extensions: cargo build for PostgreSQL $(PG_MAJOR)'; \
+		PGRX_PG_CONFIG_PATH='$(PG_CONFIG)' cargo build --release -p lake -p lake_query --no-default-features \
+			--features lake/pg$(PG_MAJOR),lake_query/pg$(PG_MAJOR) --target-dir '$(TARGET_DIR)/pg$(PG_MAJOR)' $(CARGO_FLAGS); \
+	fi
+
 .PHONY: install
-install: build ## copy the extensions lake and lake_query into the Postgres of PG_CONFIG
+install: extensions ## copy the extensions lake and lake_query into the Postgres of PG_CONFIG
 	@echo "install: lake and lake_query into $$($(PG_CONFIG) --pkglibdir)"
-	@$(SUDO) pg-bgworker/install.sh $(PG_CONFIG) $(RELEASE)
-	@$(SUDO) query-ext/install.sh $(PG_CONFIG) $(RELEASE)
+	@$(SUDO) pg-bgworker/install.sh $(PG_CONFIG) $(EXTENSIONS)
+	@$(SUDO) query-ext/install.sh $(PG_CONFIG) $(EXTENSIONS)
 
 .PHONY: test
 test: install ## the whole test suite, on private Postgres servers
 	@echo 'test: cargo test --release --workspace'
-	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS)
+	RUST_BACKTRACE=0 PG_CONFIG='$(PG_CONFIG)' $(if $(filter-out 15,$(PG_MAJOR)),LAKE_LIBRARY_DIR='$(EXTENSIONS)') \
+		cargo test --release --workspace $(CARGO_FLAGS)
+
+.PHONY: test-matrix
+test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensions built for 18 and tested there
+	@tests/matrix.sh all
 
 .PHONY: bench
 bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)

@@ -71,6 +71,8 @@ pub struct SourceConfig {
     pub slot: String,
     /// Allow TCP without TLS.
     pub insecure: bool,
+    /// The slot is one that standbys may keep too, and go on with when they are promoted (servers from 17 on).
+    pub failover: bool,
     /// Connections over which a table is copied, at most.
     pub copy_connections: usize,
 }

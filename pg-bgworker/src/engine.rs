@@ -93,6 +93,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             publication: crate::registry::PUBLICATION.to_owned(),
             slot: settings.slot.clone(),
             insecure: settings.server.insecure,
+            failover: true,
             copy_connections: settings.copy_connections,
         },
         lake: cdc_worker::LakeConfig {

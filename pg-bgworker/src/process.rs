@@ -156,5 +156,14 @@ pub(crate) fn show_activity(text: &CStr) {
 pub(crate) fn exit_for_restart() -> ! {
     // SAFETY: the regular way out of a server process. The caller has stopped the engine's threads; nothing of Rust's
     // is left that a skipped destructor would have to release.
-    unsafe { pg_sys::proc_exit(1) }
+    #[cfg(not(feature = "pg18"))]
+    unsafe {
+        pg_sys::proc_exit(1)
+    }
+    // SAFETY: as above. The bindings of 18 do not tell that it never returns.
+    #[cfg(feature = "pg18")]
+    unsafe {
+        pg_sys::proc_exit(1);
+        unreachable!("proc_exit returned")
+    }
 }

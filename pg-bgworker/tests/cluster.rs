@@ -16,7 +16,7 @@ pub(crate) struct Cluster {
 }
 
 fn pg_config() -> String {
-    std::env::var("PGRX_PG_CONFIG_PATH").unwrap()
+    std::env::var("PG_CONFIG").or_else(|_| std::env::var("PGRX_PG_CONFIG_PATH")).unwrap()
 }
 
 fn binaries() -> &'static Path {
@@ -31,8 +31,10 @@ fn binaries() -> &'static Path {
 fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
-        // Beside this test: cargo copies a library to target/release only when it is built for its own sake.
-        let target = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+        // Beside this test: cargo copies a library to target/release only when it is built for its own sake. One for another
+        // version of Postgres is in a directory of its own.
+        let beside = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+        let target = std::env::var("LAKE_LIBRARY_DIR").map_or(beside, PathBuf::from);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh");
         let output = Command::new(script).arg(pg_config()).arg(target).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

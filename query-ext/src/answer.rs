@@ -257,7 +257,7 @@ fn written(table: pg_sys::Oid) -> bool {
         if !pg_sys::pgstat_track_counts {
             return true;
         }
-        let entry = pg_sys::find_tabstat_entry(table);
+        let entry = crate::version::pending_statistics(table);
         !entry.is_null() && !(*entry).trans.is_null()
     }
 }

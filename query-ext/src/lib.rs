@@ -36,6 +36,7 @@ mod planner;
 mod security;
 mod settings;
 mod tree;
+mod version;
 mod whole;
 
 pgrx::pg_module_magic!();

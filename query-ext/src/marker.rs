@@ -7,12 +7,33 @@ use pgrx::pg_sys::NodeTag;
 
 use crate::error::Error;
 use crate::tree;
+use crate::version::{self, Permissions};
+
+/// A marker in a query.
+#[derive(Clone, Copy)]
+pub(crate) struct Marker {
+    /// Its range table entry.
+    pub(crate) rte: *mut pg_sys::RangeTblEntry,
+    /// The query, sub-query or CTE that has the entry.
+    pub(crate) query: *mut pg_sys::Query,
+}
+
+impl Marker {
+    /// As whom, and which columns of it, the query reads it.
+    ///
+    /// # Safety
+    /// The query tree still exists.
+    pub(crate) unsafe fn permissions(self) -> Permissions {
+        // SAFETY: per the contract.
+        unsafe { version::permissions(self.query, self.rte) }
+    }
+}
 
 /// What a query reads.
 #[derive(Default)]
 pub(crate) struct Relations {
-    /// Its range table entries that are markers.
-    pub(crate) markers: Vec<*mut pg_sys::RangeTblEntry>,
+    /// Its markers.
+    pub(crate) markers: Vec<Marker>,
     /// Whether it reads or writes any other table.
     pub(crate) others: bool,
     /// Whether a part of it modifies data or locks rows.
@@ -104,7 +125,7 @@ pub(crate) unsafe fn collect(query: *mut pg_sys::Query) -> Relations {
             }
             for rte in tree::items::<pg_sys::RangeTblEntry>((*query).rtable) {
                 if is_marker(rte) {
-                    relations.markers.push(rte);
+                    relations.markers.push(Marker { rte, query });
                 } else if (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION
                     && (*rte).relkind.cast_unsigned() != pg_sys::RELKIND_VIEW
                 {
@@ -160,13 +181,14 @@ pub(crate) fn name_of(relation: pg_sys::Oid) -> String {
 /// Refuses a marker whose selected columns are no longer what the source has.
 ///
 /// # Safety
-/// `rte` is a marker's entry, `source` its source.
-pub(crate) unsafe fn check_columns(rte: *mut pg_sys::RangeTblEntry, source: pg_sys::Oid) {
+/// `source` is the marker's source.
+pub(crate) unsafe fn check_columns(marker: Marker, source: pg_sys::Oid) {
     // SAFETY: per the contract.
     unsafe {
+        let (rte, columns) = (marker.rte, marker.permissions().columns);
         let mut bit = -1;
         loop {
-            bit = pg_sys::bms_next_member((*rte).selectedCols, bit);
+            bit = pg_sys::bms_next_member(columns, bit);
             if bit < 0 {
                 return;
             }

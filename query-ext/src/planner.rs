@@ -11,9 +11,9 @@ use std::ffi::c_char;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::marker::{self, Relations};
+use crate::marker::{self, Marker, Relations};
 use crate::whole::Whole;
-use crate::{settings, tree};
+use crate::{settings, tree, version};
 
 /// UTF-8, as `pg_enc` numbers it.
 const PG_UTF8: i32 = 6;
@@ -108,11 +108,11 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
                 .raise();
         }
         let mut sources: Vec<u32> = Vec::new();
-        for rte in &relations.markers {
-            let source = marker::source_of((**rte).relid);
-            pg_sys::LockRelationOid(source, (**rte).rellockmode);
-            marker::check_columns(*rte, source);
-            crate::security::refuse_policies(*rte, source);
+        for marker in &relations.markers {
+            let source = marker::source_of((*marker.rte).relid);
+            pg_sys::LockRelationOid(source, (*marker.rte).rellockmode);
+            marker::check_columns(*marker, source);
+            crate::security::refuse_policies(*marker, source);
             if !sources.contains(&source.to_u32()) {
                 sources.push(source.to_u32());
             }
@@ -152,11 +152,7 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
         let scans = call.plan(query);
         drop(guard);
         // The executor checks privileges on the range table: the sources' entries of the heap's plan do it.
-        for rte in tree::items::<pg_sys::RangeTblEntry>((*heap).rtable) {
-            if (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION && sources.contains(&(*rte).relid.to_u32()) {
-                (*scans).rtable = pg_sys::lappend((*scans).rtable, tree::copy(rte).cast());
-            }
-        }
+        version::add_checks(scans, heap, &sources);
         keep_valid(scans, &relations, &sources);
         scans
     }
@@ -166,8 +162,8 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
 unsafe fn swap(query: *mut pg_sys::Query) {
     // SAFETY: the caller passes a query tree of our own.
     unsafe {
-        for rte in marker::collect(query).markers {
-            swap_entry(rte);
+        for marker in marker::collect(query).markers {
+            swap_entry(marker);
         }
     }
 }
@@ -175,11 +171,13 @@ unsafe fn swap(query: *mut pg_sys::Query) {
 /// Makes one entry that of the marker's source.
 ///
 /// # Safety
-/// `rte` is a marker's entry.
-pub(crate) unsafe fn swap_entry(rte: *mut pg_sys::RangeTblEntry) {
+/// The marker is of a query tree of our own.
+pub(crate) unsafe fn swap_entry(marker: Marker) {
     // SAFETY: per the contract.
     unsafe {
+        let rte = marker.rte;
         let source = marker::source_of((*rte).relid);
+        version::move_permissions(marker.query, rte, source);
         (*rte).relid = source;
         (*rte).relkind = pg_sys::get_rel_relkind(source);
         // A mirror of a table holds the rows of that table, not those of its children.
@@ -191,8 +189,8 @@ pub(crate) unsafe fn swap_entry(rte: *mut pg_sys::RangeTblEntry) {
 unsafe fn keep_valid(stmt: *mut pg_sys::PlannedStmt, relations: &Relations, sources: &[u32]) {
     // SAFETY: the caller passes a plan of our own and the query's markers.
     unsafe {
-        for rte in &relations.markers {
-            (*stmt).relationOids = pg_sys::lappend_oid((*stmt).relationOids, (**rte).relid);
+        for marker in &relations.markers {
+            (*stmt).relationOids = pg_sys::lappend_oid((*stmt).relationOids, (*marker.rte).relid);
         }
         for source in sources {
             (*stmt).relationOids = pg_sys::lappend_oid((*stmt).relationOids, pg_sys::Oid::from(*source));
@@ -232,10 +230,10 @@ pub(crate) fn has_xid() -> bool {
 }
 
 unsafe fn uses_system_columns(relations: &Relations) -> bool {
-    relations.markers.iter().any(|rte| {
+    relations.markers.iter().any(|marker| {
         // SAFETY: entries of the query; members of a bitmap come in order, so the first tells.
         unsafe {
-            let first = pg_sys::bms_next_member((**rte).selectedCols, -1);
+            let first = pg_sys::bms_next_member(marker.permissions().columns, -1);
             first >= 0 && first + pg_sys::FirstLowInvalidHeapAttributeNumber < 0
         }
     })

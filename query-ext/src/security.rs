@@ -7,7 +7,7 @@
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::marker;
+use crate::marker::{self, Marker};
 use crate::planner::swap_entry;
 
 /// `check_enable_rls` says that policies are in force.
@@ -35,12 +35,12 @@ unsafe extern "C-unwind" fn analyzed(
         if (*query).commandType != pg_sys::CmdType::CMD_UTILITY && marker::any_marker(query) {
             let relations = marker::collect(query);
             if relations.target.is_none() {
-                for rte in relations.markers {
-                    let source = marker::source_of((*rte).relid);
-                    if pg_sys::check_enable_rls(source, (*rte).checkAsUser, false) == RLS_ENABLED {
-                        pg_sys::LockRelationOid(source, (*rte).rellockmode);
-                        marker::check_columns(rte, source);
-                        swap_entry(rte);
+                for marker in relations.markers {
+                    let source = marker::source_of((*marker.rte).relid);
+                    if pg_sys::check_enable_rls(source, marker.permissions().user, false) == RLS_ENABLED {
+                        pg_sys::LockRelationOid(source, (*marker.rte).rellockmode);
+                        marker::check_columns(marker, source);
+                        swap_entry(marker);
                     }
                 }
             }
@@ -54,12 +54,12 @@ unsafe extern "C-unwind" fn analyzed(
 /// Refuses a marker that reached the planner although its source has policies in force.
 ///
 /// # Safety
-/// `rte` is a marker's entry, `source` its source.
-pub(crate) unsafe fn refuse_policies(rte: *mut pg_sys::RangeTblEntry, source: pg_sys::Oid) {
+/// `source` is the marker's source.
+pub(crate) unsafe fn refuse_policies(marker: Marker, source: pg_sys::Oid) {
     // SAFETY: per the contract.
-    if unsafe { pg_sys::check_enable_rls(source, (*rte).checkAsUser, false) } == RLS_ENABLED {
+    if unsafe { pg_sys::check_enable_rls(source, marker.permissions().user, false) } == RLS_ENABLED {
         // SAFETY: per the contract.
-        let name = marker::name_of(unsafe { (*rte).relid });
+        let name = marker::name_of(unsafe { (*marker.rte).relid });
         Error::unsupported(format!(
             "lake.{name} cannot be read through a view or function: its source has row-level security"
         ))

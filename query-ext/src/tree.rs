@@ -120,13 +120,8 @@ pub(crate) unsafe fn map_children(
         unsafe { ((*context.cast::<Context<'_>>()).f)(node) }
     }
     let mut context = Context { f };
-    type Bare = unsafe extern "C-unwind" fn() -> *mut pg_sys::Node;
-    type Real = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> *mut pg_sys::Node;
-    // SAFETY: the header declares the callback without a prototype; Postgres calls it with these two arguments.
-    unsafe {
-        let callback = std::mem::transmute::<Real, Bare>(call);
-        pg_sys::expression_tree_mutator(node, Some(callback), (&raw mut context).cast())
-    }
+    // SAFETY: per the contract; the context is of the kind that `call` reads.
+    unsafe { crate::version::mutated(node, call, (&raw mut context).cast()) }
 }
 
 /// Whether `f` holds for any node of an expression (not of its sub-queries).

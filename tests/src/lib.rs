@@ -30,7 +30,7 @@ pub mod soak;
 pub use account::Account;
 pub use deadline::{bounded, eventually};
 pub use oracle::{Kinds, Oracle};
-pub use postgres::{Postgres, PostgresBuilder, Stop};
+pub use postgres::{Postgres, PostgresBuilder, Stop, program};
 pub use process::Process;
 pub use python::{Python, repository};
 pub use scratch::Scratch;

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +14,8 @@ use crate::account::Account;
 use crate::process::{Process, signal_pid};
 use crate::scratch::Scratch;
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+/// The server's `pg_config` unless the variable `PG_CONFIG` names another: the same code is tested on several versions.
+const DEFAULT_PG_CONFIG: &str = "/usr/lib/postgresql/15/bin/pg_config";
 /// Without TCP the port only names the socket file.
 const SOCKET_PORT: u16 = 5432;
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +53,7 @@ pub struct PostgresBuilder {
     kept_at: Option<PathBuf>,
     directory: Option<PathBuf>,
     encoding: Option<String>,
+    standby_of: Option<String>,
 }
 
 impl PostgresBuilder {
@@ -57,6 +61,14 @@ impl PostgresBuilder {
     #[must_use]
     pub fn encoding(mut self, encoding: &str) -> Self {
         self.encoding = Some(encoding.to_owned());
+        self
+    }
+
+    /// A hot standby of this server, with its settings and files, instead of a cluster of its own.
+    #[must_use]
+    pub fn standby_of(mut self, primary: &Postgres) -> Self {
+        let (host, port) = (primary.socket_dir().display(), primary.port());
+        self.standby_of = Some(format!("host={host} port={port} user=postgres dbname=postgres"));
         self
     }
 
@@ -136,19 +148,10 @@ impl Postgres {
     }
 
     fn initialize(&self, wanted: &PostgresBuilder) -> Result<()> {
-        let output = Account::current()?
-            .command(format!("{BIN}/initdb"), true)
-            .args(["--auth=trust", "--username=postgres", "--no-sync"])
-            .args(match &wanted.encoding {
-                None => [String::from("--encoding=UTF8"), String::from("--locale=C.UTF-8")],
-                Some(encoding) => [format!("--encoding={encoding}"), String::from("--locale=C")],
-            })
-            .arg("--pgdata")
-            .arg(self.data_dir())
-            .current_dir(self.scratch.path())
-            .output()
-            .context("run initdb (make setup installs it)")?;
-        ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        match &wanted.standby_of {
+            None => self.make_cluster(wanted)?,
+            Some(primary) => self.copy_cluster(primary)?,
+        }
         let mut lines = String::new();
         for (name, value) in DEFAULTS {
             writeln!(lines, "{name} = '{value}'")?;
@@ -166,9 +169,47 @@ impl Postgres {
         Ok(())
     }
 
+    fn copy_cluster(&self, primary: &str) -> Result<()> {
+        let output = Account::current()?
+            .command(program("pg_basebackup")?, true)
+            .args(["--checkpoint=fast", "--no-sync", "--wal-method=stream", "--dbname", primary, "--pgdata"])
+            .arg(self.data_dir())
+            .current_dir(self.scratch.path())
+            .output()
+            .context("run pg_basebackup")?;
+        ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        append(&self.data_dir().join("postgresql.conf"), &format!("primary_conninfo = '{primary}'\n"))?;
+        let signal = self.data_dir().join("standby.signal");
+        std::fs::write(&signal, "")?;
+        Account::current()?.own(&signal)
+    }
+
+    fn make_cluster(&self, wanted: &PostgresBuilder) -> Result<()> {
+        let output = Account::current()?
+            .command(program("initdb")?, true)
+            .args(["--auth=trust", "--username=postgres", "--no-sync"])
+            .args(match &wanted.encoding {
+                None => [String::from("--encoding=UTF8"), String::from("--locale=C.UTF-8")],
+                Some(encoding) => [format!("--encoding={encoding}"), String::from("--locale=C")],
+            })
+            .arg("--pgdata")
+            .arg(self.data_dir())
+            .current_dir(self.scratch.path())
+            .output()
+            .context("run initdb (make setup installs it)")?;
+        ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// The server's major version.
+    pub async fn major(&self) -> Result<u32> {
+        let version: u32 = self.value("SHOW server_version_num").await?.parse()?;
+        Ok(version / 10_000)
+    }
+
     /// Starts the server again after [`Postgres::stop`].
     pub async fn start(&mut self) -> Result<()> {
-        let mut command = Account::current()?.command(format!("{BIN}/postgres"), !self.detached);
+        let mut command = Account::current()?.command(program("postgres")?, !self.detached);
         command.arg("-D").arg(self.data_dir()).current_dir(self.scratch.path());
         self.process = Some(Process::spawn(&mut command, &self.log_file())?);
         let started = Instant::now();
@@ -349,6 +390,20 @@ pub(crate) async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<Opti
         }
     }
     Ok(rows)
+}
+
+/// A program of the server that the tests run on.
+pub fn program(name: &str) -> Result<PathBuf> {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(directory) = DIRECTORY.get() {
+        return Ok(directory.join(name));
+    }
+    let pg_config = std::env::var_os("PG_CONFIG").unwrap_or_else(|| DEFAULT_PG_CONFIG.into());
+    let output = Command::new(&pg_config).arg("--bindir").output();
+    let output = output.with_context(|| format!("run {} (make setup installs it)", pg_config.display()))?;
+    ensure!(output.status.success(), "pg_config --bindir: {}", String::from_utf8_lossy(&output.stderr));
+    let directory = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    Ok(DIRECTORY.get_or_init(|| directory).join(name))
 }
 
 /// A TCP port that was free a moment ago.

@@ -55,6 +55,8 @@ pub struct WorkerConfig {
     pub insecure: bool,
     /// `source.slot`.
     pub slot: String,
+    /// `source.failover`.
+    pub failover: bool,
     /// `lake.warehouse`, as a path.
     pub warehouse: PathBuf,
     /// `commit.interval`.
@@ -97,6 +99,7 @@ impl WorkerConfig {
             password: None,
             insecure: false,
             slot: "lakemirror".to_owned(),
+            failover: true,
             warehouse: scratch.directory("warehouse")?,
             interval: "300ms".to_owned(),
             max_bytes: "64MiB".to_owned(),
@@ -127,7 +130,7 @@ impl WorkerConfig {
         }
         let mut text = String::new();
         let list = |tables: &[String]| tables.iter().map(|table| format!("{table:?}")).collect::<Vec<_>>().join(", ");
-        let Self { host, port, user, slot, insecure, interval, max_bytes, admin_port, .. } = self;
+        let Self { host, port, user, slot, failover, insecure, interval, max_bytes, admin_port, .. } = self;
         let copy_connections =
             self.copy_connections.map_or_else(String::new, |most| format!("copy_connections = {most}\n"));
         let file_size = self.file_size.as_ref().map_or_else(String::new, |size| format!("file_size = {size:?}\n"));
@@ -141,7 +144,7 @@ impl WorkerConfig {
             "mirror = \"lake\"\n\
              tables = [{}]\nappend_only = [{}]\nhistory = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
-             publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\n{copy_connections}\
+             publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\nfailover = {failover}\n{copy_connections}\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
              [copy]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\

@@ -46,7 +46,7 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     if let Err(error) = state_directory(&config.state_dir) {
         find(&error);
     }
-    for warning in config.warnings() {
+    for warning in preflight::warnings(&client).await?.into_iter().chain(config.warnings()) {
         say!("warning: {warning}");
     }
     if findings.is_empty() {

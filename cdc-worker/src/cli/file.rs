@@ -81,6 +81,8 @@ struct Source {
     slot: String,
     #[serde(default)]
     insecure: bool,
+    #[serde(default = "yes")]
+    failover: bool,
     copy_connections: Option<usize>,
 }
 
@@ -154,6 +156,10 @@ fn default_name() -> String {
 
 fn default_schema() -> String {
     "lake_catalog".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_port() -> u16 {
@@ -237,6 +243,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             publication: file.source.publication,
             slot,
             insecure: file.source.insecure,
+            failover: file.source.failover,
             copy_connections,
         },
         lake: LakeConfig {

@@ -97,7 +97,7 @@ impl Session {
     async fn look_after(&self, relation: u32, xid: u32) -> Result<(Look, bool)> {
         let deadline = Instant::now() + VISIBLE_AFTER;
         loop {
-            let look = self.looks.read(&self.control, &[relation]).await?;
+            let look = self.looks.read(&self.control, &[relation], &self.config.source.publication).await?;
             let visible = look.sees(xid);
             if visible || look.shapes.is_empty() || Instant::now() >= deadline {
                 return Ok((look, visible));
@@ -224,7 +224,7 @@ impl Session {
         if news.is_empty() {
             return Ok(());
         }
-        let mut look = self.looks.read(&self.control, &news).await?;
+        let mut look = self.looks.read(&self.control, &news, &self.config.source.publication).await?;
         for relation in news {
             let Some(now) = look.shapes.remove(&relation) else { continue };
             let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {

@@ -54,6 +54,9 @@ impl Session {
         let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
+        if first {
+            preflight::warnings(&control).await?.iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
         registry::ensure_schema(&control, &config.lake.catalog_schema).await?;
         let system_id = ReplicationSession::connect(source, "lake engine").await?.system_id().await?;
         let registry = config.registry(&control);
@@ -65,6 +68,9 @@ impl Session {
             list(config, &control, tables).await?;
         }
         let begin = resume_at(config, &control, claim.lsn).await?;
+        if let Err(error) = slot::set_failover(&control, source).await {
+            tracing::warn!(error = %error.report(), "the slot stays as it is on standbys until the next start");
+        }
         tracing::info!(mirror = config.mirror, epoch = claim.epoch, lsn = %begin, "claimed the mirror");
         let catalog = Arc::new(SqlCatalog::new(
             connect::sql_config(source, "lake catalog"),

@@ -121,6 +121,23 @@ pub(crate) async fn findings(client: &Client, config: &EngineConfig) -> Result<V
     Ok(findings)
 }
 
+/// What is no obstacle, and should be known.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`].
+pub(crate) async fn warnings(client: &Client) -> Result<Vec<String>> {
+    // Servers before 18 have no such setting.
+    let idle = "SELECT nullif(current_setting('idle_replication_slot_timeout', true), '0')";
+    let row = client.query_one(idle, &[]).await?;
+    let warning = |limit: String| {
+        format!(
+            "idle_replication_slot_timeout is {limit}: the server gives up the slot of a worker that is down for so long, \
+             and the mirror has to begin anew"
+        )
+    };
+    Ok(row.get::<_, Option<String>>(0).map(warning).into_iter().collect())
+}
+
 fn listed(config: &EngineConfig) -> String {
     match &config.tables {
         TableSelection::Listed(tables) => tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", "),

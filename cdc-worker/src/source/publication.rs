@@ -27,6 +27,10 @@ pub(crate) const PUBLISHED_BY: &str = "ARRAY(SELECT 'all ' || pub.oid::text WHER
          UNION ALL SELECT 'schema ' || n.oid::text FROM pg_publication_namespace n \
          WHERE n.pnpubid = pub.oid AND n.pnnspid = ac.relnamespace) way (name) ON true ORDER BY 1)";
 
+/// SQL: whether the publication `pub` sends stored generated columns of tables that it has no list of columns for. Only
+/// servers from 18 on have the option, so it is asked for by its name. (Virtual ones are never sent.)
+pub(crate) const PUBLISHES_GENERATED: &str = "coalesce(to_jsonb(pub) ->> 'pubgencols' = 's', false)";
+
 /// What of a table the publication sends, and the lake therefore has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Projection {
@@ -34,8 +38,20 @@ pub(crate) struct Projection {
     pub(crate) published_as: String,
     /// The numbers of the columns; `None`: all of them.
     pub(crate) columns: Option<Vec<i16>>,
+    /// Generated columns that are stored are among them.
+    pub(crate) generated: bool,
     /// The rows, as an SQL condition on the table's columns.
     pub(crate) filter: Option<String>,
+}
+
+impl Projection {
+    /// Whether it has a column of this number, and of this kind (`pg_attribute.attgenerated`).
+    pub(crate) fn sends(&self, number: i16, generated: &str) -> bool {
+        match &self.columns {
+            Some(listed) => listed.contains(&number),
+            None => generated.is_empty() || generated == "s" && self.generated,
+        }
+    }
 }
 
 /// What the publication sends of a table.
@@ -45,7 +61,7 @@ pub(crate) struct Projection {
 pub(crate) async fn projection(client: &Client, relation: u32, publication: &str) -> Result<Projection> {
     // Where the table's schema is published too, all of it is sent.
     let statement = format!(
-        "SELECT {PUBLISHED_AS}, r.prattrs::int2[], pg_get_expr(r.prqual, r.prrelid) \
+        "SELECT {PUBLISHED_AS}, r.prattrs::int2[], pg_get_expr(r.prqual, r.prrelid), {PUBLISHES_GENERATED} \
          FROM pg_class c CROSS JOIN pg_publication pub \
          LEFT JOIN pg_publication_rel r ON r.prpubid = pub.oid AND r.prrelid = c.oid \
               AND NOT EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = pub.oid AND n.pnnspid = c.relnamespace) \
@@ -53,9 +69,11 @@ pub(crate) async fn projection(client: &Client, relation: u32, publication: &str
     );
     let row = client.query_opt(&statement, &[&relation, &publication]).await?;
     Ok(match row {
-        Some(row) => Projection { published_as: row.get(0), columns: row.get(1), filter: row.get(2) },
+        Some(row) => {
+            Projection { published_as: row.get(0), columns: row.get(1), generated: row.get(3), filter: row.get(2) }
+        }
         // Refused elsewhere: it is not published at all.
-        None => Projection { published_as: String::new(), columns: None, filter: None },
+        None => Projection { published_as: String::new(), columns: None, generated: false, filter: None },
     })
 }
 

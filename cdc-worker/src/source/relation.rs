@@ -25,7 +25,7 @@ pub(crate) struct SourceTable {
     pub(crate) identity: RowIdentity,
     /// `pg_class.reltuples`; an estimate, 0 when unknown.
     pub(crate) estimate: u64,
-    /// Its generated columns, which are left out.
+    /// Its generated columns that are not published, and left out.
     pub(crate) generated: Vec<String>,
     /// What the publication sends of it.
     pub(crate) projection: Projection,
@@ -156,7 +156,7 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
     };
     let key = key.unwrap_or_default();
     let projection = publication::projection(client, relation, wanted.publication).await?;
-    let (columns, generated) = columns(client, relation, &key, projection.columns.as_deref()).await?;
+    let (columns, generated) = columns(client, relation, &key, &projection).await?;
     let key = key
         .iter()
         .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
@@ -276,12 +276,12 @@ pub(crate) fn has_heirs(shown: &str) -> Error {
     )
 }
 
-/// The columns of a table, or of them those with these numbers; and the names of generated ones, which are not among them.
+/// The columns of a table that are published, and the names of generated ones that are not.
 async fn columns(
     client: &Client,
     relation: u32,
     key: &[i16],
-    only: Option<&[i16]>,
+    projection: &Projection,
 ) -> Result<(Vec<ColumnSpec>, Vec<String>)> {
     // A domain is resolved to what it is made from, which brings the type modifier with it.
     let rows = client
@@ -295,7 +295,7 @@ async fn columns(
              FROM resolved r JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = r.attnum \
              JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' JOIN pg_proc o ON o.oid = t.typoutput \
              LEFT JOIN pg_proc s ON s.oid = t.typsend ORDER BY a.attnum",
-            &[&relation, &only],
+            &[&relation, &projection.columns],
         )
         .await?;
     let mut columns = Vec::with_capacity(rows.len());
@@ -303,7 +303,7 @@ async fn columns(
     for row in &rows {
         let (name, attnum): (String, i16) = (row.get(0), row.get(1));
         // The stream does not bring it, so the mirror has not got it. In a key, that stops the table further up.
-        if !row.get::<_, &str>(4).is_empty() {
+        if !projection.sends(attnum, row.get(4)) {
             left_out.push(name);
             continue;
         }

@@ -12,10 +12,15 @@ use crate::error::{Error, ErrorKind};
 use crate::table::{Attribute, Shape};
 
 use super::identifier::quote;
+use super::publication::PUBLISHES_GENERATED;
 
-/// The columns of tables. Of a partitioned one, a column has missing values where one of its partitions says so.
-const READ: &str = "SELECT c.oid, c.relfilenode, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, \
-            a.attgenerated = '', a.atthasmissing OR c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) t \
+/// The columns of tables. Of a partitioned one, a column has missing values where one of its partitions says so. Whether a
+/// generated column is sent is the publication's to say; where that has a list of the table's columns, [`published`] looks.
+fn read_statement() -> String {
+    format!(
+        "SELECT c.oid, c.relfilenode, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, \
+            a.attgenerated = '' OR a.attgenerated = 's' \
+                AND (SELECT {PUBLISHES_GENERATED} FROM pg_publication pub WHERE pub.pubname = $2), a.atthasmissing OR c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) t \
                 JOIN pg_attribute l ON l.attrelid = t.relid WHERE l.attname = a.attname AND l.atthasmissing), \
             a.xmin::text::int8, CASE WHEN a.xmax::text = '0' THEN a.cmin::text::int8 END, pg_current_snapshot()::text, pg_current_wal_insert_lsn(), \
             f.type, f.typmod, f.is_enum, f.is_text \
@@ -26,7 +31,9 @@ const READ: &str = "SELECT c.oid, c.relfilenode, a.attnum, a.attname, a.atttypid
          SELECT r.type, r.typmod, t.typtype = 'e' AS is_enum, \
                 coalesce(o.prolang = 12 AND o.prosrc = 'textout' AND s.prolang = 12 AND s.prosrc = 'textsend', false) AS is_text \
          FROM resolved r JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd' JOIN pg_proc o ON o.oid = t.typoutput \
-         LEFT JOIN pg_proc s ON s.oid = t.typsend) f ON NOT a.attisdropped WHERE c.oid = ANY ($1)";
+         LEFT JOIN pg_proc s ON s.oid = t.typsend) f ON NOT a.attisdropped WHERE c.oid = ANY ($1)"
+    )
+}
 
 /// The same in one word a table, which is another when anything of it is.
 const SUMMARIES: &str = "SELECT c.oid, md5(c.relfilenode || ' ' || string_agg(a.attnum || ' ' || a.xmin, ' ' ORDER BY a.attnum)) \
@@ -69,10 +76,10 @@ impl Looks {
     ///
     /// # Errors
     /// [`ErrorKind::SourceUnreachable`].
-    pub(crate) async fn read(&self, client: &Client, relations: &[u32]) -> Result<Look> {
-        let statement = self.read.get_or_try_init(|| client.prepare(READ)).await?;
+    pub(crate) async fn read(&self, client: &Client, relations: &[u32], publication: &str) -> Result<Look> {
+        let statement = self.read.get_or_try_init(async || client.prepare(&read_statement()).await).await?;
         let mut look = Look { shapes: HashMap::new(), at: Lsn::from_u64(0), snapshot: Snapshot::default() };
-        for row in client.query(statement, &[&relations]).await? {
+        for row in client.query(statement, &[&relations, &publication]).await? {
             let shape: &mut Shape = look.shapes.entry(row.get(0)).or_default();
             shape.file = row.get(1);
             let attribute = Attribute {
@@ -183,16 +190,21 @@ pub(crate) async fn ddl_secret(client: &Client, schema: &str) -> Result<Option<S
 ///
 /// # Errors
 /// [`ErrorKind::SourceUnreachable`].
-pub(crate) async fn read(client: &Client, relation: u32, only: Option<&[i16]>) -> Result<Option<Shape>> {
-    let mut look = Looks::default().read(client, &[relation]).await?;
+pub(crate) async fn read(
+    client: &Client,
+    relation: u32,
+    publication: &str,
+    only: Option<&[i16]>,
+) -> Result<Option<Shape>> {
+    let mut look = Looks::default().read(client, &[relation], publication).await?;
     Ok(look.shapes.remove(&relation).map(|shape| published(shape, only)))
 }
 
 /// A table's columns, of which the publication sends only these.
 pub(crate) fn published(mut shape: Shape, only: Option<&[i16]>) -> Shape {
     if let Some(only) = only {
-        let left_out = |(number, _): &(&i16, &mut Attribute)| !only.contains(number);
-        shape.attributes.iter_mut().filter(left_out).for_each(|(_, attribute)| attribute.sent = false);
+        // Whatever is generated of the listed columns: a server that sends no generated ones lets none be listed.
+        shape.attributes.iter_mut().for_each(|(number, attribute)| attribute.sent = only.contains(number));
     }
     shape
 }

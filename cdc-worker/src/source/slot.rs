@@ -25,7 +25,8 @@ pub(crate) async fn find(client: &Client, source: &SourceConfig) -> Result<Optio
     let found = client
         .query_opt(
             "SELECT coalesce(plugin, ''), coalesce(database, '') = current_database(), coalesce(wal_status, ''), \
-                    confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1",
+                    confirmed_flush_lsn, coalesce(to_jsonb(s) ->> 'invalidation_reason', '') \
+             FROM pg_replication_slots s WHERE slot_name = $1",
             &[&source.slot],
         )
         .await?;
@@ -39,9 +40,14 @@ pub(crate) async fn find(client: &Client, source: &SourceConfig) -> Result<Optio
         .with_hint("name another slot, or drop that one if nothing uses it"));
     }
     if row.get::<_, &str>(2) == "lost" {
-        return Err(Error::new(ErrorKind::Slot, format!("slot \"{slot}\" has lost WAL that the mirror needs")).with_hint(
-            "raise max_slot_wal_keep_size, then `cdc-worker teardown` (or lake.unmirror on every table) and mirror again",
-        ));
+        let (why, setting) = match row.get::<_, &str>(4) {
+            "idle_timeout" => (", for nobody read it", "idle_replication_slot_timeout"),
+            _ => ("", "max_slot_wal_keep_size"),
+        };
+        let message = format!("slot \"{slot}\" has lost WAL that the mirror needs{why}");
+        return Err(Error::new(ErrorKind::Slot, message).with_hint(format!(
+            "raise {setting}, then `cdc-worker teardown` (or lake.unmirror on every table) and mirror again",
+        )));
     }
     Ok(Some(SlotState { confirmed_flush: row.get(3) }))
 }
@@ -52,9 +58,37 @@ pub(crate) async fn find(client: &Client, source: &SourceConfig) -> Result<Optio
 /// As [`ReplicationSession::query`].
 pub(crate) async fn create(source: &SourceConfig) -> Result<Lsn> {
     let mut session = ReplicationSession::connect(source, "lake slot").await?;
-    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')", quote(&source.slot));
+    let failover = if source.failover && version(&mut session).await? >= 17 { ", FAILOVER" } else { "" };
+    let slot = quote(&source.slot);
+    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'nothing'{failover})");
     let (point, _) = create_slot(&mut session, &command).await?;
     Ok(point)
+}
+
+/// The server's major version. From 17 on it can keep slots on its standbys too.
+async fn version(session: &mut ReplicationSession) -> Result<u32> {
+    let step = "ask for the server's version";
+    let rows = session.query("SHOW server_version_num", step).await?;
+    let number = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+    let number = number.and_then(|number| number.parse::<u32>().ok());
+    number.map(|number| number / 10_000).ok_or_else(|| Error::new(ErrorKind::Protocol, format!("{step}: no answer")))
+}
+
+/// Lets the mirror's slot, which nobody reads, be kept on standbys or not, as it is configured now.
+///
+/// # Errors
+/// [`ErrorKind::SourceUnreachable`]; [`ErrorKind::AlreadyRunning`] while an earlier worker's walsender has it.
+pub(crate) async fn set_failover(client: &Client, source: &SourceConfig) -> Result<()> {
+    // Servers before 17 have no such column.
+    let is_set = "SELECT (to_jsonb(s) ->> 'failover')::boolean FROM pg_replication_slots s WHERE slot_name = $1";
+    let row = client.query_opt(is_set, &[&source.slot]).await?;
+    if row.and_then(|row| row.get::<_, Option<bool>>(0)).is_none_or(|is_set| is_set == source.failover) {
+        return Ok(());
+    }
+    let mut session = ReplicationSession::connect(source, "lake slot").await?;
+    let command = format!("ALTER_REPLICATION_SLOT {} (FAILOVER {})", quote(&source.slot), source.failover);
+    session.query(&command, "change whether standbys keep the replication slot").await?;
+    Ok(())
 }
 
 /// A snapshot exported by a slot's creation: usable for as long as the session lives, or until it is imported.
@@ -104,6 +138,11 @@ pub(crate) async fn end_copies(client: &Client, source: &SourceConfig) -> Result
 }
 
 async fn create_slot(session: &mut ReplicationSession, command: &str) -> Result<(Lsn, Option<String>)> {
+    // While a slot waits for older transactions, a walsender of version 18 (18.4, at least) dies of a large transaction that it
+    // finds to be rolled back, and takes the whole server into recovery. It looks for such where memory is short.
+    if version(session).await? >= 18 {
+        session.query("SET logical_decoding_work_mem = '1GB'", "make room for the slot's creation").await?;
+    }
     let rows = session.query(command, "create a replication slot").await?;
     let malformed = || Error::new(ErrorKind::Protocol, "the slot's creation gave an unexpected answer");
     let mut columns = rows.into_iter().next().ok_or_else(malformed)?.into_iter();

@@ -222,9 +222,6 @@ fn deterministic(collation: pg_sys::Oid) -> bool {
 
 /// Whether a collation compares bytes: C or POSIX, the database's own included.
 fn bytewise(collation: pg_sys::Oid) -> bool {
-    unsafe extern "C-unwind" {
-        fn lc_collate_is_c(collation: pg_sys::Oid) -> bool;
-    }
-    // SAFETY: an exported function of the server, whose errors the guard turns into panics; INVALID is told first.
-    collation != pg_sys::Oid::INVALID && unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| lc_collate_is_c(collation)) }
+    // SAFETY: a deparser runs in the planner; INVALID is told first.
+    collation != pg_sys::Oid::INVALID && unsafe { crate::version::collates_bytes(collation) }
 }

@@ -59,11 +59,11 @@ impl Deparser {
         }
     }
 
-    /// Join aliases replaced by what they stand for, constants folded: as the planner does it.
+    /// Join aliases and the like replaced by what they stand for, constants folded: as the planner does it.
     unsafe fn prepared(&self, query: *mut pg_sys::Query, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
         // SAFETY: the caller passes an expression of the query, or a list of them.
         unsafe {
-            let flat = pg_sys::flatten_join_alias_vars(query, node);
+            let flat = crate::version::flattened(query, node);
             pg_sys::eval_const_expressions(std::ptr::null_mut(), flat)
         }
     }

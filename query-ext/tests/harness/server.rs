@@ -38,10 +38,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start() -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        // Cargo puts the extension of a test run beside the tests; elsewhere only `cargo build` does.
+        // Cargo puts the extension of a test run beside the tests; elsewhere only `cargo build` does. One for another version
+        // of Postgres is in a directory of its own.
         let test = std::env::current_exe().unwrap();
         let beside = test.parent().unwrap().to_path_buf();
-        let target = std::env::var("LAKE_QUERY_LIBRARY_DIR").map_or(beside, PathBuf::from);
+        let target = std::env::var("LAKE_LIBRARY_DIR").map_or(beside, PathBuf::from);
         let installed = Command::new(here.join("install.sh")).arg(pg_config()).arg(target).status().unwrap();
         assert!(installed.success(), "install.sh failed");
         let directory = tempfile::Builder::new().prefix("lakeq").tempdir().unwrap();

@@ -246,7 +246,7 @@ fn stop(directory: &Path) -> Result<()> {
         return Ok(());
     }
     if running(directory) {
-        let mut command = Account::current()?.command("/usr/lib/postgresql/15/bin/pg_ctl", false);
+        let mut command = Account::current()?.command(lake_tests::program("pg_ctl")?, false);
         let output = command
             .args(["stop", "--mode=fast", "--silent", "-D"])
             .arg(directory.join("data"))

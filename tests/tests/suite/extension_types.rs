@@ -5,7 +5,7 @@ use lake_tests::{Postgres, bounded};
 
 use crate::TEST_LIMIT;
 use crate::extension_mirror::{mirror, server};
-use crate::worker_types::{EVERY_TYPE, columns, random_values};
+use crate::worker_types::{columns, every_type, random_values};
 
 /// All columns of all rows are the same, in value and type. Heap and lake are asked one after the other: Postgres answers a
 /// query of both from the heap alone.
@@ -43,7 +43,7 @@ async fn a_value_of_any_type_comes_back_as_it_was_under_any_settings() -> Result
     bounded(TEST_LIMIT, async {
         let postgres = server().await?;
         postgres.batch("CREATE ROLE lakemirror").await?;
-        postgres.batch(EVERY_TYPE).await?;
+        let key = if every_type(&postgres).await? { "hs -> 'ü'" } else { "hs" };
         let seed = random_values(&postgres).await?;
         mirror(&postgres, &["every_type", "random_values"]).await?;
         let odd = "SET DateStyle = 'SQL, DMY'; SET IntervalStyle = sql_standard; SET TimeZone = 'Asia/Kathmandu'; SET array_nulls = off;
@@ -70,7 +70,7 @@ async fn a_value_of_any_type_comes_back_as_it_was_under_any_settings() -> Result
             "SELECT a.id, b.id FROM {t} a JOIN {t} b ON a.ls = b.ls AND a.id < b.id ORDER BY 1, 2",
         ] {
             let of = async |table: &str| -> Result<Vec<String>> {
-                let sql = format!("SELECT r::text FROM ({}) r", query.replace("{t}", table));
+                let sql = format!("SELECT r::text FROM ({}) r", query.replace("{t}", table).replace("hs -> 'ü'", key));
                 let rows = client.query(&sql, &[]).await.with_context(|| sql.clone())?;
                 Ok(rows.iter().map(|row| row.get(0)).collect())
             };

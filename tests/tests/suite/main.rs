@@ -24,12 +24,14 @@ mod worker_refusals;
 mod worker_resume;
 mod worker_schema;
 mod worker_soak;
+mod worker_standby;
 mod worker_strays;
 mod worker_stream;
 mod worker_streamed;
 mod worker_toast;
 mod worker_truncate;
 mod worker_types;
+mod worker_versions;
 
 use std::time::Duration;
 

@@ -182,7 +182,7 @@ const LINES: &[Line] = &[
     },
     Line {
         change: "generated columns",
-        outcome: "are left out of the lake, for the stream does not bring them; `cdc-worker check` names them. `DROP EXPRESSION`: copied anew",
+        outcome: "are left out of the lake, for the stream does not bring them; `cdc-worker check` names them. `DROP EXPRESSION`: copied anew. From PostgreSQL 18 on stored ones are in the lake where the publication sends them (`publish_generated_columns = stored`, or by its list of columns)",
         proofs: &[
             (
                 "ALTER TABLE {t} ADD COLUMN x int GENERATED ALWAYS AS (a * 2) STORED; UPDATE {t} SET a = 99 WHERE id = 2",

@@ -18,7 +18,7 @@ async fn source(builder: PostgresBuilder) -> Result<Postgres> {
 }
 
 /// `check` and `run` must both refuse with this code, name the matter, and give a hint.
-async fn refused(config: &WorkerConfig, code: i32, wanted: &[&str]) -> Result<()> {
+pub(crate) async fn refused(config: &WorkerConfig, code: i32, wanted: &[&str]) -> Result<()> {
     let check = config.call(&["check"]).await?;
     let said = format!("{}{}", String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
     ensure!(check.status.code() == Some(code), "check: {:?}, not {code}:\n{said}", check.status);

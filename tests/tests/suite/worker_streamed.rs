@@ -74,7 +74,8 @@ async fn interleaved_transactions_with_savepoints_arrive_whole_and_in_the_order_
         a.batch_execute("UPDATE big SET v = v || '!' WHERE id BETWEEN 3000 AND 3020; COMMIT").await?;
         let rows = Oracle::new(&postgres).assert_equal(&postgres, TABLES, CATCH_UP).await?;
         ensure!(rows == 1000 + 949 + 1000 + 500 + 500 + 1000 + 1, "{rows} rows");
-        ensure!(streamed(&postgres).await? >= 3, "the source has not streamed");
+        // From 18 on the server does not send what it finds to be rolled back before it is sent.
+        ensure!(streamed(&postgres).await? >= 2, "the source has not streamed");
         Ok(())
     })
     .await

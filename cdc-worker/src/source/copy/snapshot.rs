@@ -173,8 +173,10 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
     }
     // COPY goes by the columns that there are now, whichever the snapshot has: they must be the same, by number.
     let only = described.projection.columns.as_deref();
-    let in_snapshot = shape::read(client, table.relation, only).await?;
-    let now = shape::read(&connect::sql(&job.source, "lake copy").await?, table.relation, only).await?;
+    let in_snapshot = shape::read(client, table.relation, &job.source.publication, only).await?;
+    let now =
+        shape::read(&connect::sql(&job.source, "lake copy").await?, table.relation, &job.source.publication, only)
+            .await?;
     let Some(columns) = in_snapshot.filter(|columns| now.is_some_and(|now| columns.same_columns(&now))) else {
         return Ok(None);
     };

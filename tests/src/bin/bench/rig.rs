@@ -90,7 +90,7 @@ pub(crate) async fn wal_end(postgres: &Postgres, mark: &str) -> Result<String> {
 
 /// A program of the server's version, to be run against it.
 pub(crate) fn client_program(postgres: &Postgres, program: &str) -> Result<std::process::Command> {
-    let mut command = Account::current()?.command(format!("/usr/lib/postgresql/15/bin/{program}"), true);
+    let mut command = Account::current()?.command(lake_tests::program(program)?, true);
     command
         .args([
             "-h",
