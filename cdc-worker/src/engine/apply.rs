@@ -107,7 +107,7 @@ impl Session {
                     }
                     Ok(Applied::NeedsLook) => return Ok(Some(Obstacle::Look { relation, commit, row })),
                     Ok(Applied::NeedsSourceRow) => return Err(unasked()),
-                    Err(error) if error.kind() == ErrorKind::Table => {
+                    Err(error) if matches!(error.kind(), ErrorKind::Table | ErrorKind::Altered) => {
                         return Ok(Some(Obstacle::Failed { relation, error }));
                     }
                     Err(error) => return Err(error),

@@ -86,8 +86,11 @@ impl Session {
         if outdated.is_empty() {
             return;
         }
-        for table in self.tables.values_mut().filter_map(|table| table.entry.following_mut()) {
-            table.columns.shown = true;
+        // Those alone: one that catches up is not among them, and is followed when it streams.
+        for Outdated { relation, .. } in &outdated {
+            if let Some(table) = self.tables.get_mut(relation).and_then(|table| table.entry.following_mut()) {
+                table.columns.shown = true;
+            }
         }
         let source = self.config.source.clone();
         self.foreign_tables.task = Some(tokio::spawn(async move { follow(&source, outdated).await }));

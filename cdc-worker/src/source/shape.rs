@@ -115,7 +115,8 @@ impl Looks {
     }
 }
 
-/// What the extension's event trigger tells of a table: the same as [`READ`] gives, as `lake_catalog.columns_told` writes it.
+/// What the extension's event trigger tells of a table: what [`read_statement`] reads, as `lake_catalog.columns_told` writes it.
+/// (Generated columns are not sent there: the extension's publication does not ask for them.)
 #[derive(Deserialize)]
 struct Told {
     file: u32,

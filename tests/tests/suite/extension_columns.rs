@@ -33,7 +33,7 @@ async fn same_soon(postgres: &Postgres, query: &str) -> Result<()> {
     .context(query.to_owned())
 }
 
-const QUERIES: [&str; 26] = [
+const QUERIES: [&str; 27] = [
     "SELECT * FROM {t} ORDER BY id",
     "SELECT id, d, ts, tz FROM {t} WHERE d > '2020-01-10' ORDER BY id",
     "SELECT id FROM {t} WHERE d = 'infinity' OR ts = '-infinity' ORDER BY id",
@@ -51,6 +51,7 @@ const QUERIES: [&str; 26] = [
     "SELECT d - DATE '2020-01-01' FROM {t} WHERE id < 5 ORDER BY id",
     "SELECT sum(d - DATE '2020-01-01') FROM {t}",
     "SELECT d::timestamp, count(*) FROM {t} GROUP BY 1 ORDER BY 1",
+    "SELECT ts::date, count(*) FROM {t} GROUP BY 1 ORDER BY 1",
     "SELECT a.id, b.id FROM {t} a JOIN {t} b ON a.d = b.d AND a.id < b.id ORDER BY 1, 2",
     "SELECT a.id, b.id FROM {t} a JOIN {t} b ON a.n = b.n AND a.id < b.id ORDER BY 1, 2",
     "SELECT id FROM {t} WHERE d < ts ORDER BY id",
