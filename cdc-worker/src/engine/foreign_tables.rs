@@ -60,13 +60,16 @@ impl Drop for ForeignTables {
 
 impl Session {
     /// Lets `lake.<table>` follow its table, of tables whose columns have changed.
-    pub(super) async fn follow_foreign_tables(&mut self) {
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::SourceUnreachable`].
+    pub(super) async fn follow_foreign_tables(&mut self) -> Result<()> {
         // Without the extension there are none.
         if !matches!(self.config.tables, TableSelection::Registry) || Instant::now() < self.foreign_tables.next {
-            return;
+            return Ok(());
         }
         if self.foreign_tables.task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
+            return Ok(());
         }
         let mut wait = FOLLOW_EVERY;
         if let Some(task) = self.foreign_tables.task.take() {
@@ -80,11 +83,17 @@ impl Session {
         }
         self.foreign_tables.next = Instant::now() + wait;
         if wait == FOLLOW_AGAIN {
-            return;
+            return Ok(());
         }
         let outdated: Vec<Outdated> = self.streaming().filter(|table| !table.columns.shown).map(outdated).collect();
         if outdated.is_empty() {
-            return;
+            return Ok(());
+        }
+        // Without lake_query there are none yet, and no connection is made to find that out.
+        let there = self.control.query_one("SELECT to_regprocedure($1) IS NOT NULL", &[&FUNCTION]).await?;
+        if !there.get::<_, bool>(0) {
+            self.foreign_tables.next = Instant::now() + FOLLOW_AGAIN;
+            return Ok(());
         }
         // Those alone: one that catches up is not among them, and is followed when it streams.
         for Outdated { relation, .. } in &outdated {
@@ -94,6 +103,7 @@ impl Session {
         }
         let source = self.config.source.clone();
         self.foreign_tables.task = Some(tokio::spawn(async move { follow(&source, outdated).await }));
+        Ok(())
     }
 }
 
@@ -117,10 +127,6 @@ async fn follow(source: &SourceConfig, outdated: Vec<Outdated>) -> Vec<u32> {
 
 async fn follow_each(source: &SourceConfig, outdated: &[Outdated], left: &mut Vec<u32>) -> Result<()> {
     let client = connect::sql(source, "lakemirror foreign tables").await?;
-    let there = client.query_one("SELECT to_regprocedure($1) IS NOT NULL", &[&FUNCTION]).await?;
-    if !there.get::<_, bool>(0) {
-        return Ok(());
-    }
     for Outdated { relation, name, companions } in outdated {
         let followed = client.query_one("SELECT lake.follow_relation($1, $2, $3)", &[relation, name, companions]).await;
         match followed {

@@ -256,7 +256,7 @@ impl Session {
                 _ = poll.tick() => {
                     let begun = Instant::now();
                     self.poll_registry().await?;
-                    self.follow_foreign_tables().await;
+                    self.follow_foreign_tables().await?;
                     // A look at a thousand tables takes a while; it must not be what the source is busy with.
                     poll.reset_after(REGISTRY_POLL.max(begun.elapsed() * REGISTRY_SHARE));
                 }
