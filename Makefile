@@ -53,6 +53,11 @@ test: install ## the whole test suite, on private Postgres servers
 test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensions built for 18 and tested there
 	@tests/matrix.sh all
 
+.PHONY: test-readers
+test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the lake (fetches 500 MB the first time)
+	@tests/readers.sh
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers
+
 .PHONY: bench
 bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench

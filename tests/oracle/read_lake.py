@@ -573,4 +573,5 @@ def main():
     json.dump(commands[request["command"]](connect(request), request), sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()

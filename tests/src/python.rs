@@ -16,12 +16,21 @@ pub fn repository() -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct Python {
     script: PathBuf,
+    interpreter: PathBuf,
 }
 
 impl Python {
     /// The script at this path below `tests/`.
     pub fn script(path: &str) -> Self {
-        Self { script: Path::new(env!("CARGO_MANIFEST_DIR")).join(path) }
+        let interpreter = repository().join(".deps/venv/bin/python");
+        Self { script: Path::new(env!("CARGO_MANIFEST_DIR")).join(path), interpreter }
+    }
+
+    /// The same in another environment, by its interpreter's path below the repository.
+    #[must_use]
+    pub fn with_interpreter(mut self, path: &str) -> Self {
+        self.interpreter = repository().join(path);
+        self
     }
 
     /// Runs it on a request.
@@ -31,8 +40,8 @@ impl Python {
     }
 
     fn ask_blocking(&self, request: &str) -> Result<Value> {
-        let interpreter = repository().join(".deps/venv/bin/python");
-        let mut child = Command::new(&interpreter)
+        let interpreter = &self.interpreter;
+        let mut child = Command::new(interpreter)
             .arg(&self.script)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -20,6 +20,7 @@ mod worker_kinds;
 mod worker_partitions;
 mod worker_prepared;
 mod worker_progress;
+mod worker_readers;
 mod worker_refusals;
 mod worker_resume;
 mod worker_schema;
