@@ -6,6 +6,7 @@
 mod copy;
 mod drain;
 mod huge_txn;
+mod index;
 mod many_tables;
 mod measure;
 mod report;
@@ -38,7 +39,7 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 5] = ["copy", "drain", "huge_txn", "many_tables", "source_cost"];
+const SCENARIOS: [&str; 6] = ["copy", "drain", "huge_txn", "index", "many_tables", "source_cost"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -72,6 +73,7 @@ async fn run() -> Result<()> {
             "copy" => copy::run(size).await,
             "drain" => drain::run(size).await,
             "huge_txn" => huge_txn::run(size).await,
+            "index" => index::run(size).await,
             "many_tables" => many_tables::run(size).await,
             _ => source_cost::run(size).await,
         };
