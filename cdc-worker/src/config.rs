@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use iceberg_writer::StoreOptions;
 use serde::Deserialize;
 
 /// A password. `Debug` never shows it.
@@ -93,8 +94,10 @@ impl SourceConfig {
 /// Where the Iceberg tables go.
 #[derive(Debug, Clone)]
 pub struct LakeConfig {
-    /// Root of the tables: `file:///…`.
+    /// Root of the tables: `s3://…`, `gs://…`, `abfss://…` or `file:///…`.
     pub warehouse: String,
+    /// How the object store of the warehouse is reached.
+    pub store: StoreOptions,
     /// Schema of the catalog and the registry, in the source database.
     pub catalog_schema: String,
     /// `catalog_name` in the JDBC layout.

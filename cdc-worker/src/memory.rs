@@ -12,6 +12,8 @@ const LARGEST_DEFAULT: u64 = 512 << 20;
 const LEAST: u64 = 64 << 20;
 /// What one connection of a copy takes: a batch of rows, a row group, entries of the index.
 const COPY_CONNECTION: u64 = 32 << 20;
+/// What it takes more where its files are sent to an object store: the parts on their way, and the one that fills up.
+const UPLOAD: u64 = 16 << 20;
 
 /// Bytes that a worker may take for what it is working on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +35,11 @@ impl MemoryBudget {
         self.0 / 8
     }
 
-    /// Connections that a table may be copied over.
-    pub(crate) fn copy_connections(self) -> usize {
+    /// Connections that a table may be copied over, into a local folder or to an object store.
+    pub(crate) fn copy_connections(self, uploads: bool) -> usize {
+        let connection = COPY_CONNECTION + if uploads { UPLOAD } else { 0 };
         // Two tables are copied at a time.
-        usize::try_from(self.0 / 2 / COPY_CONNECTION / 2).unwrap_or(usize::MAX).max(1)
+        usize::try_from(self.0 / 2 / connection / 2).unwrap_or(usize::MAX).max(1)
     }
 }
 
@@ -83,8 +86,10 @@ mod tests {
     fn the_parts_are_less_than_the_whole() {
         for mib in [64, 100, 128, 256, 512, 4096] {
             let budget = MemoryBudget::new(mib << 20).unwrap();
-            let copies = 2 * budget.copy_connections() as u64 * COPY_CONNECTION;
-            assert!(2 * budget.changes() + copies <= budget.0.max(2 * COPY_CONNECTION + (16 << 20)), "{mib} MiB");
+            for (uploads, connection) in [(false, COPY_CONNECTION), (true, COPY_CONNECTION + UPLOAD)] {
+                let copies = 2 * budget.copy_connections(uploads) as u64 * connection;
+                assert!(2 * budget.changes() + copies <= budget.0.max(2 * connection + (16 << 20)), "{mib} MiB");
+            }
         }
     }
 

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::storage::carried_by;
+
 /// What a function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -77,13 +79,25 @@ impl Error {
         self
     }
 
+    /// The same error, of the warehouse.
+    pub(crate) fn of_storage(mut self) -> Self {
+        self.0.kind = ErrorKind::Storage;
+        self
+    }
+
     pub(crate) fn with_table(mut self, namespace: &str, name: &str) -> Self {
         self.0.table = Some((namespace.to_owned(), name.to_owned()));
         self
     }
 
-    /// An error of the Iceberg library. Our storage marks what may pass as retryable; the rest is about content.
+    /// An error of the Iceberg library. Our storage marks what may pass as retryable, and carries what an object store's
+    /// answer means; the rest is about content.
     pub(crate) fn iceberg(context: impl Into<String>, source: iceberg::Error) -> Self {
+        if let Some(failure) = carried_by(&source) {
+            let error = Self::new(failure.kind(), context);
+            let error = failure.hint().into_iter().fold(error, Self::with_hint);
+            return error.with_source(source);
+        }
         let kind = if source.retryable() { ErrorKind::Storage } else { ErrorKind::Format };
         Self::new(kind, context).with_source(source)
     }

@@ -39,5 +39,6 @@ pub use pg_type::{Documented, PgType, TypeFacts};
 pub use position_deletes::write_position_deletes;
 pub use row_reader::{RowStream, read_rows, scan_columns};
 pub use schema::{ColumnSpec, TableSpec, companion_id};
+pub use storage::{StoreOptions, StoreRequests};
 pub use table::LakeTable;
 pub use warehouse::Warehouse;

@@ -16,6 +16,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use iceberg::arrow::ArrowFileReader;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::error::{Error, Result};
@@ -107,7 +108,7 @@ pub(crate) async fn open(
     let metadata = input.metadata().await.map_err(fail)?;
     let mut reader = ArrowFileReader::new(metadata, input.reader().await.map_err(fail)?);
     let owned = path.to_owned();
-    let damaged = move |error| Error::format(format!("read {owned}")).with_source(error);
+    let damaged = move |error| unreadable(&owned, error);
     // The types come from Parquet's own schema: what a writer thought they were in Arrow does not matter.
     let policy = if rows.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(policy);
@@ -169,6 +170,18 @@ pub(crate) async fn open(
             rebuilt.map_err(|error| Error::format(format!("read {path}")).with_source(error))
         })
         .boxed())
+}
+
+/// What a file could not be read for: what the storage says, or its content.
+fn unreadable(path: &str, error: ParquetError) -> Error {
+    let context = format!("read {path}");
+    match error {
+        ParquetError::External(cause) => match cause.downcast::<iceberg::Error>() {
+            Ok(cause) => Error::iceberg(context, *cause),
+            Err(cause) => Error::format(context).with_source(cause),
+        },
+        error => Error::format(context).with_source(error),
+    }
 }
 
 /// A file's decimals as those of a column that has been given more digits since.

@@ -1,54 +1,55 @@
 //! Where the lake's files are.
 
-use std::fs;
-
-use iceberg::io::{FileIO, FileIOBuilder};
-use std::sync::Arc;
+use iceberg::io::FileIO;
 use url::Url;
 use uuid::Uuid;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{LocalStorageFactory, create_folder, list_folder, local_path};
+use crate::error::{Error, Result};
+use crate::storage::{Files, StoreOptions};
+
+/// How a warehouse's URL looks.
+const FORMS: &str = "give it as s3://bucket/prefix, gs://bucket/prefix, \
+                     abfss://container@account.dfs.core.windows.net/prefix or file:///absolute/path";
 
 /// A place that holds the files of Iceberg tables. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Warehouse {
     root: String,
+    files: Files,
     file_io: FileIO,
 }
 
 impl Warehouse {
-    /// Opens the warehouse at a URL, `file:///absolute/path`; its folder is made when there is none.
-    pub fn open(url: &str) -> Result<Self> {
+    /// Opens the warehouse at a URL, and sees whether files can be written, read and deleted there. A local folder is made
+    /// when there is none; a bucket must be there.
+    pub async fn open(url: &str, options: &StoreOptions) -> Result<Self> {
         let parsed = Url::parse(url).map_err(|error| {
-            Error::invalid(format!("warehouse {url:?} is not a URL"))
-                .with_source(error)
-                .with_hint("give it as file:///absolute/path")
+            Error::invalid(format!("warehouse {url:?} is not a URL")).with_source(error).with_hint(FORMS)
         })?;
-        if parsed.scheme() != "file" {
-            return Err(Error::invalid(format!(
-                "a warehouse with the scheme {}:// is not supported yet",
-                parsed.scheme()
-            ))
-            .with_hint("give it as file:///absolute/path"));
-        }
-        if parsed.host_str().is_some_and(|host| !host.is_empty()) || parsed.path() == "/" {
-            return Err(Error::invalid(format!("warehouse {url:?} does not name a local folder"))
-                .with_hint("give it as file:///absolute/path"));
-        }
         // As written, not as the URL parser escapes it: readers open these locations as they stand in the metadata.
         let root = url.trim_end_matches('/').to_owned();
-        let folder = local_path(&root).map_err(|error| Error::iceberg("open the warehouse", error))?;
-        let probe = folder.join(format!(".probe-{}", Uuid::now_v7().simple()));
-        create_folder(&folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe)).map_err(
-            |error| {
-                Error::new(ErrorKind::Storage, format!("write to the warehouse {url}"))
-                    .with_source(error)
-                    .with_hint("let the worker's operating system user own the folder, and see that its disk has room")
-            },
-        )?;
-        let file_io = FileIOBuilder::new(Arc::new(LocalStorageFactory)).build();
-        Ok(Self { root, file_io })
+        let files = Files::of(&root, options).ok_or_else(|| {
+            Error::invalid(format!("a warehouse with the scheme {}:// is not supported", parsed.scheme()))
+                .with_hint(FORMS)
+        })?;
+        let foreign_host = parsed.host_str().is_some_and(|host| !host.is_empty());
+        if matches!(files, Files::Local) && (foreign_host || parsed.path() == "/") {
+            return Err(Error::invalid(format!("warehouse {url:?} does not name a local folder")).with_hint(FORMS));
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() || parsed.password().is_some() {
+            return Err(Error::invalid("a warehouse's URL has a bucket and a path, and nothing else").with_hint(FORMS));
+        }
+        let warehouse = Self { root, file_io: files.file_io(), files };
+        warehouse.files.probe(&warehouse.root).await.map_err(|error| {
+            let error = Error::iceberg(format!("use the warehouse {url}"), error);
+            match (&warehouse.files, error.hint()) {
+                (Files::Local, None) => error
+                    .of_storage()
+                    .with_hint("let the worker's operating system user own the folder, and see that its disk has room"),
+                _ => error,
+            }
+        })?;
+        Ok(warehouse)
     }
 
     /// Its URL, without a slash at the end.
@@ -62,7 +63,7 @@ impl Warehouse {
 
     /// The names of the files in a folder, hidden ones too. None when there is no such folder.
     pub(crate) async fn names_in(&self, folder: &str) -> Result<Vec<String>> {
-        list_folder(folder).await.map_err(|error| Error::iceberg(format!("list {folder}"), error))
+        self.files.names_in(folder).await.map_err(|error| Error::iceberg(format!("list {folder}"), error))
     }
 
     /// The location of a new table: its name can be used again, so that the table's UUID is part of it.
@@ -82,22 +83,26 @@ fn path_segment(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
-    #[test]
-    fn only_local_folders_are_opened() {
-        for bad in ["", "/tmp/x", "s3://bucket/x", "file://host/x", "file:///"] {
-            let error = Warehouse::open(bad).unwrap_err();
+    async fn refused(url: &str) -> Error {
+        Warehouse::open(url, &StoreOptions::default()).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn what_is_no_warehouse_is_refused() {
+        for bad in ["", "/tmp/x", "ftp://h/x", "file://host/x", "file:///", "s3:///x", "s3://b/x?versionId=1"] {
+            let error = refused(bad).await;
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad}");
             assert!(error.hint().is_some(), "{bad}");
         }
-        assert!(Warehouse::open("s3://b/x").unwrap_err().to_string().contains("not supported yet"));
     }
 
-    #[test]
-    fn a_folder_that_can_not_be_made_is_an_error_with_a_hint() {
+    #[tokio::test]
+    async fn a_folder_that_can_not_be_made_is_an_error_with_a_hint() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("file"), b"").unwrap();
-        let error = Warehouse::open(&format!("file://{}/file/lake", folder.path().display())).unwrap_err();
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        let error = refused(&format!("file://{}/file/lake", folder.path().display())).await;
         assert_eq!(error.kind(), ErrorKind::Storage);
         assert!(error.hint().is_some());
     }

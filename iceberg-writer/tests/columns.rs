@@ -12,7 +12,14 @@ use uuid::Uuid;
 
 use crate::pairs::{append, column, deletes};
 use crate::readers;
-use crate::server::{Lake, batch, commit, committed};
+use crate::server::{Lake, Place, batch, commit, committed};
+
+on_each_place! {
+    columns_change_with_the_rows_around_the_change_in_one_commit;
+    a_table_is_loaded_by_what_its_last_commit_remarked;
+    a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_all_the_same;
+    a_foreign_commit_in_between_is_taken_over_by_a_change_of_columns;
+}
 
 fn numeric(precision: u8) -> PgType {
     PgType::Numeric { precision, scale: 2 }
@@ -60,8 +67,7 @@ async fn file(lake: &Lake, table: &LakeTable, columns: Vec<ArrayRef>) -> Written
 
 async fn schemas(lake: &Lake) -> (serde_json::Value, Vec<i64>) {
     let location = lake.metadata_location("items").await.unwrap();
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(location.trim_start_matches("file://")).unwrap()).unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&lake.read(&location).await).unwrap();
     let snapshots = metadata["snapshots"].as_array().unwrap();
     let mut numbered: Vec<(i64, i64)> = snapshots
         .iter()
@@ -75,9 +81,8 @@ fn shown(rows: &[&[Option<&str>]]) -> Vec<Vec<Option<String>>> {
     rows.iter().map(|row| row.iter().map(|value| value.map(str::to_owned)).collect()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn columns_change_with_the_rows_around_the_change_in_one_commit() {
-    let lake = Lake::new().await;
+async fn columns_change_with_the_rows_around_the_change_in_one_commit(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(before()).await.unwrap();
     let first = file(&lake, &table, vec![numbers(&[1, 2]), texts(&["a", "b"]), decimals(&[100, 999_999], 6)]).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![first.clone()])])).await.remove(0);
@@ -99,7 +104,7 @@ async fn columns_change_with_the_rows_around_the_change_in_one_commit() {
         &[Some("3"), Some("c"), Some("-0.05"), None],
         &[Some("4"), Some("d"), Some("100000000000000000.00"), Some("7")],
     ]);
-    let (duckdb, pyiceberg) = readers::scan_by(lake.metadata_location("items").await.unwrap(), "key").await;
+    let (duckdb, pyiceberg) = readers::scan_by(&lake, "items", "key").await;
     assert_eq!((&duckdb.rows, &pyiceberg.rows), (&rows, &rows));
     assert_eq!(duckdb.types, ["BIGINT", "VARCHAR", "DECIMAL(20,2)", "INTEGER"]);
     // AND so do we, of files from before too
@@ -118,9 +123,8 @@ async fn columns_change_with_the_rows_around_the_change_in_one_commit() {
     assert_eq!(again.tables()[0].table.snapshot_id(), table.snapshot_id());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_is_loaded_by_what_its_last_commit_remarked() {
-    let lake = Lake::new().await;
+async fn a_table_is_loaded_by_what_its_last_commit_remarked(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(before()).await.unwrap().evolved(before(), "made".to_owned());
     let rows = file(&lake, &table, vec![numbers(&[1]), texts(&["a"]), decimals(&[100], 6)]).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
@@ -143,13 +147,12 @@ async fn a_table_is_loaded_by_what_its_last_commit_remarked() {
     commit(&lake.catalog, &batch(Some(30), 40, vec![append(&table, vec![rows])])).await;
     assert_eq!(schemas(&lake).await.1, [0, 1, 0, 0]);
     assert!(other.load_remarked(after(), &|remark| (remark == "back").then(before)).await.unwrap().is_some());
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("items").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "items").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![1, 2], vec![1, 2]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_all_the_same() {
-    let lake = Lake::new().await;
+async fn a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_all_the_same(on: Place) {
+    let lake = Lake::new(on).await;
     let mut table = lake.catalog.prepare(before()).await.unwrap();
     let mut expected = None;
     for lsn in 1..=30_u64 {
@@ -170,13 +173,12 @@ async fn a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_a
     }
     let rows: Vec<Vec<Option<String>>> =
         (1..=30).map(|id| vec![Some(format!("{id}")), (id == 30).then(|| "7".to_owned())]).collect();
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("items").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "items").await;
     assert_eq!((duckdb.rows, pyiceberg.rows), (rows.clone(), rows));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_commit_in_between_is_taken_over_by_a_change_of_columns() {
-    let lake = Lake::new().await;
+async fn a_foreign_commit_in_between_is_taken_over_by_a_change_of_columns(on: Place) {
+    let lake = Lake::new(on).await;
     lake.add_mirror("other").await;
     let table = lake.catalog.prepare(before()).await.unwrap();
     let rows = file(&lake, &table, vec![numbers(&[1]), texts(&["a"]), decimals(&[100], 6)]).await;
@@ -190,6 +192,6 @@ async fn a_foreign_commit_in_between_is_taken_over_by_a_change_of_columns() {
     let receipt = committed(lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![])])).await.unwrap());
     assert_eq!(receipt.tables()[0].foreign_files.len(), 1);
     assert_eq!(receipt.tables()[0].table.spec(), &after());
-    let (duckdb, pyiceberg) = readers::scan_by(lake.metadata_location("items").await.unwrap(), "key").await;
+    let (duckdb, pyiceberg) = readers::scan_by(&lake, "items", "key").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![1, 2], vec![1, 2]));
 }

@@ -4,13 +4,25 @@ use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome, PgType, TableChange, Writ
 
 use crate::pairs::{append, column, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Lake, batch, commit, committed};
+use crate::server::{Lake, Place, batch, commit, committed};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_are_added_and_deleted_in_one_snapshot() {
-    let lake = Lake::new().await;
+on_each_place! {
+    rows_are_added_and_deleted_in_one_snapshot;
+    what_was_written_for_a_prepared_table_is_taken_over_by_another_process;
+    truncation_removes_all_earlier_files;
+    tables_move_together_and_idle_mirrors_advance;
+    a_batch_from_another_position_or_an_older_epoch_does_nothing;
+    a_table_made_anew_replaces_the_old_one;
+    rows_are_read_by_position;
+}
+
+async fn rows_are_added_and_deleted_in_one_snapshot(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
-    assert!(lake.files().is_empty() && lake.metadata_location("events").await.is_none(), "preparing leaves no trace");
+    assert!(
+        lake.files().await.is_empty() && lake.metadata_location("events").await.is_none(),
+        "preparing leaves no trace"
+    );
 
     let first = data_file(&lake.warehouse, &table, 0..100).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![first.clone()])])).await.remove(0);
@@ -38,14 +50,13 @@ async fn rows_are_added_and_deleted_in_one_snapshot() {
     assert_eq!(loaded.live_files(&lake.warehouse).await.unwrap(), live);
     assert_eq!(live.iter().map(|file| (file.rows, file.deleted.len())).collect::<Vec<_>>(), [(100, 4), (10, 1)]);
     assert_eq!((loaded.snapshot_lsn(), loaded.uuid()), (table.snapshot_lsn(), table.uuid()));
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert_eq!(duckdb.ids(), expected);
     assert_eq!(pyiceberg.ids(), expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process() {
-    let lake = Lake::new().await;
+async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let file = data_file(&lake.warehouse, &table, 0..10).await;
     let (uuid, json) = (table.uuid(), file.to_json().unwrap());
@@ -66,13 +77,12 @@ async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process(
     assert!(json.contains("lower_bounds") && WrittenFile::from_json(&table, "{}").is_err());
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![taken])])).await.remove(0);
     assert_eq!(ids(&lake.warehouse, &table).await, (0..10).collect::<Vec<_>>());
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), ((0..10).collect(), (0..10).collect()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn truncation_removes_all_earlier_files() {
-    let lake = Lake::new().await;
+async fn truncation_removes_all_earlier_files(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..10).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![first.clone()])])).await.remove(0);
@@ -86,25 +96,24 @@ async fn truncation_removes_all_earlier_files() {
     let change = TableChange { truncate: true, deletes: gone, ..append(&table, vec![second]) };
     let table = commit(&lake.catalog, &batch(Some(20), 30, vec![change])).await.remove(0);
     assert_eq!(ids(&lake.warehouse, &table).await, [51, 52, 53, 54]);
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![51, 52, 53, 54], vec![51, 52, 53, 54]));
 
     let change = TableChange { truncate: true, ..append(&table, vec![]) };
     let table = commit(&lake.catalog, &batch(Some(30), 40, vec![change])).await.remove(0);
     assert!(table.live_files(&lake.warehouse).await.unwrap().is_empty());
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert!(duckdb.rows.is_empty() && pyiceberg.rows.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tables_move_together_and_idle_mirrors_advance() {
-    let lake = Lake::new().await;
+async fn tables_move_together_and_idle_mirrors_advance(on: Place) {
+    let lake = Lake::new(on).await;
     let (a, b) = (lake.catalog.prepare(spec("a")).await.unwrap(), lake.catalog.prepare(spec("b")).await.unwrap());
     let rows = data_file(&lake.warehouse, &a, 0..3).await;
     // b is new and empty, and must be readable.
     let tables = commit(&lake.catalog, &batch(None, 10, vec![append(&a, vec![rows]), append(&b, vec![])])).await;
     assert_eq!(tables.iter().map(|table| table.snapshot_lsn()).collect::<Vec<_>>(), [Some(Lsn::from_u64(10)); 2]);
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("b").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "b").await;
     assert!(duckdb.rows.is_empty() && pyiceberg.rows.is_empty());
 
     // Nothing to do for a: it is left alone. The mirror advances without any table, too.
@@ -133,34 +142,32 @@ async fn tables_move_together_and_idle_mirrors_advance() {
     assert_eq!(ids(&lake.warehouse, &tables[0]).await, [0, 1, 2, 3]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_from_another_position_or_an_older_epoch_does_nothing() {
-    let lake = Lake::new().await;
+async fn a_batch_from_another_position_or_an_older_epoch_does_nothing(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 0..3).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
-    let before = (lake.files(), lake.metadata_location("events").await);
+    let before = (lake.files().await, lake.metadata_location("events").await);
 
     for expected in [None, Some(9), Some(11)] {
         let rows = data_file(&lake.warehouse, &table, 3..5).await;
         let refused = lake.catalog.commit(&batch(expected, 20, vec![append(&table, vec![rows])])).await.unwrap();
         assert!(matches!(refused, Outcome::Refused { found } if found == Some(Lsn::from_u64(10))), "{refused:?}");
-        assert_eq!((lake.files(), lake.metadata_location("events").await), before);
+        assert_eq!((lake.files().await, lake.metadata_location("events").await), before);
     }
     lake.sql.execute("UPDATE lake_catalog.mirrors SET epoch = 2", &[]).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 3..5).await;
     let fenced = lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![rows])])).await.unwrap();
     assert!(matches!(fenced, Outcome::Fenced { epoch: 2 }), "{fenced:?}");
-    assert_eq!((lake.files(), lake.metadata_location("events").await), before);
+    assert_eq!((lake.files().await, lake.metadata_location("events").await), before);
 
     lake.sql.execute("DELETE FROM lake_catalog.mirrors", &[]).await.unwrap();
     let refused = lake.catalog.commit(&batch(Some(10), 20, vec![])).await.unwrap();
     assert!(matches!(refused, Outcome::Refused { found: None }), "{refused:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_made_anew_replaces_the_old_one() {
-    let lake = Lake::new().await;
+async fn a_table_made_anew_replaces_the_old_one(on: Place) {
+    let lake = Lake::new(on).await;
     let old = lake.catalog.prepare(spec("events")).await.unwrap();
     let rows = data_file(&lake.warehouse, &old, 0..3).await;
     let old = commit(&lake.catalog, &batch(None, 10, vec![append(&old, vec![rows])])).await.remove(0);
@@ -181,14 +188,13 @@ async fn a_table_made_anew_replaces_the_old_one() {
     assert_ne!(receipt.tables()[0].table.uuid(), old.uuid());
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [100, 101]);
     lake.catalog.sweep(&receipt, &|_| false).await;
-    assert!(lake.files().iter().all(|file| !file.starts_with(old.location())), "{:?}", lake.files());
+    assert!(lake.files().await.iter().all(|file| !file.starts_with(old.location())), "{:?}", lake.files().await);
     let loaded = lake.catalog.load(spec("events")).await.unwrap().unwrap();
     assert_eq!(ids(&lake.warehouse, &loaded).await, [100, 101]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_are_read_by_position() {
-    let lake = Lake::new().await;
+async fn rows_are_read_by_position(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let file = data_file(&lake.warehouse, &table, 0..300_000).await;
     let positions = [0, 1, 2, 19_999, 20_000, 131_071, 131_072, 131_075, 299_999];

@@ -6,10 +6,18 @@ use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome};
 
 use crate::pairs::{append, data_file, ids, spec};
 use crate::proxy::{Fault, Proxy};
-use crate::server::{Lake, batch, committed};
+use crate::server::{Lake, Place, batch, committed};
 
-async fn commit_through(fault: Fault) {
-    let lake = Lake::new().await;
+on_each_place! {
+    a_commit_with_a_lost_reply_is_adopted;
+    a_commit_that_never_arrived_is_made_again;
+    an_unknown_commit_is_resolved_later;
+    a_batch_is_committed_once_however_often_it_is_tried;
+    an_unreachable_catalog_leaves_the_batch_to_be_tried_again;
+}
+
+async fn commit_through(on: Place, fault: Fault) {
+    let lake = Lake::new(on).await;
     let proxy = Proxy::new(lake.server.socket_folder());
     let catalog = lake.catalog_at(proxy.socket_folder());
     let table = catalog.prepare(spec("events")).await.unwrap();
@@ -29,19 +37,16 @@ async fn commit_through(fault: Fault) {
     assert_eq!(ids(&lake.warehouse, &loaded).await, [1, 2, 3]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_with_a_lost_reply_is_adopted() {
-    commit_through(Fault::LoseReply).await;
+async fn a_commit_with_a_lost_reply_is_adopted(on: Place) {
+    commit_through(on, Fault::LoseReply).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_never_arrived_is_made_again() {
-    commit_through(Fault::LoseCommit).await;
+async fn a_commit_that_never_arrived_is_made_again(on: Place) {
+    commit_through(on, Fault::LoseCommit).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_commit_is_resolved_later() {
-    let lake = Lake::new().await;
+async fn an_unknown_commit_is_resolved_later(on: Place) {
+    let lake = Lake::new(on).await;
     let proxy = Proxy::new(lake.server.socket_folder());
     let catalog = lake.catalog_at(proxy.socket_folder()).with_deadline(Duration::from_millis(300));
     let table = catalog.prepare(spec("events")).await.unwrap();
@@ -66,9 +71,8 @@ async fn an_unknown_commit_is_resolved_later() {
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [1, 2, 3]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_committed_once_however_often_it_is_tried() {
-    let lake = Lake::new().await;
+async fn a_batch_is_committed_once_however_often_it_is_tried(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let once = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1, 2]).await])]);
     committed(lake.catalog.commit(&once).await.unwrap());
@@ -80,18 +84,17 @@ async fn a_batch_is_committed_once_however_often_it_is_tried() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_catalog_leaves_the_batch_to_be_tried_again() {
-    let lake = Lake::new().await;
+async fn an_unreachable_catalog_leaves_the_batch_to_be_tried_again(on: Place) {
+    let lake = Lake::new(on).await;
     let proxy = Proxy::new(lake.server.socket_folder());
     let catalog = lake.catalog_at(proxy.socket_folder()).with_deadline(Duration::from_millis(200));
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let later = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1]).await])]);
-    let before = lake.files();
+    let before = lake.files().await;
     proxy.set(Fault::Down);
     let error = catalog.commit(&later).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert_eq!(lake.files(), before);
+    assert_eq!(lake.files().await, before);
     proxy.set(Fault::None);
     assert!(matches!(catalog.commit(&later).await.unwrap(), Outcome::Committed(_)));
 }

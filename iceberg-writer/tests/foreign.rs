@@ -4,10 +4,16 @@ use iceberg_writer::{Batch, Catalog, ErrorKind, LakeTable, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Lake, batch, commit, committed};
+use crate::server::{Lake, Place, batch, commit, committed};
 
-async fn lake_with_table() -> (Lake, LakeTable) {
-    let lake = Lake::new().await;
+on_each_place! {
+    files_added_by_someone_else_are_taken_over;
+    rows_added_by_pyiceberg_are_taken_over;
+    anything_else_by_someone_else_stops_the_table;
+}
+
+async fn lake_with_table(on: Place) -> (Lake, LakeTable) {
+    let lake = Lake::new(on).await;
     lake.add_mirror("other").await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 0..3).await;
@@ -21,9 +27,8 @@ async fn foreign(lake: &Lake, change: TableChange) -> LakeTable {
     commit(&lake.other_catalog(), &other).await.remove(0)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn files_added_by_someone_else_are_taken_over() {
-    let (lake, table) = lake_with_table().await;
+async fn files_added_by_someone_else_are_taken_over(on: Place) {
+    let (lake, table) = lake_with_table(on).await;
     let added = data_file(&lake.warehouse, &table, 100..102).await;
     foreign(&lake, append(&table, vec![added.clone()])).await;
 
@@ -38,36 +43,34 @@ async fn files_added_by_someone_else_are_taken_over() {
     assert_eq!(again.tables()[0].foreign_files, after.foreign_files);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_added_by_pyiceberg_are_taken_over() {
-    let (lake, table) = lake_with_table().await;
+async fn rows_added_by_pyiceberg_are_taken_over(on: Place) {
+    let (lake, table) = lake_with_table(on).await;
     let host = lake.server.socket_folder().display().to_string();
     // PyIceberg finds the catalog's tables by the role's search path.
     lake.sql.batch_execute(&format!("ALTER DATABASE {} SET search_path = lake_catalog", lake.database)).await.unwrap();
     let uri = format!("postgresql+psycopg2://postgres@/{}?host={host}", lake.database);
-    readers::append(uri, lake.warehouse.url().to_owned(), "public.events", 77).await;
+    readers::append(&lake, uri, "public.events", 77).await;
 
     let rows = data_file(&lake.warehouse, &table, 3..5).await;
     let receipt = committed(lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![rows])])).await.unwrap());
     let [after] = receipt.tables() else { panic!() };
     assert_eq!(after.foreign_files.iter().map(|file| file.rows).collect::<Vec<_>>(), [1]);
     assert_eq!(ids(&lake.warehouse, &after.table).await, [0, 1, 2, 3, 4, 77]);
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![0, 1, 2, 3, 4, 77], vec![0, 1, 2, 3, 4, 77]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn anything_else_by_someone_else_stops_the_table() {
-    let (lake, table) = lake_with_table().await;
+async fn anything_else_by_someone_else_stops_the_table(on: Place) {
+    let (lake, table) = lake_with_table(on).await;
     let live = table.live_files(&lake.warehouse).await.unwrap();
     let refused = async |changed: &str| {
         let rows = data_file(&lake.warehouse, &table, 3..5).await;
         let written = rows.path.clone();
-        let before = lake.files();
+        let before = lake.files().await;
         let error = lake.catalog.commit(&batch(Some(10), 20, vec![append(&table, vec![rows])])).await.unwrap_err();
         assert_eq!((error.kind(), error.table()), (ErrorKind::ForeignChange, Some(("public", "events"))), "{error}");
         assert!(error.to_string().contains(changed), "{error}");
-        assert_eq!(lake.files(), before, "the plan is gone, the caller's file {written} is not");
+        assert_eq!(lake.files().await, before, "the plan is gone, the caller's file {written} is not");
         assert_eq!(lake.mirror_lsn().await.unwrap().as_u64(), 10);
     };
     let gone = deletes(&lake.warehouse, &table, &[(&live[0].path, &[0])]).await;

@@ -1,7 +1,24 @@
-//! The writer against a real Postgres, a real folder and real readers.
+//! The writer against a real Postgres, a real folder, a real object store and real readers.
 
 // Helpers of tests are tests too, which the lint's own exception does not see.
 #![allow(clippy::unwrap_used)]
+
+/// Makes a test of each function on each place that a lake can be at.
+macro_rules! on_each_place {
+    ($($name:ident;)+) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn in_a_folder() {
+                Box::pin(super::$name(crate::server::Place::Folder)).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn in_s3() {
+                Box::pin(super::$name(crate::server::Place::S3)).await;
+            }
+        }
+    )+};
+}
 
 mod columns;
 mod commits;
@@ -12,4 +29,5 @@ mod proxy;
 mod readers;
 mod retention;
 mod server;
+mod stores;
 mod types;

@@ -13,6 +13,17 @@ import sys
 import uuid
 
 
+ENDPOINT = os.environ.get("AWS_ENDPOINT_URL")
+S3 = {}
+if ENDPOINT:
+    S3 = {
+        "s3.endpoint": ENDPOINT,
+        "s3.access-key-id": os.environ["AWS_ACCESS_KEY_ID"],
+        "s3.secret-access-key": os.environ["AWS_SECRET_ACCESS_KEY"],
+        "s3.region": os.environ["AWS_REGION"],
+    }
+
+
 def text(value):
     if value is None or isinstance(value, str):
         return value
@@ -34,11 +45,18 @@ def duckdb_rows(metadata, order):
     import duckdb
 
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    for name in ("avro", "iceberg"):
+    for name in ("httpfs", "avro", "iceberg"):
         folder = os.path.dirname(__import__(f"duckdb_extension_{name}").__file__)
         (extension,) = glob.glob(f"{folder}/extensions/*/{name}.duckdb_extension")
         connection.load_extension(extension)
     connection.execute("SET TimeZone = 'UTC'")
+    if ENDPOINT:
+        host = ENDPOINT.removeprefix("http://")
+        connection.execute(
+            f"CREATE SECRET (TYPE s3, KEY_ID '{os.environ['AWS_ACCESS_KEY_ID']}', "
+            f"SECRET '{os.environ['AWS_SECRET_ACCESS_KEY']}', REGION '{os.environ['AWS_REGION']}', "
+            f"ENDPOINT '{host}', URL_STYLE 'path', USE_SSL false)"
+        )
     scan = f"iceberg_scan('{metadata}')"
     types = [row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
     rows = connection.execute(f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (SELECT * FROM {scan} ORDER BY "{order}")')
@@ -48,7 +66,7 @@ def duckdb_rows(metadata, order):
 def pyiceberg_rows(metadata, order):
     from pyiceberg.table import StaticTable
 
-    table = StaticTable.from_metadata(metadata)
+    table = StaticTable.from_metadata(metadata, S3)
     rows = table.scan().to_arrow().sort_by(order)
     types = [str(field.field_type) for field in table.schema().fields]
     return {"types": types, "rows": [[text(value) for value in row.values()] for row in rows.to_pylist()]}
@@ -58,7 +76,7 @@ def append(uri, warehouse, name, number):
     import pyarrow
     from pyiceberg.catalog.sql import SqlCatalog
 
-    table = SqlCatalog("lake", uri=uri, warehouse=warehouse, init_catalog_tables="false").load_table(name)
+    table = SqlCatalog("lake", uri=uri, warehouse=warehouse, init_catalog_tables="false", **S3).load_table(name)
     schema = table.schema().as_arrow()
     rows = pyarrow.Table.from_pylist([{"id": int(number), "name": f"name {number}"}], schema=schema)
     table.append(rows)

@@ -5,15 +5,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::server::output;
+use crate::server::{Lake, output};
 
 /// `$LAKE_PYTHON`, or the project's own environment. The tests that need it fail without it.
-fn python() -> Command {
+fn python(lake: &Lake) -> Command {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let own = || folder.join("../.deps/venv/bin/python");
     let program = std::env::var_os("LAKE_PYTHON").map_or_else(own, PathBuf::from);
     let mut command = Command::new(program);
-    command.arg(folder.join("tests/readers.py"));
+    command.arg(folder.join("tests/readers.py")).envs(lake.s3_environment());
     command
 }
 
@@ -41,19 +41,24 @@ impl Seen {
 }
 
 /// What DuckDB and PyIceberg see in a table, sorted by its column `id`.
-pub(crate) async fn scan(metadata: String) -> (Seen, Seen) {
-    scan_by(metadata, "id").await
+pub(crate) async fn scan(lake: &Lake, table: &str) -> (Seen, Seen) {
+    scan_by(lake, table, "id").await
 }
 
 /// The same, sorted by another column.
-pub(crate) async fn scan_by(metadata: String, column: &'static str) -> (Seen, Seen) {
-    let run = move || output(python().arg("scan").arg(metadata).arg(column));
+pub(crate) async fn scan_by(lake: &Lake, table: &str, column: &str) -> (Seen, Seen) {
+    let metadata = lake.metadata_location(table).await.unwrap();
+    let mut command = python(lake);
+    command.args(["scan", &metadata, column]);
+    let run = move || output(&mut command);
     let seen: Value = serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap();
     (Seen::new(&seen["duckdb"]), Seen::new(&seen["pyiceberg"]))
 }
 
 /// Lets PyIceberg add a row to a table through the SQL catalog.
-pub(crate) async fn append(uri: String, warehouse: String, table: &'static str, id: i64) {
-    let run = move || output(python().arg("append").arg(uri).arg(warehouse).arg(table).arg(id.to_string()));
+pub(crate) async fn append(lake: &Lake, uri: String, table: &str, id: i64) {
+    let mut command = python(lake);
+    command.args(["append", &uri, lake.warehouse.url(), table, &id.to_string()]);
+    let run = move || output(&mut command);
     tokio::task::spawn_blocking(run).await.unwrap();
 }

@@ -7,13 +7,17 @@ use iceberg_writer::{Catalog, LakeTable, Retention, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Lake, batch, committed};
+use crate::server::{Lake, Place, batch, committed};
+
+on_each_place! {
+    many_commits_leave_little_metadata_and_no_garbage;
+    pinned_files_wait_for_a_later_sweep;
+}
 
 const KEPT: usize = 10;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_commits_leave_little_metadata_and_no_garbage() {
-    let lake = Lake::new().await;
+async fn many_commits_leave_little_metadata_and_no_garbage(on: Place) {
+    let lake = Lake::new(on).await;
     let catalog = lake.other_catalog().with_retention(Retention { snapshots: KEPT, ..Retention::default() });
     let mut table = catalog.prepare(spec("events")).await.unwrap();
     let mut previous: Option<String> = None;
@@ -54,11 +58,11 @@ async fn many_commits_leave_little_metadata_and_no_garbage() {
     let expected: Vec<i64> = expected.into_iter().collect();
     assert_eq!(ids(&lake.warehouse, &table).await, expected);
     let location = lake.metadata_location("events").await.unwrap();
-    let size = std::fs::metadata(location.strip_prefix("file://").unwrap()).unwrap().len();
+    let size = lake.read(&location).await.len();
     assert!(size < 25_000, "{size} bytes of metadata");
     assert!(swept_files > 400, "{swept_files}");
     assert_only_referenced_files(&lake, &table).await;
-    let (duckdb, pyiceberg) = readers::scan(location).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (expected.clone(), expected));
 }
 
@@ -66,7 +70,7 @@ async fn many_commits_leave_little_metadata_and_no_garbage() {
 async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
     let live: BTreeSet<String> =
         table.live_files(&lake.warehouse).await.unwrap().into_iter().map(|file| file.path).collect();
-    let files = lake.files();
+    let files = lake.files().await;
     let of = |ending: &str| files.iter().filter(|file| file.ends_with(ending)).cloned().collect::<BTreeSet<_>>();
     let data: BTreeSet<String> =
         of(".parquet").into_iter().filter(|file| !file.ends_with("-deletes.parquet")).collect();
@@ -80,9 +84,8 @@ async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
     assert!(of(".tmp").is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pinned_files_wait_for_a_later_sweep() {
-    let lake = Lake::new().await;
+async fn pinned_files_wait_for_a_later_sweep(on: Place) {
+    let lake = Lake::new(on).await;
     let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
     let table = catalog.prepare(spec("events")).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..3).await;
@@ -93,11 +96,11 @@ async fn pinned_files_wait_for_a_later_sweep() {
     let receipt = committed(catalog.commit(&batch(Some(1), 2, vec![change])).await.unwrap());
     let swept = catalog.sweep(&receipt, &|path| path == first.path).await;
     assert_eq!((swept.pinned, swept.failed), (1, 0));
-    assert!(lake.files().contains(&first.path));
+    assert!(lake.files().await.contains(&first.path));
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [3, 4, 5]);
 
     let receipt = committed(catalog.commit(&batch(Some(2), 3, vec![])).await.unwrap());
     let swept = catalog.sweep(&receipt, &|_| false).await;
     assert_eq!((swept.deleted, swept.pinned), (1, 0));
-    assert!(!lake.files().contains(&first.path));
+    assert!(!lake.files().await.contains(&first.path));
 }

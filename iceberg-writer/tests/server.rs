@@ -7,7 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use iceberg_writer::{Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, SqlCatalog, TableChange, Warehouse};
+use futures_util::TryStreamExt;
+use iceberg_writer::{
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, SqlCatalog, StoreOptions, TableChange, Warehouse,
+};
+use lake_tests::Seaweed;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
@@ -111,6 +117,13 @@ pub(crate) fn config(socket_folder: &Path, database: &str) -> Config {
     config
 }
 
+/// Where a lake's files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Folder,
+    S3,
+}
+
 /// A database with a mirror in epoch 1, a warehouse and a catalog.
 pub(crate) struct Lake {
     // Dropped before the server.
@@ -120,10 +133,11 @@ pub(crate) struct Lake {
     pub(crate) database: String,
     pub(crate) folder: TempDir,
     pub(crate) server: Arc<Server>,
+    pub(crate) store: Option<Arc<Seaweed>>,
 }
 
 impl Lake {
-    pub(crate) async fn new() -> Self {
+    pub(crate) async fn new(on: Place) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = tokio::task::spawn_blocking(Server::shared).await.unwrap();
         let database = format!("lake{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -133,10 +147,18 @@ impl Lake {
         sql.batch_execute("CREATE SCHEMA lake_catalog").await.unwrap();
         sql.batch_execute(SCHEMA).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let warehouse = Warehouse::open(&format!("file://{}/warehouse", folder.path().display())).unwrap();
+        let (store, url) = match on {
+            Place::Folder => (None, format!("file://{}/warehouse", folder.path().display())),
+            Place::S3 => {
+                let url = format!("s3://{}/{}/{database}", Seaweed::BUCKET, std::process::id());
+                (Some(Seaweed::shared().await.unwrap()), url)
+            }
+        };
+        let options = store.as_deref().map_or_else(StoreOptions::default, options);
+        let warehouse = Warehouse::open(&url, &options).await.unwrap();
         let catalog =
             SqlCatalog::new(config(server.socket_folder(), &database), "lake_catalog", "lake", warehouse.clone());
-        let lake = Self { catalog, warehouse, sql, database, folder, server };
+        let lake = Self { catalog, warehouse, sql, database, folder, server, store };
         lake.add_mirror(MIRROR).await;
         lake
     }
@@ -164,8 +186,38 @@ impl Lake {
         self.sql.query_opt(query, &[&table]).await.unwrap().map(|row| row.get(0))
     }
 
+    /// What foreign readers are told of the store.
+    pub(crate) fn s3_environment(&self) -> Vec<(&'static str, String)> {
+        let Some(store) = &self.store else { return Vec::new() };
+        vec![
+            ("AWS_ENDPOINT_URL", store.endpoint()),
+            ("AWS_ACCESS_KEY_ID", Seaweed::ADMIN.id.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", Seaweed::ADMIN.secret.to_owned()),
+            ("AWS_REGION", Seaweed::REGION.to_owned()),
+        ]
+    }
+
+    /// A file of the warehouse.
+    pub(crate) async fn read(&self, location: &str) -> Vec<u8> {
+        match &self.store {
+            None => std::fs::read(location.trim_start_matches("file://")).unwrap(),
+            Some(store) => {
+                let key = location.strip_prefix(&format!("s3://{}/", Seaweed::BUCKET)).unwrap();
+                client(store).get(&key.into()).await.unwrap().bytes().await.unwrap().to_vec()
+            }
+        }
+    }
+
     /// All files of the warehouse.
-    pub(crate) fn files(&self) -> Vec<String> {
+    pub(crate) async fn files(&self) -> Vec<String> {
+        if let Some(store) = &self.store {
+            let bucket = format!("s3://{}/", Seaweed::BUCKET);
+            let prefix = self.warehouse.url().strip_prefix(&bucket).unwrap();
+            let objects = client(store).list(Some(&prefix.into())).try_collect::<Vec<_>>().await.unwrap();
+            let mut files: Vec<String> = objects.iter().map(|object| format!("{bucket}{}", object.location)).collect();
+            files.sort();
+            return files;
+        }
         let mut files = Vec::new();
         let mut folders = vec![self.folder.path().join("warehouse")];
         while let Some(folder) = folders.pop() {
@@ -177,6 +229,31 @@ impl Lake {
         files.sort();
         files
     }
+}
+
+/// How the writer reaches the test's store.
+pub(crate) fn options(store: &Seaweed) -> StoreOptions {
+    StoreOptions {
+        endpoint: Some(store.endpoint()),
+        region: Some(Seaweed::REGION.to_owned()),
+        access_key_id: Some(Seaweed::ADMIN.id.to_owned()),
+        secret_access_key_file: Some(store.secret_file(Seaweed::ADMIN).unwrap()),
+        allow_http: true,
+        ..StoreOptions::default()
+    }
+}
+
+/// The plain bucket, past the writer.
+pub(crate) fn client(store: &Seaweed) -> AmazonS3 {
+    AmazonS3Builder::new()
+        .with_endpoint(store.endpoint())
+        .with_region(Seaweed::REGION)
+        .with_bucket_name(Seaweed::BUCKET)
+        .with_access_key_id(Seaweed::ADMIN.id)
+        .with_secret_access_key(Seaweed::ADMIN.secret)
+        .with_allow_http(true)
+        .build()
+        .unwrap()
 }
 
 /// A batch of the test's mirror, from one position to another.

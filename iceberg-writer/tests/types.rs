@@ -12,7 +12,12 @@ use uuid::Uuid;
 
 use crate::pairs::{append, column};
 use crate::readers;
-use crate::server::{Lake, batch, commit};
+use crate::server::{Lake, Place, batch, commit};
+
+on_each_place! {
+    every_type_survives;
+    rows_of_another_shape_are_refused_and_no_rows_make_no_file;
+}
 
 const NUMERICS: [(u8, u8); 5] = [(9, 2), (18, 4), (20, 0), (38, 0), (38, 38)];
 
@@ -150,9 +155,8 @@ fn expected() -> Vec<Vec<Option<String>>> {
     vec![some(&least), some(&most), null]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_type_survives() {
-    let lake = Lake::new().await;
+async fn every_type_survives(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
     let written = rows(table.spec());
     let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
@@ -168,7 +172,7 @@ async fn every_type_survives() {
     let read = read_rows(&lake.warehouse, &table, &file.path, &[1], &all).await.unwrap();
     assert_eq!(format!("{:?}", read.columns()), format!("{:?}", written.slice(1, 1).columns()));
 
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("all").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(&lake, "all").await;
     let numerics = NUMERICS.map(|(precision, scale)| format!("DECIMAL({precision},{scale})"));
     let types = [
         "BIGINT",
@@ -202,9 +206,8 @@ async fn every_type_survives() {
     assert_eq!(pyiceberg.rows, expected());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file() {
-    let lake = Lake::new().await;
+async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file(on: Place) {
+    let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
     let writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     assert!(writer.close().await.unwrap().is_none());
@@ -212,5 +215,5 @@ async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file() {
     writer.write(&rows(table.spec()).slice(0, 0)).await.unwrap();
     assert!(writer.write(&rows(table.spec()).project(&[0, 1]).unwrap()).await.is_err());
     drop(writer);
-    assert!(lake.files().is_empty());
+    assert!(lake.files().await.is_empty());
 }

@@ -98,6 +98,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
         },
         lake: cdc_worker::LakeConfig {
             warehouse: settings.warehouse.clone(),
+            store: settings.store.clone(),
             catalog_schema: "lake_catalog".to_owned(),
             catalog_name: "lake".to_owned(),
             file_bytes: cdc_worker::DEFAULT_FILE_BYTES,

@@ -29,6 +29,7 @@ mod process;
 mod registry;
 mod settings;
 mod status;
+mod store;
 mod supervisor;
 mod wait;
 

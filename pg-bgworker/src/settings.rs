@@ -60,6 +60,7 @@ pub(crate) fn define() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    crate::store::define();
     GucRegistry::define_string_guc(
         c"lake.conninfo",
         c"How the engine connects to its own server; the database is always the engine's.",
@@ -125,6 +126,8 @@ pub(crate) struct Settings {
     pub(crate) server: Server,
     /// URL of the warehouse.
     pub(crate) warehouse: String,
+    /// How its object store is reached.
+    pub(crate) store: cdc_worker::StoreOptions,
     /// Age at which a batch is committed.
     pub(crate) commit_interval: Duration,
     /// Bytes at which a batch is committed.
@@ -191,6 +194,7 @@ impl Settings {
             database,
             server: Server::read(&string(&CONNINFO), user)?,
             warehouse,
+            store: crate::store::options(),
             commit_interval: Duration::from_millis(COMMIT_INTERVAL.get().unsigned_abs().into()),
             commit_bytes: u64::from(COMMIT_SIZE.get().unsigned_abs()) << 10,
             copy_connections: match usize::try_from(COPY_CONNECTIONS.get()) {

@@ -31,7 +31,9 @@ import psycopg2.sql
 import pyarrow
 import pyarrow.compute
 import pyarrow.csv
+import pyarrow.fs
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.io import load_file_io
 
 decimal.getcontext().prec = 100
 
@@ -284,13 +286,26 @@ def compare_schema(iceberg, columns):
     expect(found == wanted, f"Iceberg schema {found}, wanted {wanted}")
 
 
-def duckdb_session():
+def store(request):
+    """What PyIceberg is told of the object store."""
+    s3 = request.get("s3")
+    names = {"endpoint": "s3.endpoint", "key": "s3.access-key-id", "secret": "s3.secret-access-key", "region": "s3.region"}
+    return {name: s3[key] for key, name in names.items()} if s3 else {}
+
+
+def duckdb_session(request):
     session = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
-    for name in ("avro", "iceberg"):
+    for name in ("httpfs", "avro", "iceberg"):
         package = resources.files(f"duckdb_extension_{name}")
         path = next(package.rglob(f"{name}.duckdb_extension"))
         session.load_extension(str(path))
     session.execute("SET TimeZone = 'UTC'; SET threads = 2")
+    if s3 := request.get("s3"):
+        address = urllib.parse.urlsplit(s3["endpoint"])
+        session.execute(
+            f"CREATE SECRET (TYPE s3, KEY_ID {literal(s3['key'])}, SECRET {literal(s3['secret'])}, REGION {literal(s3['region'])}, "
+            f"ENDPOINT {literal(address.netloc)}, URL_STYLE 'path', USE_SSL {str(address.scheme == 'https').lower()})"
+        )
     return session
 
 
@@ -299,7 +314,8 @@ def literal(text):
 
 
 def local(location):
-    return urllib.parse.unquote(location.removeprefix("file://"))
+    """A location as DuckDB opens it."""
+    return urllib.parse.unquote(location.removeprefix("file://")) if location.startswith("file:") else location
 
 
 def pyiceberg_catalog(request):
@@ -309,7 +325,7 @@ def pyiceberg_catalog(request):
     )
     user = urllib.parse.quote(request["user"])
     uri = f"postgresql+psycopg2://{user}@/{urllib.parse.quote(request['database'])}?{query}"
-    return SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false")
+    return SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false", **store(request))
 
 
 def by_duckdb(session, location):
@@ -340,7 +356,7 @@ def compare_table(connection, request, session, catalog, table):
 
 
 def compare(connection, request):
-    session, catalog = duckdb_session(), pyiceberg_catalog(request)
+    session, catalog = duckdb_session(request), pyiceberg_catalog(request)
     results = []
     for table in request["tables"]:
         for attempt in range(5):
@@ -374,7 +390,7 @@ def retained(connection, request, tables):
     _, found = locations(connection, request)
     snapshots = {}
     for table in tables:
-        with open(local(found[table]), encoding="utf-8") as file:
+        with load_file_io(store(request), found[table]).new_input(found[table]).open() as file:
             metadata = json.load(file)
         held = metadata.get("snapshots", [])
         snapshots[table] = sorted((position(s["summary"]["lake.lsn"]), s["sequence-number"], s["snapshot-id"]) for s in held)
@@ -382,7 +398,7 @@ def retained(connection, request, tables):
 
 
 def invariant(connection, request):
-    session = duckdb_session()
+    session = duckdb_session(request)
     tables = set(re.findall(r"\{([^}]+)\}", request["query"]))
     values, deadline = {}, time.monotonic() + 20
     while True:
@@ -412,7 +428,7 @@ def invariant(connection, request):
 def read(connection, request):
     lsn, found = locations(connection, request)
     scans = {table: f"iceberg_scan({literal(local(path))})" for table, path in found.items()}
-    rows = duckdb_session().execute(substitute(request["query"], scans)).fetchall()
+    rows = duckdb_session(request).execute(substitute(request["query"], scans)).fetchall()
     return {"lsn": lsn, "rows": [[None if value is None else str(value) for value in row] for row in rows]}
 
 
@@ -531,7 +547,7 @@ def history_of_table(connection, request, session, catalog, table):
 
 
 def history(connection, request):
-    session, catalog = duckdb_session(), pyiceberg_catalog(request)
+    session, catalog = duckdb_session(request), pyiceberg_catalog(request)
     results = []
     for table in request["tables"]:
         try:
@@ -539,6 +555,18 @@ def history(connection, request):
         except Unequal as difference:
             results.append({"table": table, "difference": str(difference)})
     return {"tables": results}
+
+
+def files_below(warehouse, request):
+    if not warehouse.startswith("s3://"):
+        return [str(path) for path in pathlib.Path(warehouse).rglob("*") if path.is_file()]
+    s3 = request["s3"]
+    address = urllib.parse.urlsplit(s3["endpoint"])
+    objects = pyarrow.fs.S3FileSystem(
+        access_key=s3["key"], secret_key=s3["secret"], region=s3["region"], endpoint_override=address.netloc, scheme=address.scheme
+    )
+    selector = pyarrow.fs.FileSelector(warehouse.removeprefix("s3://"), recursive=True, allow_not_found=True)
+    return ["s3://" + found.path for found in objects.get_file_info(selector) if found.is_file]
 
 
 def strays(connection, request):
@@ -553,11 +581,11 @@ def strays(connection, request):
                 entries = manifest.fetch_manifest_entry(table.io, discard_deleted=False)
                 named.update(local(entry.data_file.file_path) for entry in entries)
     files = []
-    for path in pathlib.Path(request["warehouse"]).rglob("*"):
+    for path in files_below(request["warehouse"], request):
         # The metadata of the tables that there are is not looked at.
-        known = any(str(path).startswith(folder + "/metadata/") for folder in folders)
-        if path.is_file() and not known and str(path) not in named:
-            files.append(str(path))
+        known = any(path.startswith(folder + "/metadata/") for folder in folders)
+        if not known and path not in named:
+            files.append(path)
     return {"strays": sorted(files)}
 
 

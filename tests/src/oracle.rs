@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::deadline::eventually;
 use crate::postgres::Postgres;
 use crate::python::Python;
+use crate::seaweed::{Key, Seaweed};
 
 /// How many changes of each kind there are.
 pub type Kinds = BTreeMap<String, u64>;
@@ -23,19 +24,28 @@ pub struct Oracle {
     host: PathBuf,
     port: u16,
     python: Python,
+    s3: Option<Value>,
 }
 
 impl Oracle {
     /// An oracle of the server's database `postgres`.
     pub fn new(postgres: &Postgres) -> Self {
         let python = Python::script("oracle/read_lake.py");
-        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python }
+        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python, s3: None }
+    }
+
+    /// The same of a lake in this store.
+    #[must_use]
+    pub fn in_store(mut self, store: &Seaweed) -> Self {
+        let Key { id, secret } = Seaweed::ADMIN;
+        self.s3 = Some(json!({ "endpoint": store.endpoint(), "key": id, "secret": secret, "region": Seaweed::REGION }));
+        self
     }
 
     async fn ask(&self, command: &str, more: Value) -> Result<Value> {
         let mut request = json!({
             "command": command, "host": self.host, "port": self.port, "database": "postgres", "user": "postgres",
-            "catalog_schema": "lake_catalog", "catalog_name": "lake",
+            "catalog_schema": "lake_catalog", "catalog_name": "lake", "s3": self.s3,
         });
         if let (Value::Object(request), Value::Object(more)) = (&mut request, more) {
             request.extend(more);
@@ -168,8 +178,8 @@ impl Oracle {
     }
 
     /// The files of a warehouse that no retained snapshot of the catalog's tables names.
-    pub async fn strays(&self, warehouse: &Path) -> Result<Vec<String>> {
-        let answer = self.ask("strays", json!({ "warehouse": warehouse })).await?;
+    pub async fn strays(&self, warehouse: impl AsRef<Path>) -> Result<Vec<String>> {
+        let answer = self.ask("strays", json!({ "warehouse": warehouse.as_ref() })).await?;
         Ok(serde_json::from_value(answer["strays"].clone())?)
     }
 

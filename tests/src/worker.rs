@@ -14,6 +14,7 @@ use crate::deadline::eventually;
 use crate::postgres::{Postgres, free_port};
 use crate::process::Process;
 use crate::python::repository;
+use crate::seaweed::Seaweed;
 use crate::source::Source;
 
 /// The exit codes that the worker documents.
@@ -59,6 +60,10 @@ pub struct WorkerConfig {
     pub failover: bool,
     /// `lake.warehouse`, as a path.
     pub warehouse: PathBuf,
+    /// `lake.warehouse`, where it is not in a folder.
+    pub url: Option<String>,
+    /// Lines of the section `store`.
+    pub store: String,
     /// `commit.interval`.
     pub interval: String,
     /// `commit.max_bytes`, where there is no `memory`.
@@ -101,6 +106,8 @@ impl WorkerConfig {
             slot: "lakemirror".to_owned(),
             failover: true,
             warehouse: scratch.directory("warehouse")?,
+            url: None,
+            store: String::new(),
             interval: "300ms".to_owned(),
             max_bytes: "64MiB".to_owned(),
             memory: None,
@@ -114,6 +121,20 @@ impl WorkerConfig {
             directory,
             text: None,
         })
+    }
+
+    /// With a warehouse in this store, of its own.
+    pub fn in_store(mut self, store: &Seaweed) -> Result<Self> {
+        let unique = self.directory.strip_prefix("/").unwrap_or(&self.directory).display().to_string();
+        self.url = Some(format!("s3://{}/{}", Seaweed::BUCKET, unique.replace('/', "-")));
+        self.store = format!(
+            "endpoint = \"{}\"\nregion = \"{}\"\naccess_key_id = \"{}\"\nsecret_access_key_file = {:?}\nallow_http = true",
+            store.endpoint(),
+            Seaweed::REGION,
+            Seaweed::ADMIN.id,
+            store.secret_file(Seaweed::ADMIN)?
+        );
+        Ok(self)
     }
 
     /// A file of this text instead of the harness's own.
@@ -138,14 +159,16 @@ impl WorkerConfig {
             Some(budget) => format!("[memory]\nbudget = {budget:?}\n"),
             None => format!("max_bytes = {max_bytes:?}\n"),
         };
-        let (warehouse, state) = (self.warehouse.display(), self.state.display());
+        let warehouse = self.url.clone().unwrap_or_else(|| format!("file://{}", self.warehouse.display()));
+        let state = self.state.display();
         let _ = write!(
             text,
             "mirror = \"lake\"\n\
              tables = [{}]\nappend_only = [{}]\nhistory = [{}]\n\
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\nfailover = {failover}\n{copy_connections}\
-             [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
+             [lake]\nwarehouse = \"{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
+             [store]\n{}\n\
              [copy]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
@@ -156,6 +179,7 @@ impl WorkerConfig {
             list(&self.append_only),
             list(&self.history),
             self.lake,
+            self.store,
             self.copy,
             self.directory.display()
         );

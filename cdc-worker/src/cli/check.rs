@@ -40,7 +40,7 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
             }
         }
     }
-    if let Err(error) = Warehouse::open(&config.lake.warehouse).map_err(Error::from) {
+    if let Err(error) = Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(Error::from) {
         find(&error);
     }
     if let Err(error) = state_directory(&config.state_dir) {

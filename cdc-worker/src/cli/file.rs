@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::store::Store;
 use crate::config::{
     CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
     TableSelection, Unrepresentable, default_copy_connections,
@@ -51,6 +52,8 @@ struct File {
     history: Vec<String>,
     source: Source,
     lake: Lake,
+    #[serde(default)]
+    store: Store,
     #[serde(default)]
     commit: Commit,
     #[serde(default)]
@@ -217,8 +220,8 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         })?,
         None => MemoryBudget::within(control_group_limit()),
     };
-    let copy_connections =
-        file.source.copy_connections.unwrap_or_else(|| default_copy_connections().min(budget.copy_connections()));
+    let affordable = budget.copy_connections(!file.lake.warehouse.starts_with("file:"));
+    let copy_connections = file.source.copy_connections.unwrap_or_else(|| default_copy_connections().min(affordable));
     if !(1..=MOST_COPY_CONNECTIONS).contains(&copy_connections) {
         return Err(config_error(format!("source.copy_connections = {copy_connections}"))
             .with_hint(format!("between 1 and {MOST_COPY_CONNECTIONS}")));
@@ -248,6 +251,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         },
         lake: LakeConfig {
             warehouse: file.lake.warehouse,
+            store: file.store.options(),
             catalog_schema: file.lake.catalog_schema,
             catalog_name: file.lake.catalog_name,
             file_bytes,
@@ -351,6 +355,17 @@ mod tests {
         let error = load_text(&format!("{LEAST}\n[commit]\nintervall = '1s'\n")).unwrap_err();
         assert!(error.report().contains("intervall") && error.report().contains("line 12"), "{}", error.report());
         assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_store_is_described_without_its_secrets() {
+        let store = "[store]\nendpoint = 'https://s3.example'\naccess_key_id = 'k'\nsecret_access_key_file = '/s'\n";
+        let (config, _) = load_text(&format!("{LEAST}{store}path_style = false\n")).unwrap();
+        let store = &config.lake.store;
+        assert_eq!((store.endpoint.as_deref(), store.path_style), (Some("https://s3.example"), Some(false)));
+        assert_eq!(store.secret_access_key_file.as_deref(), Some(Path::new("/s")));
+        let error = load_text(&format!("{LEAST}[store]\nsecret_access_key = 'hunter2'\n")).unwrap_err();
+        assert!(error.report().contains("secret_access_key") && !error.report().contains("hunter2"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod exit;
 mod file;
 mod progress;
 mod status;
+mod store;
 
 use std::path::PathBuf;
 use std::sync::Arc;

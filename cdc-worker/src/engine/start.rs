@@ -51,7 +51,7 @@ impl Session {
     ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
-        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse)?);
+        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse, &config.lake.store).await?);
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
         if first {

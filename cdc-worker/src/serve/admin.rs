@@ -87,5 +87,6 @@ async fn scrape(State(admin): State<Admin>) -> String {
     {
         metrics::observe(&status);
     }
+    metrics::observe_store();
     admin.metrics.render()
 }

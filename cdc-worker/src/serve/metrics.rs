@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use iceberg_writer::StoreRequests;
 use lake_protocol::MirrorStatus;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -15,6 +16,10 @@ const LAG_BYTES: &str = "lake_lag_bytes";
 const PENDING_ROWS: &str = "lake_pending_rows";
 const PENDING_BYTES: &str = "lake_pending_bytes";
 const TABLES: &str = "lake_tables";
+const STORE_REQUESTS: &str = "lake_store_requests_total";
+const STORE_FAILURES: &str = "lake_store_failed_requests_total";
+const STORE_SENT: &str = "lake_store_sent_bytes_total";
+const STORE_RECEIVED: &str = "lake_store_received_bytes_total";
 
 /// Says what each metric means, once a process.
 pub(super) fn describe() {
@@ -28,12 +33,27 @@ pub(super) fn describe() {
     describe_gauge!(PENDING_ROWS, "fresh rows not yet in Iceberg");
     describe_gauge!(PENDING_BYTES, Unit::Bytes, "memory of changes not yet in Iceberg");
     describe_gauge!(TABLES, "mirrored tables by state");
+    describe_counter!(STORE_REQUESTS, "requests to the object store, by kind; each try is one");
+    describe_counter!(STORE_FAILURES, "those that were not answered, or refused");
+    describe_counter!(STORE_SENT, Unit::Bytes, "bytes sent to the object store");
+    describe_counter!(STORE_RECEIVED, Unit::Bytes, "bytes received from the object store");
 }
 
 /// Counts a commit.
 pub(crate) fn committed(elapsed: Duration) {
     counter!(COMMITS).increment(1);
     histogram!(COMMIT_SECONDS).record(elapsed.as_secs_f64());
+}
+
+/// Takes over what the writer has counted.
+pub(super) fn observe_store() {
+    let requests = StoreRequests::so_far();
+    for (kind, count) in requests.by_kind {
+        counter!(STORE_REQUESTS, "kind" => kind).absolute(count);
+    }
+    counter!(STORE_FAILURES).absolute(requests.failed);
+    counter!(STORE_SENT).absolute(requests.bytes_sent);
+    counter!(STORE_RECEIVED).absolute(requests.bytes_received);
 }
 
 /// Takes the gauges from a status.

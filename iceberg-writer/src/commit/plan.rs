@@ -250,6 +250,7 @@ mod tests {
     use crate::lsn::Lsn;
     use crate::pg_type::PgType;
     use crate::schema::{ColumnSpec, TableSpec};
+    use crate::storage::StoreOptions;
 
     fn table(warehouse: &Warehouse) -> LakeTable {
         let column = ColumnSpec {
@@ -281,7 +282,8 @@ mod tests {
     #[tokio::test]
     async fn a_plan_depends_on_its_arguments_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let warehouse = Warehouse::open(&format!("file://{}", folder.path().display())).unwrap();
+        let url = format!("file://{}", folder.path().display());
+        let warehouse = Warehouse::open(&url, &StoreOptions::default()).await.unwrap();
         let batch = batch(&table(&warehouse));
         // Later than now: what is not the stamp's shows.
         let stamp = Stamp { now_millis: 99_000_000_000_000, unique: Uuid::from_u128(1 << 64 | 5) };

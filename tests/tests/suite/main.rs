@@ -26,6 +26,7 @@ mod worker_resume;
 mod worker_schema;
 mod worker_soak;
 mod worker_standby;
+mod worker_stores;
 mod worker_strays;
 mod worker_stream;
 mod worker_streamed;

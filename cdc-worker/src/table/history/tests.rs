@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use arrow_array::Array as _;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use iceberg_writer::Warehouse;
+use iceberg_writer::{StoreOptions, Warehouse};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -62,6 +62,12 @@ fn old(identity: RowIdentity, key: i64, row: &(i64, String)) -> Tuple {
     }
 }
 
+fn warehouse(directory: &std::path::Path) -> Warehouse {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let url = format!("file://{}", directory.display());
+    runtime.block_on(Warehouse::open(&url, &StoreOptions::default())).unwrap()
+}
+
 /// A mirror of a heap, as it was copied into one file, and its history.
 struct Kept {
     _directory: TempDir,
@@ -77,7 +83,7 @@ struct Kept {
 impl Kept {
     fn new(identity: RowIdentity) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let warehouse = Warehouse::open(&format!("file://{}", directory.path().display())).unwrap();
+        let warehouse = warehouse(directory.path());
         let spec = spec(identity);
         let heap: Heap = (0..4).map(|key| (key, (key, format!("large {key}")))).collect();
         let stored: Vec<_> = heap.clone().into_iter().collect();
@@ -281,7 +287,7 @@ fn names_and_numbers_of_its_own_are_kept_apart() {
     assert!(uuid_beside(id) != id && uuid_beside(uuid_beside(id)) == id);
     // A type that cannot be read as what is there makes another column, and the former type the former one.
     let directory = tempfile::tempdir().unwrap();
-    let warehouse = Warehouse::open(&format!("file://{}", directory.path().display())).unwrap();
+    let warehouse = warehouse(directory.path());
     let lake = LakeTable::prepare(&warehouse, described, None, None).unwrap();
     table.columns[1].pg_type = PgType::Text;
     let renumbered = super::described(&table, Some(&lake)).unwrap();

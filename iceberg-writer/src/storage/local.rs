@@ -27,7 +27,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Makes [`LocalStorage`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LocalStorageFactory;
+pub(super) struct LocalStorageFactory;
 
 #[typetag::serde(name = "LakemirrorLocalStorageFactory")]
 impl StorageFactory for LocalStorageFactory {
@@ -38,10 +38,10 @@ impl StorageFactory for LocalStorageFactory {
 
 /// A warehouse in a local folder.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LocalStorage;
+pub(super) struct LocalStorage;
 
 /// `file:///a/b`, `file:/a/b` and `/a/b` as a path.
-pub(crate) fn local_path(location: &str) -> Result<PathBuf> {
+pub(super) fn local_path(location: &str) -> Result<PathBuf> {
     let path = location.strip_prefix("file://").or_else(|| location.strip_prefix("file:")).unwrap_or(location);
     if !path.starts_with('/') {
         let message = format!("{location:?} is not an absolute path or a file:///… URL");
@@ -72,7 +72,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Makes a folder and those above it, durably.
-pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
+fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// The names of the files in a folder; none when there is no such folder.
-pub(crate) async fn list_folder(location: &str) -> Result<Vec<String>> {
+pub(super) async fn list_folder(location: &str) -> Result<Vec<String>> {
     let list = |folder: &Path| {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == IoKind::NotFound => return Ok(Vec::new()),
@@ -96,6 +96,17 @@ pub(crate) async fn list_folder(location: &str) -> Result<Vec<String>> {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     };
     blocking("list", local_path(location)?, list).await
+}
+
+/// Makes a warehouse's folder when there is none, and sees whether files can be made in it.
+pub(super) async fn probe(location: &str) -> Result<()> {
+    let probe = |folder: &Path| {
+        let file = folder.join(format!(".probe-{}", Uuid::now_v7().simple()));
+        create_folder(folder)?;
+        fs::write(&file, b"")?;
+        fs::remove_file(&file)
+    };
+    blocking("write to", local_path(location)?, probe).await
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

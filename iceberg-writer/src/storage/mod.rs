@@ -1,0 +1,67 @@
+//! The files of a warehouse, in a local folder or in an object store, behind the Iceberg library's `Storage`.
+//!
+//! Either way a file appears under its name whole or not at all, and is durable when the call that made it returns.
+
+mod failure;
+mod local;
+mod location;
+mod object;
+mod options;
+mod profile;
+mod requests;
+mod upload;
+
+use std::sync::Arc;
+
+use iceberg::Result;
+use iceberg::io::{FileIO, FileIOBuilder};
+
+use local::LocalStorageFactory;
+use object::{ObjectStorage, ObjectStorageFactory};
+
+pub(crate) use failure::carried_by;
+pub use options::StoreOptions;
+pub use requests::StoreRequests;
+
+/// Where files are kept.
+#[derive(Debug, Clone)]
+pub(crate) enum Files {
+    /// In the folder of a machine.
+    Local,
+    /// In an object store.
+    Objects(ObjectStorage),
+}
+
+impl Files {
+    /// What keeps the files below a URL; `None` when its scheme is not known.
+    pub(crate) fn of(url: &str, options: &StoreOptions) -> Option<Self> {
+        if url.starts_with("file:") {
+            return Some(Self::Local);
+        }
+        location::parse(url).map(|_| Self::Objects(ObjectStorage::new(options.clone())))
+    }
+
+    /// As the Iceberg library wants it.
+    pub(crate) fn file_io(&self) -> FileIO {
+        match self {
+            Self::Local => FileIOBuilder::new(Arc::new(LocalStorageFactory)).build(),
+            Self::Objects(storage) => FileIOBuilder::new(Arc::new(ObjectStorageFactory::new(storage.clone()))).build(),
+        }
+    }
+
+    /// Whether files can be made, read and deleted below a URL.
+    pub(crate) async fn probe(&self, root: &str) -> Result<()> {
+        match self {
+            Self::Local => local::probe(root).await,
+            Self::Objects(storage) => storage.probe(root).await,
+        }
+    }
+
+    /// The names of the files in a folder; none when there is no such folder.
+    pub(crate) async fn names_in(&self, folder: &str) -> Result<Vec<String>> {
+        match self {
+            Self::Local => local::list_folder(folder).await,
+            Self::Objects(storage) => storage.names_in(folder).await,
+        }
+    }
+}
