@@ -11,6 +11,7 @@ use crate::table::{History, MirroredTable, Pending};
 use super::apply::RowChange;
 use super::columns::Columns;
 use super::copying::Copying;
+use super::maintenance::Upkeep;
 
 /// A mirrored table, whatever its state.
 pub(super) struct Table {
@@ -99,6 +100,7 @@ pub(super) struct Streaming {
     pub(super) holds: Option<Lsn>,
     pub(super) copied_rows: u64,
     pub(super) last_commit_us: Option<i64>,
+    pub(super) upkeep: Upkeep,
 }
 
 impl Streaming {
@@ -115,6 +117,7 @@ impl Streaming {
             holds: None,
             copied_rows: 0,
             last_commit_us: None,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -146,7 +149,10 @@ impl Streaming {
     pub(super) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
         match self.history.as_mut().filter(|history| history.lake.uuid() == lake.uuid()) {
             Some(history) => history.committed(lake),
-            None => self.table.committed(lake, written)?,
+            None => {
+                self.upkeep.files_went |= self.table.has_rewritten();
+                self.table.committed(lake, written)?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_position_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -55,7 +55,8 @@ impl Session {
         });
         let idle_wal = self.applied.as_u64().saturating_sub(self.committed.as_u64());
         let idle = idle_wal >= IDLE_ADVANCE_BYTES && self.last_commit.elapsed() >= IDLE_INTERVAL;
-        aged || copy_joined || wanted || idle && self.oldest_pending.is_none() || !self.failures.is_empty()
+        let rewritten = self.maintenance.waiting_since.is_some_and(|since| since.elapsed() >= self.config.commit.interval);
+        aged || rewritten || copy_joined || wanted || idle && self.oldest_pending.is_none() || !self.failures.is_empty()
     }
 
     /// Commits what is applied. Called between transactions only.
@@ -76,7 +77,7 @@ impl Session {
                 continue;
             };
             for (lake, pending) in streaming.pending()? {
-                let truncate = pending.truncate;
+                let (truncate, rewrite) = (pending.truncate, pending.rewrite);
                 let mut data = pending.staged;
                 let written =
                     write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
@@ -84,7 +85,7 @@ impl Session {
                 let deletes =
                     write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
-                changes.push(TableChange { table: lake, truncate, data, deletes });
+                changes.push(TableChange { table: lake, truncate, data, deletes, rewrite });
             }
         }
         let tables = changes.len();
@@ -101,9 +102,10 @@ impl Session {
             Err(error) => {
                 let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
                 if own.is_some() {
-                    // The others will bring their staged files again.
+                    // The others will bring their staged and rewritten files again.
                     for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
                         change.data = written;
+                        change.rewrite = Rewrite::default();
                     }
                 }
                 // Of a batch whose fate is unknown nothing is deleted: the next session's claim finds out what became
@@ -154,6 +156,7 @@ impl Session {
         self.committed = receipt.lsn();
         self.last_commit = Instant::now();
         self.oldest_pending = None;
+        self.maintenance.committed();
         let mut joined = Vec::new();
         // What is left belongs to tables that catch up.
         let tables = &self.tables;
@@ -177,6 +180,7 @@ impl Session {
             }
             streaming.committed(committed.table.clone(), &written)?;
             streaming.last_commit_us = Some(self.source_now_us);
+            self.maintenance.look_at(relation);
             if let Some(copied) = streaming.unregistered_copy.take() {
                 streaming.holds = None;
                 joined.push((relation, copied));

@@ -27,6 +27,7 @@ use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
 use super::foreign_tables::ForeignTables;
 use super::intake::Running;
+use super::maintenance::Maintenance;
 use super::partitions::Trees;
 use super::replay::Replays;
 use super::stream_format::StreamFormat;
@@ -105,6 +106,7 @@ pub(super) struct Session {
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
     pub(super) sweeping: Option<JoinHandle<()>>,
+    pub(super) maintenance: Maintenance,
     /// Tables whose failure the registry does not know yet. No commit may pass them by.
     pub(super) failures: Vec<(u32, Error)>,
 }
@@ -169,6 +171,7 @@ impl Session {
             wanted: VecDeque::new(),
             generation: 0,
             sweeping: None,
+            maintenance: Maintenance::default(),
             connection: None,
             failures: Vec::new(),
         }
@@ -181,6 +184,7 @@ impl Session {
         copies_in: mpsc::Sender<CopyMessage>,
         copies: mpsc::Receiver<CopyMessage>,
     ) -> Self {
+        tables.keys().for_each(|relation| self.maintenance.look_at(*relation));
         (self.tables, self.trees, self.copies_in, self.copies) = (tables, trees, copies_in, copies);
         self
     }
@@ -241,6 +245,9 @@ impl Session {
                     self.copy_says(message).await?;
                     self.begin_copies().await?;
                 },
+                done = self.maintenance.done.recv() => if let Some(done) = done {
+                    self.maintained(done)?;
+                },
                 _ = tick.tick() => {
                     self.expire_waiters();
                     self.commit_due = self.commit_is_due();
@@ -251,6 +258,7 @@ impl Session {
                             self.flush().await?;
                         }
                         self.answer_waiters()?;
+                        self.maintain()?;
                     }
                 }
                 _ = poll.tick() => {

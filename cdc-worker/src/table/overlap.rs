@@ -15,7 +15,8 @@ use crate::decode::message::{Cell, Cells, Tuple};
 use crate::decode::row::{OldRow, key_of_cells};
 
 use super::keys::Fate;
-use super::mirrored::{FileState, MirroredTable, OldValues, Place, Step};
+use super::files::FileState;
+use super::mirrored::{MirroredTable, OldValues, Place, Step};
 
 /// A file that a copy has written.
 pub(crate) struct CopiedFile {

@@ -179,7 +179,8 @@ fn summary(
     previous: &TableMetadata,
 ) -> Summary {
     let removes = change.deletes.is_some() || !manifests.removed.is_empty();
-    let operation = match (change.data.is_empty(), removes) {
+    let operation = match (change.added_data().next().is_none(), removes) {
+        _ if change.rewrite.alone => Operation::Replace,
         (_, false) => Operation::Append,
         (true, true) => Operation::Delete,
         (false, true) => Operation::Overwrite,
@@ -200,14 +201,13 @@ fn summary(
     let rows = |entries: &[&ManifestEntryRef]| entries.iter().map(|entry| entry.record_count()).sum::<u64>();
     let added_bytes = change.written().map(|file| file.bytes).sum::<u64>();
     let removed_bytes = manifests.removed.iter().map(|entry| entry.file_size_in_bytes()).sum::<u64>();
-    count("added-data-files", change.data.len() as u64);
-    count("added-records", change.data.iter().map(|file| file.rows).sum());
+    count("added-data-files", change.added_data().count() as u64);
+    count("added-records", change.added_data().map(|file| file.rows).sum());
     count("added-files-size", added_bytes);
-    if let Some(deletes) = &change.deletes {
-        count("added-delete-files", 1);
-        count("added-position-delete-files", 1);
-        count("added-position-deletes", deletes.rows);
-    }
+    let added_deletes = change.added_deletes().count() as u64;
+    count("added-delete-files", added_deletes);
+    count("added-position-delete-files", added_deletes);
+    count("added-position-deletes", change.added_deletes().map(|file| file.rows).sum());
     count("deleted-data-files", gone.len() as u64);
     count("deleted-records", rows(&gone));
     count("removed-delete-files", undone.len() as u64);
@@ -247,6 +247,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::commit::Rewrite;
     use crate::lsn::Lsn;
     use crate::pg_type::PgType;
     use crate::schema::{ColumnSpec, TableSpec};
@@ -267,7 +268,8 @@ mod tests {
     }
 
     fn batch(table: &LakeTable) -> Batch {
-        let change = TableChange { table: table.clone(), truncate: true, data: Vec::new(), deletes: None };
+        let rewrite = Rewrite::default();
+        let change = TableChange { table: table.clone(), truncate: true, data: Vec::new(), deletes: None, rewrite };
         Batch {
             mirror: "lake".to_owned(),
             epoch: 1,
