@@ -54,7 +54,7 @@ test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensio
 	@tests/matrix.sh all
 
 .PHONY: bench
-bench: build ## whole scenarios beside a peer (SCENARIO=copy|drain|huge_txn|many_tables|source_cost SCALE=1 RUNS=3)
+bench: build ## whole scenarios beside a peer (SCENARIO=compact|copy|drain|huge_txn|many_commits|many_tables|source_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench
 
 .PHONY: soak

@@ -11,5 +11,6 @@ mod pairs;
 mod proxy;
 mod readers;
 mod retention;
+mod rewrites;
 mod server;
 mod types;

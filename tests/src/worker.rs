@@ -77,6 +77,8 @@ pub struct WorkerConfig {
     pub lake: String,
     /// Lines of the section `copy`.
     pub copy: String,
+    /// Lines of the section `maintenance`.
+    pub maintenance: String,
     /// Says nothing when it ends: its log can be read where it is.
     pub quiet: bool,
     directory: PathBuf,
@@ -110,6 +112,7 @@ impl WorkerConfig {
             file_size: None,
             lake: String::new(),
             copy: String::new(),
+            maintenance: String::new(),
             quiet: false,
             directory,
             text: None,
@@ -147,6 +150,7 @@ impl WorkerConfig {
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\nfailover = {failover}\n{copy_connections}\
              [lake]\nwarehouse = \"file://{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
              [copy]\n{}\n\
+             [maintenance]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
@@ -157,6 +161,7 @@ impl WorkerConfig {
             list(&self.history),
             self.lake,
             self.copy,
+            self.maintenance,
             self.directory.display()
         );
         text

@@ -223,3 +223,6 @@ pub(super) async fn merge_deletes(shop: &Workshop, lake: &LakeTable, extent: Ext
     let removed: Vec<String> = dangling.into_iter().map(|file| file.path).chain(merging).collect();
     Ok((!removed.is_empty()).then_some(MergedDeletes { removed, merged }))
 }
+
+#[cfg(test)]
+mod tests;
