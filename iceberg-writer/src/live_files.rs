@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use futures_util::future::try_join_all;
-use iceberg::spec::{
-    DataContentType, Datum, ManifestContentType, ManifestEntryRef, ManifestFile, PrimitiveLiteral,
-};
+use iceberg::spec::{DataContentType, Datum, ManifestContentType, ManifestEntryRef, ManifestFile, PrimitiveLiteral};
 use roaring::RoaringTreemap;
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
 use crate::data_file::WrittenFile;
+use crate::error::{Error, Result};
 use crate::position_deletes::{FILE_PATH, read_position_deletes, write_position_deletes};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;

@@ -110,8 +110,7 @@ async fn delete_files_are_merged_and_those_about_nothing_are_found() {
 
     // The third file goes; what was deleted in it is about nothing then.
     let rewritten = data_file(&lake.warehouse, &table, 21..30).await;
-    let rewrite =
-        Rewrite { removed: vec![c.to_owned()], data: vec![rewritten], alone: true, ..Rewrite::default() };
+    let rewrite = Rewrite { removed: vec![c.to_owned()], data: vec![rewritten], alone: true, ..Rewrite::default() };
     let change = TableChange { rewrite, ..append(&table, vec![]) };
     let table = commit(&lake.catalog, &batch(Some(lsn), lsn + 10, vec![change])).await.remove(0);
     let found = table.delete_files(&lake.warehouse).await.unwrap();
@@ -126,4 +125,37 @@ async fn delete_files_are_merged_and_those_about_nothing_are_found() {
     let expected: Vec<i64> = (2..15).chain(18..20).chain(21..30).collect();
     reads(&lake, &table, &expected).await;
     assert_eq!(operation(&lake).await, "replace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
+    let lake = Lake::new().await;
+    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let mut table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![])])).await.remove(0);
+    for lsn in [20, 30] {
+        let file = data_file(&lake.warehouse, &table, lsn..lsn + 5).await;
+        let next = batch(Some(lsn.unsigned_abs() - 10), lsn.unsigned_abs(), vec![append(&table, vec![file])]);
+        table = commit(&lake.catalog, &next).await.remove(0);
+    }
+    let before = lake.files();
+    let folder = format!("{}/metadata", table.location().trim_start_matches("file://"));
+    let seconds = |ago: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, now - ago, 0))
+    };
+    let leave = |name: String| std::fs::write(format!("{folder}/{name}"), b"").unwrap();
+    let long_ago = seconds(2 * 3600);
+    for name in ["5-{}-data.avro", "5-{}-deletes.avro", "snap-5-{}.avro", "00009-{}.metadata.json"] {
+        leave(name.replace("{}", &long_ago.to_string()));
+    }
+    // A commit may still be under way; and what others have left is not ours to remove.
+    let kept = [format!("5-{}-data.avro", seconds(600)), format!("{long_ago}-m0.avro"), "snap-1-x.avro".to_owned()];
+    kept.iter().cloned().for_each(leave);
+    let swept = lake.catalog.sweep_strays(&table, 2, &|_| false).await.unwrap();
+    assert_eq!((swept.deleted, swept.failed), (4, 0));
+    let mut expected: Vec<String> = before;
+    expected.extend(kept.iter().map(|name| format!("file://{folder}/{name}")));
+    expected.sort();
+    assert_eq!(lake.files(), expected);
+    reads(&lake, &table, &(20..25).chain(30..35).collect::<Vec<_>>()).await;
 }

@@ -133,11 +133,12 @@ impl Streaming {
     /// As [`MirroredTable::pending`].
     pub(super) fn pending(&mut self) -> Result<Vec<(LakeTable, Pending)>> {
         let mut pending = Vec::with_capacity(2);
-        if self.table.has_changes() || self.unregistered_copy.is_some() {
-            pending.push((self.table.lake.clone(), self.table.pending()?));
+        let expire = self.upkeep.expire;
+        if self.table.has_changes() || self.unregistered_copy.is_some() || expire {
+            pending.push((self.table.lake.clone(), Pending { expire, ..self.table.pending()? }));
         }
-        if let Some(history) = self.history.as_mut().filter(|history| history.has_changes()) {
-            pending.push((history.lake.clone(), history.pending()?));
+        if let Some(history) = self.history.as_mut().filter(|history| history.has_changes() || expire) {
+            pending.push((history.lake.clone(), Pending { expire, ..history.pending()? }));
         }
         Ok(pending)
     }

@@ -31,8 +31,8 @@ const REST_AFTER_FAILURE: Duration = Duration::from_mins(5);
 enum Task {
     Data(Order),
     /// Of the table as it was after so many truncations.
-    Deletes(LakeTable, u64),
-    History(LakeTable),
+    Deletes(LakeTable, u64, Extent),
+    History(LakeTable, Extent),
 }
 
 /// What came of it.
@@ -93,7 +93,8 @@ impl Maintenance {
 
     /// Takes the next table whose turn it is.
     fn next(&mut self) -> Option<u32> {
-        let next = self.to_look_at.range(self.last.saturating_add(1)..).next().or_else(|| self.to_look_at.first()).copied()?;
+        let next =
+            self.to_look_at.range(self.last.saturating_add(1)..).next().or_else(|| self.to_look_at.first()).copied()?;
         self.to_look_at.remove(&next);
         self.last = next;
         Some(next)
@@ -122,30 +123,61 @@ impl Streaming {
     /// What there is to do for the table's files, if there is anything.
     fn task(&mut self, wanted: Wanted) -> Result<Option<Task>> {
         // Until it is committed, there is nothing to rewrite; and what is done should be committed first.
-        if !self.is_committed() || self.table.has_rewritten() {
+        if !self.is_committed() || self.has_rewritten() {
             return Ok(None);
         }
-        if let Some(order) = self.table.begin_compaction(wanted, Extent::Due)? {
+        let extent = if self.upkeep.all.is_some() { Extent::All } else { Extent::Due };
+        if let Some(order) = self.table.begin_compaction(wanted, extent)? {
             return Ok(Some(Task::Data(order)));
         }
         let deletes = self.table.lake.delete_file_count();
-        if self.table.may_be_compacted() && self.upkeep.deletes_are_due(deletes, wanted.tier_files) {
-            return Ok(Some(Task::Deletes(self.table.lake.clone(), self.table.truncations)));
+        let all = self.upkeep.all.is_some_and(|all| all.deletes);
+        if self.table.may_be_compacted() && (self.upkeep.deletes_are_due(deletes, wanted.tier_files) || all) {
+            return Ok(Some(Task::Deletes(self.table.lake.clone(), self.table.truncations, extent)));
         }
-        if let Some(history) = self.history.as_ref().filter(|history| !history.has_rewritten()) {
+        if let Some(history) = self.history.as_ref() {
             let files = history.lake.data_file_count();
-            if self.upkeep.history_is_due(files, wanted.tier_files) {
-                return Ok(Some(Task::History(history.lake.clone())));
+            let all = self.upkeep.all.is_some_and(|all| all.history);
+            if self.upkeep.history_is_due(files, wanted.tier_files) || all {
+                return Ok(Some(Task::History(history.lake.clone(), extent)));
             }
+        }
+        // Nothing is left, unless it cannot be now.
+        if self.table.may_be_compacted() {
+            self.upkeep.all = None;
         }
         Ok(None)
     }
+
+    fn has_rewritten(&self) -> bool {
+        self.table.has_rewritten() || self.history.as_ref().is_some_and(|history| history.has_rewritten())
+    }
+
+    /// Whether something that was asked for by hand is still to be done, or to be committed.
+    pub(super) fn is_being_put_in_order(&self) -> bool {
+        self.upkeep.is_asked_for() || self.upkeep.expire || self.has_rewritten()
+    }
+}
+
+/// All that can be done is to be done: what has not been looked at for that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct All {
+    deletes: bool,
+    history: bool,
 }
 
 /// How many files there were when somebody looked at them last. Which ones they are is in manifests, and reading those
 /// after each commit would cost more than it brings.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Upkeep {
+    /// Asked for by hand.
+    all: Option<All>,
+    /// Former snapshots are to expire when the files are in order.
+    expire_then: bool,
+    /// Former snapshots are to expire with the next commit.
+    pub(super) expire: bool,
+    /// Why what was asked for by hand could not be done.
+    pub(super) failure: Option<String>,
     deletes: u64,
     history_files: u64,
     /// Data files have gone, and with them, perhaps, what delete files were about.
@@ -153,6 +185,27 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
+    fn is_asked_for(&self) -> bool {
+        self.all.is_some() || self.expire_then
+    }
+
+    /// Whether the next commit lets snapshots expire, now that nothing else is left of what was asked for.
+    fn expires_now(&mut self) -> bool {
+        if self.all.is_none() {
+            self.expire |= std::mem::take(&mut self.expire_then);
+        }
+        self.expire
+    }
+
+    fn found_nothing(&mut self, kind: Kind) {
+        if let Some(all) = &mut self.all {
+            match kind {
+                Kind::Deletes => all.deletes = false,
+                Kind::History => all.history = false,
+            }
+        }
+    }
+
     fn deletes_are_due(&mut self, count: u64, more: usize) -> bool {
         let went = std::mem::take(&mut self.files_went) && count > 0;
         let due = went || count >= self.deletes + more as u64;
@@ -178,15 +231,21 @@ impl Session {
     /// [`crate::ErrorKind::Index`].
     pub(super) fn maintain(&mut self) -> Result<()> {
         let wanted = self.config.wanted_files();
-        while self.config.maintenance.enabled && self.maintenance.running.is_none() {
+        while self.maintenance.running.is_none() {
             let Some(relation) = self.maintenance.next() else { break };
-            if self.maintenance.is_resting(relation) {
-                continue;
-            }
+            let resting = self.maintenance.is_resting(relation) || !self.config.maintenance.enabled;
             let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
                 continue;
             };
-            let Some(task) = streaming.task(wanted)? else { continue };
+            if resting && !streaming.upkeep.is_asked_for() {
+                continue;
+            }
+            let Some(task) = streaming.task(wanted)? else {
+                if streaming.upkeep.expires_now() {
+                    self.changed.insert(relation);
+                }
+                continue;
+            };
             self.maintenance.look_at(relation);
             self.begin_task(relation, task);
         }
@@ -208,10 +267,10 @@ impl Session {
                     let made = rewrite(&shop, &order).await;
                     Made::Data(order, made)
                 }
-                Task::Deletes(lake, truncations) => {
-                    Made::Deletes(lake.uuid(), truncations, merge_deletes(&shop, &lake, Extent::Due).await)
+                Task::Deletes(lake, truncations, extent) => {
+                    Made::Deletes(lake.uuid(), truncations, merge_deletes(&shop, &lake, extent).await)
                 }
-                Task::History(lake) => Made::History(lake.uuid(), rewrite_history(&shop, &lake, Extent::Due).await),
+                Task::History(lake, extent) => Made::History(lake.uuid(), rewrite_history(&shop, &lake, extent).await),
             };
             // Nobody listens when the session has ended.
             let _ = done.send(Done { relation, begun, made }).await;
@@ -239,7 +298,12 @@ impl Session {
             Made::History(uuid, made) => take_history(streaming, uuid, made),
         };
         match taken {
-            Taken::Nothing => {}
+            Taken::Nothing(kind) => {
+                if let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
+                {
+                    streaming.upkeep.found_nothing(kind);
+                }
+            }
             Taken::Files { files, bytes } => {
                 tracing::debug!(table = shown, files, bytes, elapsed = ?begun.elapsed(), "files are rewritten");
                 metrics::rewritten(files, bytes);
@@ -251,20 +315,68 @@ impl Session {
                 tracing::warn!(table = shown, error = %error.report(), "its files could not be rewritten; tried again later");
                 self.catalog.abandon(paths);
                 self.maintenance.failed(relation);
+                if let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
+                    && streaming.upkeep.all.take().is_some()
+                {
+                    streaming.upkeep.failure = Some(error.report());
+                }
             }
         }
         Ok(())
     }
 }
 
+impl Session {
+    /// Begins to do all that can be done for these tables' files, or for those of all tables that stream. Gives the tables.
+    pub(super) fn maintain_all(&mut self, relations: Vec<u32>, compact: bool, expire: bool) -> Vec<u32> {
+        let wanted = |relation: &u32| relations.is_empty() || relations.contains(relation);
+        let mut found = Vec::new();
+        for (relation, table) in self.tables.iter_mut().filter(|(relation, _)| wanted(relation)) {
+            let Entry::Streaming(streaming) = &mut table.entry else { continue };
+            let upkeep = &mut streaming.upkeep;
+            upkeep.failure = None;
+            if compact {
+                upkeep.all = Some(All { deletes: true, history: true });
+            }
+            upkeep.expire_then |= expire;
+            self.maintenance.resting.remove(relation);
+            self.maintenance.look_at(*relation);
+            found.push(*relation);
+        }
+        found
+    }
+
+    /// Whether only a commit is wanting for somebody who waits for these tables' files.
+    pub(super) fn maintenance_waits_for_commit(&self, relations: &[u32]) -> bool {
+        relations.iter().filter_map(|relation| self.tables.get(relation)).any(|table| match &table.entry {
+            Entry::Streaming(streaming) => streaming.upkeep.expire || streaming.has_rewritten(),
+            Entry::Copying(_) | Entry::CatchingUp(_) | Entry::Errored { .. } => false,
+        })
+    }
+}
+
 /// What became of what a task made.
 enum Taken {
-    Nothing,
+    /// There was nothing to do.
+    Nothing(Kind),
     /// So many files, of so many bytes, will be replaced.
-    Files { files: u64, bytes: u64 },
+    Files {
+        files: u64,
+        bytes: u64,
+    },
     /// Nobody waits for these files any more.
     Unwanted(Vec<String>),
-    Failed { error: Error, paths: Vec<String> },
+    Failed {
+        error: Error,
+        paths: Vec<String>,
+    },
+}
+
+/// Files that a task found in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Deletes,
+    History,
 }
 
 fn paths_of(outputs: &[Output]) -> Vec<String> {
@@ -294,7 +406,7 @@ fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Vec<
 
 fn take_deletes(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<MergedDeletes>>) -> Taken {
     let made = match made {
-        Ok(None) => return Taken::Nothing,
+        Ok(None) => return Taken::Nothing(Kind::Deletes),
         Ok(Some(made)) => made,
         Err(error) => return Taken::Failed { error, paths: Vec::new() },
     };
@@ -302,14 +414,15 @@ fn take_deletes(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Opti
     let Some(streaming) = waiting else {
         return Taken::Unwanted(made.merged.into_iter().map(|file| file.path).collect());
     };
-    let taken = Taken::Files { files: made.removed.len() as u64, bytes: made.merged.as_ref().map_or(0, |file| file.bytes) };
+    let taken =
+        Taken::Files { files: made.removed.len() as u64, bytes: made.merged.as_ref().map_or(0, |file| file.bytes) };
     streaming.table.take_merged_deletes(made);
     taken
 }
 
 fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<Rewritten>>) -> Taken {
     let made = match made {
-        Ok(None) => return Taken::Nothing,
+        Ok(None) => return Taken::Nothing(Kind::History),
         Ok(Some(made)) => made,
         Err(error) => return Taken::Failed { error, paths: Vec::new() },
     };

@@ -144,7 +144,8 @@ fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result
         return Ok(batch);
     }
     let mask: BooleanArray = (first..end).map(|row| Some(!deleted.contains(row))).collect();
-    filter_record_batch(&batch, &mask).map_err(|error| Error::new(ErrorKind::Lake, "filter live rows").with_source(error))
+    filter_record_batch(&batch, &mask)
+        .map_err(|error| Error::new(ErrorKind::Lake, "filter live rows").with_source(error))
 }
 
 /// Rewrites files of a mirrored table, and indexes where the rows are then.
@@ -208,10 +209,8 @@ pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: E
 pub(super) async fn merge_deletes(shop: &Workshop, lake: &LakeTable, extent: Extent) -> Result<Option<MergedDeletes>> {
     let files = lake.delete_files(&shop.warehouse).await?;
     let (dangling, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.dangling);
-    let candidates: Vec<Candidate> = files
-        .iter()
-        .map(|file| Candidate { bytes: file.bytes, rows: file.rows, deleted: 0, full: false })
-        .collect();
+    let candidates: Vec<Candidate> =
+        files.iter().map(|file| Candidate { bytes: file.bytes, rows: file.rows, deleted: 0, full: false }).collect();
     let wanted = Wanted { file_bytes: DELETE_FILE_BYTES, ..shop.wanted };
     let chosen = choose(&candidates, wanted, extent);
     let merging: Vec<String> = chosen.into_iter().filter_map(|at| Some(files.get(at)?.path.clone())).collect();

@@ -106,6 +106,7 @@ pub(super) struct Session {
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
     pub(super) sweeping: Option<JoinHandle<()>>,
+    pub(super) swept_strays: Instant,
     pub(super) maintenance: Maintenance,
     /// Tables whose failure the registry does not know yet. No commit may pass them by.
     pub(super) failures: Vec<(u32, Error)>,
@@ -171,6 +172,7 @@ impl Session {
             wanted: VecDeque::new(),
             generation: 0,
             sweeping: None,
+            swept_strays: Instant::now(),
             maintenance: Maintenance::default(),
             connection: None,
             failures: Vec::new(),
@@ -259,6 +261,7 @@ impl Session {
                         }
                         self.answer_waiters()?;
                         self.maintain()?;
+                        self.sweep_strays_in_time();
                     }
                 }
                 _ = poll.tick() => {

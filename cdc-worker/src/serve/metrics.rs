@@ -23,7 +23,11 @@ pub(super) fn describe() {
     describe_counter!(COMMITS, "batches committed to Iceberg");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "time to write and commit one batch");
     describe_counter!(REWRITTEN_FILES, "data and delete files that others have taken the place of");
-    describe_counter!(REWRITTEN_BYTES, Unit::Bytes, "size of data files that were rewritten, and of merged delete files");
+    describe_counter!(
+        REWRITTEN_BYTES,
+        Unit::Bytes,
+        "size of data files that were rewritten, and of merged delete files"
+    );
     describe_gauge!(RECEIVED, "end of the WAL received from the source");
     describe_gauge!(APPLIED, "position to which changes are readable through the read service");
     describe_gauge!(COMMITTED, "position to which Iceberg holds the source, and to which the slot is acknowledged");

@@ -263,8 +263,7 @@ impl MirroredTable {
 
     /// Whether a rewrite waits for its commit.
     pub(crate) fn has_rewritten(&self) -> bool {
-        self.merged_deletes.is_some()
-            || self.compaction.as_ref().is_some_and(|compaction| compaction.outputs.is_some())
+        self.merged_deletes.is_some() || self.compaction.as_ref().is_some_and(|compaction| compaction.outputs.is_some())
     }
 
     /// What rewrites bring to the next commit; `deletes` are what it is to delete, which becomes what it is with them.

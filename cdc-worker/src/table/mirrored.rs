@@ -71,6 +71,8 @@ pub(crate) struct Pending {
     /// Files to add that are written already.
     pub(crate) staged: Vec<WrittenFile>,
     pub(crate) rewrite: Rewrite,
+    /// Former snapshots are to expire.
+    pub(crate) expire: bool,
 }
 
 pub(crate) struct MirroredTable {
@@ -322,14 +324,15 @@ impl MirroredTable {
             // No row of it has a place.
             (_, RowIdentity::AppendOnly) => {}
             (Place::Stored(position), identity) => {
+                let Some(file) = self.files.get_mut(position.file) else {
+                    return Err(Error::new(ErrorKind::Index, "the position index names a file that is not there"));
+                };
+                insert_shared(&mut file.deleted, u64::from(position.row));
                 if identity == RowIdentity::FullRow {
                     self.delta.delete_equal(key, position);
                     self.index.remove_equal(key, position)?;
                 } else {
                     self.delta.delete(key, position.file, position.row);
-                }
-                if let Some(file) = self.files.get_mut(position.file) {
-                    insert_shared(&mut file.deleted, u64::from(position.row));
                 }
             }
         }
@@ -363,11 +366,13 @@ impl MirroredTable {
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
-        let path = |(&file, rows): (&u32, &RoaringTreemap)| Some((self.files.get(file)?.path.to_string(), rows.clone()));
+        let path =
+            |(&file, rows): (&u32, &RoaringTreemap)| Some((self.files.get(file)?.path.to_string(), rows.clone()));
         let mut deletes = self.delta.deletes.iter().filter_map(path).collect();
         let rewrite = self.pending_rewrite(&mut deletes);
         Ok(Pending {
             rewrite,
+            expire: false,
             batches: self.delta.live_batches()?,
             deletes,
             truncate: self.delta.truncated,
@@ -412,7 +417,10 @@ impl MirroredTable {
             let live = self.delta.live_index(ordinal);
             let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
             let position = starts.get(file).and_then(|start| {
-                Some(Position { file: base.checked_add(u32::try_from(file).ok()?)?, row: u32::try_from(live - start).ok()? })
+                Some(Position {
+                    file: base.checked_add(u32::try_from(file).ok()?)?,
+                    row: u32::try_from(live - start).ok()?,
+                })
             });
             position.ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))
         };

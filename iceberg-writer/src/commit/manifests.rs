@@ -12,6 +12,7 @@ use iceberg::spec::{
     DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestWriter,
     ManifestWriterBuilder, Schema,
 };
+use uuid::Uuid;
 
 use super::TableChange;
 use crate::data_file::WrittenFile;
@@ -32,6 +33,8 @@ const UNASSIGNED: i64 = -1;
 pub(super) struct NewSnapshot {
     pub(super) id: i64,
     pub(super) sequence_number: i64,
+    /// Of the batch: part of the names of files, by which those that are left behind are told.
+    pub(super) attempt: Uuid,
 }
 
 /// A snapshot's manifests, and which files it removed.
@@ -65,7 +68,8 @@ pub(super) async fn next_manifests(
     let added_data: Vec<WrittenFile> = change.added_data().cloned().collect();
     let added_deletes: Vec<WrittenFile> = change.added_deletes().cloned().collect();
     // A truncation has removed them already.
-    let replaced = |paths: &'_ [String]| if change.truncate { BTreeSet::new() } else { paths.iter().cloned().collect() };
+    let replaced =
+        |paths: &'_ [String]| if change.truncate { BTreeSet::new() } else { paths.iter().cloned().collect() };
     let (replaced_data, replaced_deletes) =
         (replaced(&change.rewrite.removed), replaced(&change.rewrite.removed_deletes));
     let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
@@ -117,7 +121,8 @@ impl Writer<'_> {
         }
         existing.extend(load_live_entries(self.warehouse, &small).await?);
         let name = if kind == ManifestContentType::Data { "data" } else { "deletes" };
-        let path = format!("{}/metadata/{}-{name}.avro", self.base.location(), self.snapshot.id);
+        let NewSnapshot { id, attempt, .. } = self.snapshot;
+        let path = format!("{}/metadata/{id}-{attempt}-{name}.avro", self.base.location());
         let fail = |error| Error::iceberg(format!("write manifest {path}"), error);
         let mut manifest = self.open(kind, &path).map_err(fail)?;
         for file in added {
@@ -154,7 +159,8 @@ impl Writer<'_> {
                 continue;
             }
             let entries = load_live_entries(self.warehouse, std::slice::from_ref(&manifest)).await?;
-            let (gone, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| files.remove(entry.file_path()));
+            let (gone, others): (Vec<_>, Vec<_>) =
+                entries.into_iter().partition(|entry| files.remove(entry.file_path()));
             if gone.is_empty() {
                 kept.push(manifest);
             } else {

@@ -52,6 +52,8 @@ pub struct TableChange {
     pub deletes: Option<WrittenFile>,
     /// Files that take the place of others, with the same rows.
     pub rewrite: Rewrite,
+    /// Let all former snapshots expire, however young they are.
+    pub expire: bool,
 }
 
 /// Files that take the place of others. No row comes or goes by it.
@@ -81,7 +83,7 @@ impl TableChange {
         let same_columns = self.table.has_its_schema().unwrap_or(false);
         let there = self.table.metadata_location().is_some();
         let nothing = self.data.is_empty() && self.deletes.is_none() && self.rewrite.is_empty();
-        there && same_columns && !self.truncate && nothing
+        there && same_columns && !self.truncate && nothing && !self.expire
     }
 
     /// The files the caller wrote for it.

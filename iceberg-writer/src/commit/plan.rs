@@ -53,8 +53,11 @@ pub(crate) async fn plan(
     let base = &change.table;
     let metadata = base.metadata();
     check_locations(change)?;
-    let snapshot =
-        NewSnapshot { id: new_snapshot_id(metadata, stamp), sequence_number: metadata.next_sequence_number() };
+    let snapshot = NewSnapshot {
+        id: new_snapshot_id(metadata, stamp),
+        sequence_number: metadata.next_sequence_number(),
+        attempt: batch.attempt,
+    };
     let mut manifests = next_manifests(warehouse, change, snapshot).await?;
     let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
     let mut files = manifests.written.clone();
@@ -72,6 +75,7 @@ pub(crate) async fn plan(
         .with_summary(summary(&checkpoint, change, &manifests, metadata))
         .with_schema_id(base.next_schema()?.schema_id())
         .build();
+    let retention = if change.expire { &Retention::NOTHING } else { retention };
     let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
     let location = next_metadata_location(base, stamp);
     files.push(location.clone());
@@ -269,7 +273,14 @@ mod tests {
 
     fn batch(table: &LakeTable) -> Batch {
         let rewrite = Rewrite::default();
-        let change = TableChange { table: table.clone(), truncate: true, data: Vec::new(), deletes: None, rewrite };
+        let change = TableChange {
+            table: table.clone(),
+            truncate: true,
+            data: Vec::new(),
+            deletes: None,
+            rewrite,
+            expire: false,
+        };
         Batch {
             mirror: "lake".to_owned(),
             epoch: 1,

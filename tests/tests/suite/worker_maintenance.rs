@@ -14,14 +14,14 @@ const KINDS: &str = "CREATE TABLE twins (a int, b text); ALTER TABLE twins REPLI
      CREATE TABLE log (at timestamptz DEFAULT now(), line text);
      CREATE TABLE parts (id int, part int, v text, PRIMARY KEY (part, id)) PARTITION BY LIST (part);
      CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0); CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)";
-const WITH_KEYS: [&str; 6] =
-    ["bank.left", "bank.right", "bank.ledger", "bank.scratch", "public.twins", "public.parts"];
+const WITH_KEYS: [&str; 6] = ["bank.left", "bank.right", "bank.ledger", "bank.scratch", "public.twins", "public.parts"];
 const EVERY: [&str; 7] =
     ["bank.left", "bank.right", "bank.ledger", "bank.scratch", "public.twins", "public.parts", "public.log"];
 
 /// A table's newest snapshot and metadata.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Totals {
+    snapshots: usize,
     data_files: u64,
     delete_files: u64,
     metadata_bytes: u64,
@@ -40,6 +40,7 @@ async fn totals(postgres: &Postgres, table: &str) -> Result<Totals> {
         Ok(total.parse()?)
     };
     Ok(Totals {
+        snapshots: snapshots.len(),
         data_files: total("total-data-files")?,
         delete_files: total("total-delete-files")?,
         metadata_bytes: json.len() as u64,
@@ -118,7 +119,13 @@ async fn files_are_rewritten_under_way_through_kills_resyncs_and_alterations() -
                     worker.kill().await?;
                     worker = Worker::start(&config, &postgres).await?;
                 }
-                1 => postgres.batch("ALTER TABLE bank.left ADD COLUMN extra date; ALTER TABLE bank.left RENAME note TO remark").await?,
+                1 => {
+                    postgres
+                        .batch(
+                            "ALTER TABLE bank.left ADD COLUMN extra date; ALTER TABLE bank.left RENAME note TO remark",
+                        )
+                        .await?
+                }
                 2 => {
                     let output = config.call(&["resync", "bank.right"]).await?;
                     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -189,6 +196,54 @@ async fn after_many_small_commits_files_and_metadata_are_few() -> Result<()> {
         Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
         ensure!(rewritten(&worker).await? == 0, "files were rewritten");
         ensure!(totals(&postgres, "t").await?.data_files > 24, "where are the files?");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn by_hand_all_files_become_one_and_former_snapshots_expire() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)").await?;
+        let tables = ["public.t", "public.u"];
+        Source::publish(&postgres, &tables).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", &tables)?;
+        config.interval = "20ms".to_owned();
+        config.history = vec!["public.t".to_owned()];
+        config.maintenance = "enabled = false".to_owned();
+        let down = config.call(&["maintain"]).await?;
+        ensure!(!down.status.success() && String::from_utf8_lossy(&down.stderr).contains("nobody answers"));
+        let worker = Worker::start(&config, &postgres).await?;
+        for n in 0..20 {
+            let sql = format!("INSERT INTO t VALUES ({n}, 'v'), ({n} + 100, 'v'); DELETE FROM t WHERE id = {n} / 2; INSERT INTO u VALUES ({n})");
+            postgres.batch(&sql).await?;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let oracle = Oracle::new(&postgres);
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        let before = totals(&postgres, "t").await?;
+        ensure!(before.data_files > 5 && before.delete_files > 2 && before.snapshots > 5, "{before:?}");
+        let done = config.call(&["maintain", "--expire-snapshots", "public.t"]).await?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        for table in ["t", "t_history"] {
+            let after = totals(&postgres, table).await?;
+            ensure!((after.data_files, after.delete_files, after.snapshots) == (1, 0, 1), "{table}: {after:?}");
+        }
+        ensure!(totals(&postgres, "u").await?.data_files > 5, "nobody asked for u");
+        // Of what is in order, nothing more is done; and without names all tables are meant.
+        let again = totals(&postgres, "t").await?;
+        let done = config.call(&["maintain"]).await?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        ensure!(totals(&postgres, "t").await? == again && totals(&postgres, "u").await?.data_files == 1);
+        postgres.batch("UPDATE t SET v = 'w' WHERE id % 3 = 0; DELETE FROM t WHERE id > 110").await?;
+        oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
+        oracle.assert_history(&postgres, &["public.t"], CATCH_UP).await?;
+        no_strays(&oracle, &config.warehouse).await?;
+        let wrong = config.call(&["maintain", "public.nothing"]).await?;
+        ensure!(!wrong.status.success());
+        drop(worker);
         Ok(())
     })
     .await

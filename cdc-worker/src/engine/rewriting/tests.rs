@@ -278,7 +278,12 @@ fn rows_are_deleted_before_during_and_after_a_rewrite() {
         happenings.extend(insert(10..20));
         // Committed before it, pending at it, committed during it, pending at its end, after it.
         happenings.extend([Happening::Commit, Happening::Delete(3), Happening::Commit, Happening::Delete(4)]);
-        happenings.extend([Happening::Begin(Extent::All), Happening::Delete(5), Happening::Commit, Happening::Delete(5)]);
+        happenings.extend([
+            Happening::Begin(Extent::All),
+            Happening::Delete(5),
+            Happening::Commit,
+            Happening::Delete(5),
+        ]);
         happenings.extend([Happening::Finish, Happening::Update(0, None), Happening::Commit, Happening::Delete(1)]);
         happenings.extend([Happening::Commit, Happening::Begin(Extent::All), Happening::Finish, Happening::Commit]);
         assert_eq!(run(identity, happenings), 2);

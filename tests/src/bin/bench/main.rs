@@ -40,8 +40,7 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 7] =
-    ["compact", "copy", "drain", "huge_txn", "many_commits", "many_tables", "source_cost"];
+const SCENARIOS: [&str; 7] = ["compact", "copy", "drain", "huge_txn", "many_commits", "many_tables", "source_cost"];
 
 #[tokio::main]
 async fn main() -> ExitCode {

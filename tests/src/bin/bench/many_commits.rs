@@ -51,7 +51,12 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
     let (data, deletes, metadata) = files(&postgres).await?;
     let strays = Oracle::new(&postgres).strays(&config.warehouse).await?.len();
     Ok(vec![
-        Measure { name: "many_commits", ours: last * 1000.0, reference: Some(first * 1000.0), unit: "ms, last against first" },
+        Measure {
+            name: "many_commits",
+            ours: last * 1000.0,
+            reference: Some(first * 1000.0),
+            unit: "ms, last against first",
+        },
         Measure { name: "many_commits_data_files", ours: data, reference: Some(64.0), unit: "files" },
         Measure { name: "many_commits_delete_files", ours: deletes, reference: None, unit: "files" },
         Measure { name: "many_commits_metadata", ours: metadata, reference: Some(102_400.0), unit: "bytes" },
