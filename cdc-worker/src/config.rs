@@ -43,6 +43,8 @@ pub struct EngineConfig {
     pub commit: CommitConfig,
     /// What copies may ask of the source.
     pub copy: CopyConfig,
+    /// How the lake's files are kept in order.
+    pub maintenance: MaintenanceConfig,
     /// Directory of the position index: a cache, rebuilt when it is lost.
     pub state_dir: PathBuf,
     /// Unix socket of the read service; no service without it.
@@ -151,6 +153,24 @@ impl Default for CommitConfig {
     /// Ten seconds and 64 MiB: small enough to keep Iceberg readers near, large enough to keep files few.
     fn default() -> Self {
         Self { interval: Duration::from_secs(10), max_bytes: 64 << 20 }
+    }
+}
+
+/// How the lake's files are kept in order. How large they are to be is [`LakeConfig::file_bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintenanceConfig {
+    /// Whether files are rewritten by themselves.
+    pub enabled: bool,
+    /// Bytes of files that are rewritten in a second, at most.
+    pub bytes_per_second: u64,
+    /// Files of about one size that are rewritten into one.
+    pub tier_files: usize,
+}
+
+impl Default for MaintenanceConfig {
+    /// 16 MiB a second take some tenth of a core; eight, see [`crate::table`]'s tiers.
+    fn default() -> Self {
+        Self { enabled: true, bytes_per_second: 16 << 20, tier_files: 8 }
     }
 }
 

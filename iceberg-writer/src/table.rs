@@ -240,6 +240,11 @@ impl LakeTable {
         self.inner.metadata.current_snapshot_id()
     }
 
+    /// How many snapshots are readable, the current one included.
+    pub fn snapshot_count(&self) -> usize {
+        self.inner.metadata.snapshots().count()
+    }
+
     /// The position at which the mirror last changed this table.
     pub fn snapshot_lsn(&self) -> Option<Lsn> {
         self.checkpoint()?.lsn.parse().ok()

@@ -28,6 +28,7 @@ mod pairs;
 mod proxy;
 mod readers;
 mod retention;
+mod rewrites;
 mod server;
 mod stores;
 mod types;

@@ -8,8 +8,8 @@ use arrow_array::types::Int64Type;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use futures_util::TryStreamExt;
 use iceberg_writer::{
-    ColumnSpec, DataFileWriter, LakeTable, PgType, TableChange, TableSpec, Warehouse, WrittenFile, scan_columns,
-    write_position_deletes,
+    ColumnSpec, DataFileWriter, LakeTable, PgType, Rewrite, TableChange, TableSpec, Warehouse, WrittenFile,
+    scan_columns, write_position_deletes,
 };
 use roaring::RoaringTreemap;
 use uuid::Uuid;
@@ -47,7 +47,14 @@ pub(crate) async fn deletes(lake: &Warehouse, table: &LakeTable, positions: &[(&
 }
 
 pub(crate) fn append(table: &LakeTable, data: Vec<WrittenFile>) -> TableChange {
-    TableChange { table: table.clone(), truncate: false, data, deletes: None }
+    TableChange {
+        table: table.clone(),
+        truncate: false,
+        data,
+        deletes: None,
+        rewrite: Rewrite::default(),
+        expire: false,
+    }
 }
 
 /// The ids a table holds, by its data and delete files.

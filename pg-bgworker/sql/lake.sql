@@ -98,6 +98,18 @@ CREATE FUNCTION lake.resync(rel regclass) RETURNS void
 COMMENT ON FUNCTION lake.resync(regclass) IS
     'Copy a mirrored table anew while the others stream on: the way back for one that has stopped.';
 
+CREATE FUNCTION lake.compact(rel regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lake_compact_wrapper';
+COMMENT ON FUNCTION lake.compact(regclass) IS
+    'Rewrite the files of a mirrored table that are small or have deleted rows, and wait until that is committed. What is worth it is done without asking.';
+
+CREATE FUNCTION lake.expire_snapshots(rel regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'lake_expire_snapshots_wrapper';
+COMMENT ON FUNCTION lake.expire_snapshots(regclass) IS
+    'Let all snapshots of a mirrored table but the newest expire now. By itself the engine keeps them for ten minutes.';
+
 CREATE FUNCTION lake.wait(rel regclass, timeout interval DEFAULT '30 s') RETURNS pg_lsn
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'lake_wait_wrapper';

@@ -105,6 +105,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             unrepresentable: settings.unrepresentable,
         },
         copy: cdc_worker::CopyConfig::default(),
+        maintenance: cdc_worker::MaintenanceConfig::default(),
         commit: cdc_worker::CommitConfig { interval: settings.commit_interval, max_bytes: settings.commit_bytes },
         state_dir: settings.state_dir.clone(),
         read_socket: Some(settings.read_socket.clone()),

@@ -23,6 +23,7 @@ mod launcher;
 mod lock;
 mod log;
 mod lsn;
+mod maintain;
 mod mirror;
 mod preflight;
 mod process;

@@ -82,6 +82,8 @@ pub struct WorkerConfig {
     pub lake: String,
     /// Lines of the section `copy`.
     pub copy: String,
+    /// Lines of the section `maintenance`.
+    pub maintenance: String,
     /// Says nothing when it ends: its log can be read where it is.
     pub quiet: bool,
     directory: PathBuf,
@@ -117,6 +119,7 @@ impl WorkerConfig {
             file_size: None,
             lake: String::new(),
             copy: String::new(),
+            maintenance: String::new(),
             quiet: false,
             directory,
             text: None,
@@ -170,6 +173,7 @@ impl WorkerConfig {
              [lake]\nwarehouse = \"{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
              [store]\n{}\n\
              [copy]\n{}\n\
+             [maintenance]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
@@ -181,6 +185,7 @@ impl WorkerConfig {
             self.lake,
             self.store,
             self.copy,
+            self.maintenance,
             self.directory.display()
         );
         text

@@ -54,12 +54,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn ask(&mut self, body: RequestBody, cancelled: &mut dyn FnMut() -> bool) -> Result<Response, ClientError> {
-        let timeout = match &body {
-            RequestBody::Pin { timeout_ms, .. } | RequestBody::Flush { timeout_ms, .. } => {
-                Duration::from_millis(*timeout_ms)
-            }
-            RequestBody::Status => Duration::ZERO,
-        };
+        let timeout = Duration::from_millis(body.timeout_ms());
         let request = encode_header(&Request::new(body)).map_err(ClientError::Frame)?;
         self.socket.write_all(&request).map_err(|error| ClientError::Frame(error.into()))?;
         let mut reader = Patient { socket: &mut self.socket, deadline: Instant::now() + timeout + GRACE, cancelled };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages; both sides refuse another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What a backend asks of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +44,31 @@ pub enum RequestBody {
         /// How long the worker may wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Put the files of these tables in order, and wait until that is committed.
+    Maintain {
+        /// `pg_class.oid` of the source tables; none: of all of them.
+        relations: Vec<u32>,
+        /// Rewrite all files that would come out better, not only those that are worth it by themselves.
+        compact: bool,
+        /// Let all snapshots but the newest expire.
+        expire: bool,
+        /// How long the worker may take, in milliseconds. It goes on after that, but nobody is told.
+        timeout_ms: u64,
+    },
     /// Positions and states, for `lake.lag` and `cdc-worker status`.
     Status,
+}
+
+impl RequestBody {
+    /// How long the worker may take for the answer, in milliseconds.
+    pub fn timeout_ms(&self) -> u64 {
+        match self {
+            Self::Pin { timeout_ms, .. } | Self::Flush { timeout_ms, .. } | Self::Maintain { timeout_ms, .. } => {
+                *timeout_ms
+            }
+            Self::Status => 0,
+        }
+    }
 }
 
 /// What the worker answers.
@@ -59,6 +82,8 @@ pub enum Response {
         /// The committed LSN, at or past what was asked.
         lsn: u64,
     },
+    /// To [`RequestBody::Maintain`]: the tables' files are in order.
+    Maintained,
     /// To [`RequestBody::Status`].
     Status(MirrorStatus),
     /// The request could not be met.

@@ -1,6 +1,7 @@
 //! The configuration file: TOML, every key documented here; secrets from the environment or a file of their own.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use serde::Deserialize;
 
 use super::store::Store;
 use crate::config::{
-    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, Secret, SourceConfig,
-    TableSelection, Unrepresentable, default_copy_connections,
+    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, MaintenanceConfig, Secret,
+    SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 use crate::memory::{MemoryBudget, control_group_limit};
@@ -22,6 +23,12 @@ const MOST_COPY_CONNECTIONS: usize = 64;
 
 /// Smaller files would be more work for their readers than for us.
 const LEAST_FILE_BYTES: usize = 256 << 10;
+
+/// With less, files would come faster than they are rewritten.
+const LEAST_BANDWIDTH: u64 = 64 << 10;
+
+/// One file is not rewritten into one; and of more, readers would have too many.
+const TIER_FILES: RangeInclusive<usize> = 2..=64;
 
 /// The longest path that a socket can have; a longer one is no default.
 const LONGEST_SOCKET: usize = 107;
@@ -58,6 +65,8 @@ struct File {
     commit: Commit,
     #[serde(default)]
     copy: Copy,
+    #[serde(default)]
+    maintenance: Maintenance,
     #[serde(default)]
     memory: Memory,
     state: State,
@@ -116,6 +125,14 @@ struct Commit {
     #[serde(default, with = "humantime_serde::option")]
     interval: Option<Duration>,
     max_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Maintenance {
+    enabled: Option<bool>,
+    bandwidth: Option<String>,
+    tier_files: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -258,6 +275,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             unrepresentable: file.lake.unrepresentable,
         },
         copy,
+        maintenance: maintenance(&file.maintenance)?,
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
         state_dir: file.state.dir,
         read_socket: file.read.socket.or(default_socket),
@@ -285,6 +303,22 @@ fn copy(copy: &Copy) -> Result<CopyConfig, Error> {
         None => default.held_wal,
     };
     Ok(CopyConfig { snapshot_age: copy.snapshot_age.unwrap_or(default.snapshot_age), held_wal })
+}
+
+fn maintenance(maintenance: &Maintenance) -> Result<MaintenanceConfig, Error> {
+    let default = MaintenanceConfig::default();
+    let bytes_per_second = match &maintenance.bandwidth {
+        Some(text) => bytes(text).filter(|bytes| *bytes >= LEAST_BANDWIDTH).ok_or_else(|| {
+            config_error(format!("maintenance.bandwidth = \"{text}\" is not a size, or too small"))
+                .with_hint("bytes a second, like \"16MiB\"; at least 64KiB")
+        })?,
+        None => default.bytes_per_second,
+    };
+    let tier_files = maintenance.tier_files.unwrap_or(default.tier_files);
+    if !TIER_FILES.contains(&tier_files) {
+        return Err(config_error(format!("maintenance.tier_files = {tier_files}")).with_hint("between 2 and 64"));
+    }
+    Ok(MaintenanceConfig { enabled: maintenance.enabled.unwrap_or(default.enabled), bytes_per_second, tier_files })
 }
 
 fn listed(names: Vec<String>, history: &[String], append_only: bool) -> impl Iterator<Item = ListedTable> {
@@ -348,6 +382,18 @@ mod tests {
         assert_eq!(load_text(&both).unwrap().0.commit.max_bytes, 1 << 20);
         let error = load_text(&format!("{LEAST}[memory]\nbudget = '1MiB'\n")).unwrap_err();
         assert!(error.report().contains("memory.budget") && error.hint().is_some());
+    }
+
+    #[test]
+    fn maintenance_is_on_unless_it_is_turned_off() {
+        assert_eq!(load_text(LEAST).unwrap().0.maintenance, MaintenanceConfig::default());
+        let set = |keys: &str| load_text(&format!("{LEAST}[maintenance]\n{keys}\n"));
+        let config = set("enabled = false\nbandwidth = '1MiB'\ntier_files = 2").unwrap().0.maintenance;
+        assert_eq!(config, MaintenanceConfig { enabled: false, bytes_per_second: 1 << 20, tier_files: 2 });
+        for wrong in ["bandwidth = '1KiB'", "bandwidth = 'x'", "tier_files = 1", "tier_files = 65"] {
+            let error = set(wrong).unwrap_err();
+            assert!(error.report().contains("maintenance.") && error.hint().is_some(), "{wrong}");
+        }
     }
 
     #[test]

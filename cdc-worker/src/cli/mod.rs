@@ -11,6 +11,7 @@ macro_rules! say {
 mod check;
 mod exit;
 mod file;
+mod maintain;
 mod progress;
 mod status;
 mod store;
@@ -83,6 +84,18 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put the tables' files in order now, and wait for it: rewrite small ones and those with deleted rows, merge delete files. The
+    /// running worker does it; by itself it does what is worth it.
+    Maintain {
+        /// Configuration file (TOML).
+        #[arg(long, env = "LAKEMIRROR_CONFIG")]
+        config: PathBuf,
+        /// Also let all snapshots but the newest expire. Who reads an older one by its number cannot any more.
+        #[arg(long)]
+        expire_snapshots: bool,
+        /// The tables, as schema.table; without any, all of them.
+        tables: Vec<String>,
+    },
     /// Drop the replication slot and forget the mirror, when the worker has ended. The Iceberg tables stay as they are.
     Teardown {
         /// Configuration file (TOML).
@@ -100,6 +113,7 @@ impl Command {
             | Self::Resync { config, .. }
             | Self::Check { config }
             | Self::Status { config, .. }
+            | Self::Maintain { config, .. }
             | Self::Teardown { config } => config,
         }
     }
@@ -116,6 +130,9 @@ pub async fn execute(command: &Command, config: EngineConfig, console: Console) 
         Command::Resync { tables, .. } => check::resync(&config, tables).await,
         Command::Check { .. } => check::check(&config).await,
         Command::Status { json, .. } => status::status(&config, *json).await,
+        Command::Maintain { tables, expire_snapshots, .. } => {
+            maintain::maintain(&config, tables, *expire_snapshots).await
+        }
         Command::Teardown { .. } => check::teardown(&config).await,
     }
 }

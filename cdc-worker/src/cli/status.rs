@@ -12,31 +12,9 @@ use crate::error::{Error, ErrorKind};
 /// # Errors
 /// [`ErrorKind::Io`] when it does not run.
 pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
-    let path = config.read_socket.clone().ok_or_else(|| {
-        Error::new(ErrorKind::Config, "there is no socket to ask: the path of state.dir is too long for one")
-            .with_hint("set [read] socket, or look at the admin endpoint's /metrics")
-    })?;
-    let shown = path.clone();
-    let asked =
-        tokio::task::spawn_blocking(move || Client::connect(&path)?.ask(RequestBody::Status, &mut || false)).await;
-    let status = match asked {
-        Ok(Ok(Response::Status(status))) => status,
-        Ok(Ok(_)) => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
-        Ok(Err(ClientError::Unreachable(error))) => {
-            return Err(Error::new(ErrorKind::Io, format!("nobody answers at {}", shown.display()))
-                .with_hint("the worker does not run, or has not begun to stream: its log says what it waits for")
-                .with_source(error));
-        }
-        Ok(Err(ClientError::Refused(refusal))) => {
-            let message = [Some(refusal.message), refusal.detail].into_iter().flatten().collect::<Vec<_>>().join(": ");
-            let error = Error::new(ErrorKind::Io, message);
-            return Err(match refusal.hint {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            });
-        }
-        Ok(Err(error)) => return Err(Error::new(ErrorKind::Io, format!("ask the worker: {error:?}"))),
-        Err(error) => return Err(Error::new(ErrorKind::Io, "ask the worker").with_source(error)),
+    let status = match ask(config, RequestBody::Status).await? {
+        Response::Status(status) => status,
+        _ => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
     };
     if json {
         let text = serde_json::to_string_pretty(&status)
@@ -46,6 +24,37 @@ pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
         print(&status);
     }
     Ok(())
+}
+
+/// Asks the running worker over its socket.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when it does not run, or refuses.
+pub(super) async fn ask(config: &EngineConfig, body: RequestBody) -> Result<Response> {
+    let path = config.read_socket.clone().ok_or_else(|| {
+        Error::new(ErrorKind::Config, "there is no socket to ask: the path of state.dir is too long for one")
+            .with_hint("set [read] socket, or look at the admin endpoint's /metrics")
+    })?;
+    let shown = path.clone();
+    let asked = tokio::task::spawn_blocking(move || Client::connect(&path)?.ask(body, &mut || false)).await;
+    match asked {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(ClientError::Unreachable(error))) => {
+            Err(Error::new(ErrorKind::Io, format!("nobody answers at {}", shown.display()))
+                .with_hint("the worker does not run, or has not begun to stream: its log says what it waits for")
+                .with_source(error))
+        }
+        Ok(Err(ClientError::Refused(refusal))) => {
+            let message = [Some(refusal.message), refusal.detail].into_iter().flatten().collect::<Vec<_>>().join(": ");
+            let error = Error::new(ErrorKind::Io, message);
+            Err(match refusal.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            })
+        }
+        Ok(Err(error)) => Err(Error::new(ErrorKind::Io, format!("ask the worker: {error:?}"))),
+        Err(error) => Err(Error::new(ErrorKind::Io, "ask the worker").with_source(error)),
+    }
 }
 
 fn print(status: &MirrorStatus) {

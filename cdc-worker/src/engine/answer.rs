@@ -31,6 +31,8 @@ pub(super) enum Need {
     Applied { lsn: Lsn, relations: Vec<u32> },
     /// Everything before it is in Iceberg, the table among it.
     Committed { lsn: Lsn, relation: u32 },
+    /// The files of these tables are in order, and committed so.
+    Maintained { relations: Vec<u32> },
 }
 
 fn refusal(message: impl Into<String>, detail: Option<String>, hint: impl Into<String>) -> Refusal {
@@ -61,6 +63,13 @@ impl Session {
             RequestBody::Flush { relation, min_lsn, timeout_ms } => {
                 (Need::Committed { lsn: Lsn::from_u64(min_lsn), relation }, timeout_ms)
             }
+            RequestBody::Maintain { relations, compact, expire, timeout_ms } => {
+                if let Some(refused) = relations.iter().find_map(|relation| self.unreadable(*relation)) {
+                    ask.answer(Reply::Refused(refused));
+                    return Ok(());
+                }
+                (Need::Maintained { relations: self.maintain_all(relations, compact, expire) }, timeout_ms)
+            }
         };
         if self.waiters.len() >= MOST_WAITERS {
             ask.answer(Reply::Refused(refusal("too many queries wait for the lake", None, "try again")));
@@ -78,6 +87,7 @@ impl Session {
         self.waiters.iter().any(|waiter| match waiter.need {
             Need::Applied { lsn, ref relations } => self.have(relations, lsn),
             Need::Committed { lsn, .. } => lsn <= self.committed,
+            Need::Maintained { .. } => false,
         })
     }
 
@@ -93,6 +103,7 @@ impl Session {
                 Need::Applied { lsn, relations } if self.have(relations, *lsn) => Some(self.pin(&relations.clone())?),
                 Need::Applied { .. } => None,
                 Need::Committed { lsn, relation } => self.flushed(*lsn, *relation),
+                Need::Maintained { relations } => self.in_order(relations),
             };
             match reply {
                 Some(reply) => waiter.ask.answer(reply),
@@ -116,6 +127,14 @@ impl Session {
             let (wanted, reached, what) = match &waiter.need {
                 Need::Applied { lsn, .. } => (*lsn, self.applied, "applied"),
                 Need::Committed { lsn, .. } => (*lsn, self.committed, "committed"),
+                Need::Maintained { .. } => {
+                    waiter.ask.answer(Reply::Refused(refusal(
+                        "the files are not in order yet",
+                        None,
+                        "it goes on without you; allow more time, or raise maintenance.bandwidth",
+                    )));
+                    continue;
+                }
             };
             let message =
                 format!("the lake did not reach the wanted position within {} ms", waiter.timeout.as_millis());
@@ -131,6 +150,23 @@ impl Session {
                 "allow more time, or see lake.lag for what it waits for",
             )));
         }
+    }
+
+    /// Whether nothing is left to do for these tables' files, or cannot be done.
+    fn in_order(&mut self, relations: &[u32]) -> Option<Reply> {
+        for relation in relations {
+            let Some(Entry::Streaming(streaming)) = self.tables.get_mut(relation).map(|table| &mut table.entry) else {
+                return self.unreadable(*relation).map(Reply::Refused);
+            };
+            if let Some(failure) = streaming.upkeep.failure.take() {
+                let message = "a table's files could not be put in order";
+                return Some(Reply::Refused(refusal(message, Some(failure), "the worker's log says more; try again")));
+            }
+            if streaming.is_being_put_in_order() {
+                return None;
+            }
+        }
+        Some(Reply::Maintained)
     }
 
     fn flushed(&self, lsn: Lsn, relation: u32) -> Option<Reply> {

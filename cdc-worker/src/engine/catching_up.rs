@@ -185,7 +185,10 @@ impl Session {
             return;
         }
         if let Some(Table { schema, name, entry: Entry::CatchingUp(catching_up) }) = self.tables.remove(&relation) {
-            let entry = Entry::Streaming(Box::new(catching_up.streaming));
+            let mut streaming = catching_up.streaming;
+            streaming.table.has_joined();
+            self.maintenance.look_at(relation);
+            let entry = Entry::Streaming(Box::new(streaming));
             self.tables.insert(relation, Table::new(schema, name, entry));
         }
     }

@@ -11,6 +11,7 @@ use crate::table::{History, MirroredTable, Pending};
 use super::apply::RowChange;
 use super::columns::Columns;
 use super::copying::Copying;
+use super::maintenance::Upkeep;
 
 /// A mirrored table, whatever its state.
 pub(super) struct Table {
@@ -99,6 +100,7 @@ pub(super) struct Streaming {
     pub(super) holds: Option<Lsn>,
     pub(super) copied_rows: u64,
     pub(super) last_commit_us: Option<i64>,
+    pub(super) upkeep: Upkeep,
 }
 
 impl Streaming {
@@ -115,6 +117,7 @@ impl Streaming {
             holds: None,
             copied_rows: 0,
             last_commit_us: None,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -130,11 +133,12 @@ impl Streaming {
     /// As [`MirroredTable::pending`].
     pub(super) fn pending(&mut self) -> Result<Vec<(LakeTable, Pending)>> {
         let mut pending = Vec::with_capacity(2);
-        if self.table.has_changes() || self.unregistered_copy.is_some() {
-            pending.push((self.table.lake.clone(), self.table.pending()?));
+        let expire = self.upkeep.expire;
+        if self.table.has_changes() || self.unregistered_copy.is_some() || expire {
+            pending.push((self.table.lake.clone(), Pending { expire, ..self.table.pending()? }));
         }
-        if let Some(history) = self.history.as_mut().filter(|history| history.has_changes()) {
-            pending.push((history.lake.clone(), history.pending()?));
+        if let Some(history) = self.history.as_mut().filter(|history| history.has_changes() || expire) {
+            pending.push((history.lake.clone(), Pending { expire, ..history.pending()? }));
         }
         Ok(pending)
     }
@@ -146,7 +150,10 @@ impl Streaming {
     pub(super) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
         match self.history.as_mut().filter(|history| history.lake.uuid() == lake.uuid()) {
             Some(history) => history.committed(lake),
-            None => self.table.committed(lake, written)?,
+            None => {
+                self.upkeep.files_went |= self.table.has_rewritten();
+                self.table.committed(lake, written)?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, TableChange, WrittenFile, write_position_deletes,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_position_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -22,6 +22,9 @@ use super::start::own_failure;
 const IDLE_ADVANCE_BYTES: u64 = 1 << 20;
 /// An idle mirror commits at most this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often tables' folders are looked through for what nothing names. It is a listing of each, and finds little.
+const STRAYS_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A position that may be told to the slot. Made of a receipt only: that is I3.
 struct Acknowledgement(Lsn);
@@ -51,11 +54,14 @@ impl Session {
         let copy_joined = self.streaming().any(|streaming| streaming.unregistered_copy.is_some());
         let wanted = self.waiters.iter().any(|waiter| match waiter.need {
             Need::Committed { lsn, .. } => lsn <= self.applied && lsn > self.committed,
+            Need::Maintained { ref relations } => self.maintenance_waits_for_commit(relations),
             Need::Applied { .. } => false,
         });
         let idle_wal = self.applied.as_u64().saturating_sub(self.committed.as_u64());
         let idle = idle_wal >= IDLE_ADVANCE_BYTES && self.last_commit.elapsed() >= IDLE_INTERVAL;
-        aged || copy_joined || wanted || idle && self.oldest_pending.is_none() || !self.failures.is_empty()
+        let rewritten =
+            self.maintenance.waiting_since.is_some_and(|since| since.elapsed() >= self.config.commit.interval);
+        aged || rewritten || copy_joined || wanted || idle && self.oldest_pending.is_none() || !self.failures.is_empty()
     }
 
     /// Commits what is applied. Called between transactions only.
@@ -76,7 +82,7 @@ impl Session {
                 continue;
             };
             for (lake, pending) in streaming.pending()? {
-                let truncate = pending.truncate;
+                let (truncate, rewrite, expire) = (pending.truncate, pending.rewrite, pending.expire);
                 let mut data = pending.staged;
                 let written =
                     write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
@@ -84,7 +90,7 @@ impl Session {
                 let deletes =
                     write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
-                changes.push(TableChange { table: lake, truncate, data, deletes });
+                changes.push(TableChange { table: lake, truncate, data, deletes, rewrite, expire });
             }
         }
         let tables = changes.len();
@@ -101,9 +107,10 @@ impl Session {
             Err(error) => {
                 let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
                 if own.is_some() {
-                    // The others will bring their staged files again.
+                    // The others will bring their staged and rewritten files again.
                     for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
                         change.data = written;
+                        change.rewrite = Rewrite::default();
                     }
                 }
                 // Of a batch whose fate is unknown nothing is deleted: the next session's claim finds out what became
@@ -154,6 +161,7 @@ impl Session {
         self.committed = receipt.lsn();
         self.last_commit = Instant::now();
         self.oldest_pending = None;
+        self.maintenance.committed();
         let mut joined = Vec::new();
         // What is left belongs to tables that catch up.
         let tables = &self.tables;
@@ -177,6 +185,8 @@ impl Session {
             }
             streaming.committed(committed.table.clone(), &written)?;
             streaming.last_commit_us = Some(self.source_now_us);
+            streaming.upkeep.expire = false;
+            self.maintenance.look_at(relation);
             if let Some(copied) = streaming.unregistered_copy.take() {
                 streaming.holds = None;
                 joined.push((relation, copied));
@@ -203,15 +213,27 @@ impl Session {
         }));
     }
 
+    /// Sweeps strays now and then.
+    pub(super) fn sweep_strays_in_time(&mut self) {
+        if self.swept_strays.elapsed() >= STRAYS_INTERVAL {
+            self.sweep_strays();
+        }
+    }
+
     /// Deletes in the background what earlier epochs wrote and never committed: a large transaction that was interrupted
-    /// has its staged files there, each time anew.
+    /// has its staged files there, each time anew. And what commits that were interrupted long ago have left.
     pub(super) fn sweep_strays(&mut self) {
+        self.swept_strays = Instant::now();
         let histories =
             self.streaming().filter_map(|streaming| streaming.history.as_ref()).map(|history| &history.lake);
         let mirrors = self.streaming().map(|streaming| &streaming.table.lake);
         let tables: Vec<LakeTable> = mirrors.chain(histories).cloned().collect();
         let (catalog, leases, epoch) = (std::sync::Arc::clone(&self.catalog), self.leases.clone(), self.epoch);
+        let before = self.sweeping.take();
         self.sweeping = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
             for table in tables {
                 if let Err(error) = catalog.sweep_strays(&table, epoch, &|path: &str| leases.holds(path)).await {
                     tracing::warn!(error = %error, "could not look for files that earlier workers left behind");

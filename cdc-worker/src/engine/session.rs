@@ -27,6 +27,7 @@ use super::copying::CopyMessage;
 use super::entry::{Entry, Streaming, Table};
 use super::foreign_tables::ForeignTables;
 use super::intake::Running;
+use super::maintenance::Maintenance;
 use super::partitions::Trees;
 use super::replay::Replays;
 use super::stream_format::StreamFormat;
@@ -105,6 +106,8 @@ pub(super) struct Session {
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
     pub(super) sweeping: Option<JoinHandle<()>>,
+    pub(super) swept_strays: Instant,
+    pub(super) maintenance: Maintenance,
     /// Tables whose failure the registry does not know yet. No commit may pass them by.
     pub(super) failures: Vec<(u32, Error)>,
 }
@@ -169,6 +172,8 @@ impl Session {
             wanted: VecDeque::new(),
             generation: 0,
             sweeping: None,
+            swept_strays: Instant::now(),
+            maintenance: Maintenance::default(),
             connection: None,
             failures: Vec::new(),
         }
@@ -181,6 +186,7 @@ impl Session {
         copies_in: mpsc::Sender<CopyMessage>,
         copies: mpsc::Receiver<CopyMessage>,
     ) -> Self {
+        tables.keys().for_each(|relation| self.maintenance.look_at(*relation));
         (self.tables, self.trees, self.copies_in, self.copies) = (tables, trees, copies_in, copies);
         self
     }
@@ -241,6 +247,9 @@ impl Session {
                     self.copy_says(message).await?;
                     self.begin_copies().await?;
                 },
+                done = self.maintenance.done.recv() => if let Some(done) = done {
+                    self.maintained(done)?;
+                },
                 _ = tick.tick() => {
                     self.expire_waiters();
                     self.commit_due = self.commit_is_due();
@@ -251,6 +260,8 @@ impl Session {
                             self.flush().await?;
                         }
                         self.answer_waiters()?;
+                        self.maintain()?;
+                        self.sweep_strays_in_time();
                     }
                 }
                 _ = poll.tick() => {

@@ -39,6 +39,7 @@ impl Ask {
 pub(crate) enum Reply {
     Pinned(PinReply),
     Flushed { lsn: u64 },
+    Maintained,
     Status(MirrorStatus),
     Refused(Refusal),
 }

@@ -22,6 +22,7 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 pub(super) fn reply(reply: Reply) -> Result<(Vec<u8>, Option<crate::serve::Lease>)> {
     let response = match reply {
         Reply::Flushed { lsn } => Response::Flushed { lsn },
+        Reply::Maintained => Response::Maintained,
         Reply::Status(status) => Response::Status(status),
         Reply::Refused(refusal) => Response::Refused(refusal),
         Reply::Pinned(pinned) => return pin(pinned).map(|(bytes, lease)| (bytes, Some(lease))),

@@ -8,6 +8,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 const COMMITS: &str = "lake_commits_total";
 const COMMIT_SECONDS: &str = "lake_commit_seconds";
+const REWRITTEN_FILES: &str = "lake_rewritten_files_total";
+const REWRITTEN_BYTES: &str = "lake_rewritten_bytes_total";
 const RECEIVED: &str = "lake_received_lsn";
 const APPLIED: &str = "lake_applied_lsn";
 const COMMITTED: &str = "lake_committed_lsn";
@@ -25,6 +27,12 @@ const STORE_RECEIVED: &str = "lake_store_received_bytes_total";
 pub(super) fn describe() {
     describe_counter!(COMMITS, "batches committed to Iceberg");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "time to write and commit one batch");
+    describe_counter!(REWRITTEN_FILES, "data and delete files that others have taken the place of");
+    describe_counter!(
+        REWRITTEN_BYTES,
+        Unit::Bytes,
+        "size of data files that were rewritten, and of merged delete files"
+    );
     describe_gauge!(RECEIVED, "end of the WAL received from the source");
     describe_gauge!(APPLIED, "position to which changes are readable through the read service");
     describe_gauge!(COMMITTED, "position to which Iceberg holds the source, and to which the slot is acknowledged");
@@ -54,6 +62,12 @@ pub(super) fn observe_store() {
     counter!(STORE_FAILURES).absolute(requests.failed);
     counter!(STORE_SENT).absolute(requests.bytes_sent);
     counter!(STORE_RECEIVED).absolute(requests.bytes_received);
+}
+
+/// Counts files that were rewritten.
+pub(crate) fn rewritten(files: u64, bytes: u64) {
+    counter!(REWRITTEN_FILES).increment(files);
+    counter!(REWRITTEN_BYTES).increment(bytes);
 }
 
 /// Takes the gauges from a status.

@@ -115,12 +115,7 @@ fn refused(sqlstate: &str, message: String) -> Reply {
 }
 
 async fn ask(asks: &mpsc::Sender<Ask>, body: RequestBody) -> Reply {
-    let patience = match &body {
-        RequestBody::Pin { timeout_ms, .. } | RequestBody::Flush { timeout_ms, .. } => {
-            Duration::from_millis(*timeout_ms)
-        }
-        RequestBody::Status => Duration::ZERO,
-    };
+    let patience = Duration::from_millis(body.timeout_ms());
     let (reply, answer) = oneshot::channel();
     if asks.try_send(Ask { body, reply }).is_err() {
         return refused("53000", "the lake engine is too busy or shutting down".to_owned());

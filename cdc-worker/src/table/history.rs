@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{ColumnSpec, LakeTable, Lsn, PgType, TableSpec, WrittenFile};
+use iceberg_writer::{ColumnSpec, LakeTable, Lsn, PgType, Rewrite, TableSpec, WrittenFile};
 use uuid::Uuid;
 
 use crate::Result;
@@ -199,6 +199,8 @@ pub(crate) struct History {
     /// The columns as Iceberg has them.
     committed_spec: Arc<TableSpec>,
     delta: Delta,
+    /// Files that take the place of others with the next commit.
+    rewritten: Option<Rewrite>,
     /// The transaction that changes the table, and how often it has.
     commit: Option<Commit>,
     seq: i64,
@@ -209,7 +211,7 @@ impl History {
     pub(crate) fn new(lake: LakeTable) -> Self {
         let spec = Arc::new(lake.spec().clone());
         let committed_spec = Arc::clone(&spec);
-        Self { lake, spec, committed_spec, delta: Delta::default(), commit: None, seq: 0 }
+        Self { lake, spec, committed_spec, delta: Delta::default(), rewritten: None, commit: None, seq: 0 }
     }
 
     /// A copy of the table is in these files, each of its rows as [`Operation::Copy`], counted from 2.
@@ -282,7 +284,17 @@ impl History {
     }
 
     pub(crate) fn has_changes(&self) -> bool {
-        !self.delta.is_empty() || self.spec != self.committed_spec
+        !self.delta.is_empty() || self.spec != self.committed_spec || self.rewritten.is_some()
+    }
+
+    /// Files have been rewritten: these data files take the place of those.
+    pub(crate) fn take_rewritten(&mut self, removed: Vec<String>, data: Vec<WrittenFile>) {
+        self.rewritten = Some(Rewrite { removed, data, ..Rewrite::default() });
+    }
+
+    /// Whether rewritten files wait for their commit.
+    pub(crate) fn has_rewritten(&self) -> bool {
+        self.rewritten.is_some()
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
@@ -290,13 +302,16 @@ impl History {
     }
 
     pub(crate) fn staged_paths(&self) -> Vec<String> {
-        self.delta.staged.iter().map(|file| file.path.clone()).collect()
+        let rewritten = self.rewritten.iter().flat_map(|rewritten| &rewritten.data);
+        self.delta.staged.iter().chain(rewritten).map(|file| file.path.clone()).collect()
     }
 
     /// As [`MirroredTable::pending`](super::MirroredTable::pending): nothing is ever deleted.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
         let (batches, staged) = (self.delta.live_batches()?, self.delta.staged.clone());
-        Ok(Pending { batches, staged, ..Pending::default() })
+        let alone = self.delta.is_empty() && self.rewritten.is_some();
+        let rewrite = Rewrite { alone, ..self.rewritten.clone().unwrap_or_default() };
+        Ok(Pending { batches, staged, rewrite, ..Pending::default() })
     }
 
     /// The rows in memory, to be written for [`Self::stage`].
@@ -313,6 +328,7 @@ impl History {
     pub(crate) fn committed(&mut self, lake: LakeTable) {
         self.committed_spec = Arc::clone(&self.spec);
         self.lake = lake;
+        self.rewritten = None;
         self.delta = Delta::default();
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{LakeTable, LiveFile, TableSpec, WrittenFile};
+use iceberg_writer::{LakeTable, Rewrite, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -21,32 +21,15 @@ use crate::decode::row::{OldRow, key_of_cells};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::columns::Seen;
+use super::compaction::{Compaction, MergedDeletes};
 use super::delta::{Delta, insert_shared};
+use super::files::{DataFiles, FileState};
 use super::history::{History, Operation};
 use super::identity::RowIdentity;
 use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
 use super::overlap::Overlap;
 use super::remark;
-
-/// A live data file and its deleted rows, pending ones included.
-#[derive(Debug, Clone)]
-pub(crate) struct FileState {
-    pub(crate) path: Arc<str>,
-    pub(crate) rows: u64,
-    pub(crate) bytes: u64,
-    pub(crate) deleted: Arc<RoaringTreemap>,
-}
-
-impl FileState {
-    pub(crate) fn new(file: LiveFile) -> Self {
-        Self { path: file.path.into(), rows: file.rows, bytes: file.bytes, deleted: Arc::new(file.deleted) }
-    }
-
-    pub(crate) fn written(file: &WrittenFile) -> Self {
-        Self { path: file.path.as_str().into(), rows: file.rows, bytes: file.bytes, deleted: Arc::default() }
-    }
-}
 
 /// A table at one LSN, shared with readers.
 #[derive(Debug, Clone)]
@@ -87,6 +70,9 @@ pub(crate) struct Pending {
     pub(crate) truncate: bool,
     /// Files to add that are written already.
     pub(crate) staged: Vec<WrittenFile>,
+    pub(crate) rewrite: Rewrite,
+    /// Former snapshots are to expire.
+    pub(crate) expire: bool,
 }
 
 pub(crate) struct MirroredTable {
@@ -98,9 +84,14 @@ pub(crate) struct MirroredTable {
     pub(crate) lake: LakeTable,
     /// The columns as Iceberg has them.
     committed_spec: Arc<TableSpec>,
-    pub(super) files: Vec<FileState>,
+    pub(super) files: DataFiles,
     /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
-    before_truncate: Option<Vec<FileState>>,
+    pub(super) before_truncate: Option<Vec<FileState>>,
+    /// Some of the files are being rewritten, or have been and are not committed.
+    pub(super) compaction: Option<Compaction>,
+    pub(super) merged_deletes: Option<MergedDeletes>,
+    /// How often it was truncated: files from before are gone for whoever was at them.
+    pub(crate) truncations: u64,
     pub(super) index: PositionIndex,
     pub(super) delta: Delta,
     /// Until changes are newer than all that was copied.
@@ -128,8 +119,11 @@ impl MirroredTable {
             committed_spec: Arc::clone(&spec),
             spec,
             lake,
-            files,
+            files: DataFiles::new(files),
             before_truncate: None,
+            compaction: None,
+            merged_deletes: None,
+            truncations: 0,
             index,
             delta: Delta::default(),
             overlap: None,
@@ -164,16 +158,17 @@ impl MirroredTable {
     }
 
     pub(crate) fn file_path(&self, file: u32) -> Option<Arc<str>> {
-        self.files.get(file as usize).map(|file| Arc::clone(&file.path))
+        self.files.get(file).map(|file| Arc::clone(&file.path))
     }
 
-    /// Files that hold rows of the table and that Iceberg has not got.
+    /// Files of the table that Iceberg has not got.
     pub(crate) fn staged_paths(&self) -> Vec<String> {
-        self.delta.staged.iter().map(|file| file.path.clone()).collect()
+        let staged = self.delta.staged.iter().map(|file| file.path.clone());
+        staged.chain(self.rewritten_paths()).collect()
     }
 
     pub(crate) fn has_changes(&self) -> bool {
-        !self.delta.is_empty() || self.spec != self.committed_spec
+        !self.delta.is_empty() || self.spec != self.committed_spec || self.has_rewritten()
     }
 
     /// Rows that Iceberg has not got, in memory and in staged files.
@@ -292,6 +287,8 @@ impl MirroredTable {
         if self.before_truncate.is_none() {
             self.before_truncate = Some(self.committed_files());
         }
+        self.give_up_compaction()?;
+        self.truncations += 1;
         self.files.clear();
         self.index.clear();
         self.delta.truncate();
@@ -327,14 +324,15 @@ impl MirroredTable {
             // No row of it has a place.
             (_, RowIdentity::AppendOnly) => {}
             (Place::Stored(position), identity) => {
+                let Some(file) = self.files.get_mut(position.file) else {
+                    return Err(Error::new(ErrorKind::Index, "the position index names a file that is not there"));
+                };
+                insert_shared(&mut file.deleted, u64::from(position.row));
                 if identity == RowIdentity::FullRow {
                     self.delta.delete_equal(key, position);
                     self.index.remove_equal(key, position)?;
                 } else {
                     self.delta.delete(key, position.file, position.row);
-                }
-                if let Some(file) = self.files.get_mut(position.file as usize) {
-                    insert_shared(&mut file.deleted, u64::from(position.row));
                 }
             }
         }
@@ -344,20 +342,20 @@ impl MirroredTable {
     /// The files as the current Iceberg snapshot has them.
     fn committed_files(&self) -> Vec<FileState> {
         let committed = self.files.len().saturating_sub(self.delta.staged.len());
-        let mut files = self.files.clone();
-        for (&file, pending) in &self.delta.deletes {
-            if let Some(file) = files.get_mut(file as usize) {
+        let as_committed = |(number, file): (u32, &FileState)| {
+            let mut file = file.clone();
+            if let Some(pending) = self.delta.deletes.get(&number) {
                 file.deleted = Arc::new(&*file.deleted - pending);
             }
-        }
-        files.truncate(committed);
-        files
+            file
+        };
+        self.files.iter().take(committed).map(as_committed).collect()
     }
 
     /// The table at the LSN to which changes have been applied.
     pub(crate) fn pin(&mut self) -> Result<TablePin> {
         let fresh = self.delta.live_batches()?;
-        Ok(TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files: self.files.clone(), fresh })
+        Ok(TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files: self.files.states(), fresh })
     }
 
     /// The table as Iceberg has it.
@@ -368,13 +366,13 @@ impl MirroredTable {
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
-        let deletes = self
-            .delta
-            .deletes
-            .iter()
-            .filter_map(|(&file, rows)| Some((self.files.get(file as usize)?.path.to_string(), rows.clone())))
-            .collect();
+        let path =
+            |(&file, rows): (&u32, &RoaringTreemap)| Some((self.files.get(file)?.path.to_string(), rows.clone()));
+        let mut deletes = self.delta.deletes.iter().filter_map(path).collect();
+        let rewrite = self.pending_rewrite(&mut deletes);
         Ok(Pending {
+            rewrite,
+            expire: false,
             batches: self.delta.live_batches()?,
             deletes,
             truncate: self.delta.truncated,
@@ -397,6 +395,7 @@ impl MirroredTable {
     /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written` in order.
     pub(crate) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
         self.index_written(written)?;
+        self.rewrite_committed()?;
         self.before_truncate = None;
         self.committed_spec = Arc::clone(&self.spec);
         self.lake = lake;
@@ -406,7 +405,7 @@ impl MirroredTable {
 
     /// Adds files that hold the delta's live rows in order, and brings the index in line with the delta.
     fn index_written(&mut self, written: &[WrittenFile]) -> Result<()> {
-        let base = self.files.len();
+        let base = self.files.reserve(0)?;
         // First live row of each file, to find a row's file.
         let mut starts = Vec::with_capacity(written.len());
         let mut rows = 0u64;
@@ -418,7 +417,10 @@ impl MirroredTable {
             let live = self.delta.live_index(ordinal);
             let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
             let position = starts.get(file).and_then(|start| {
-                Some(Position { file: u32::try_from(base + file).ok()?, row: u32::try_from(live - start).ok()? })
+                Some(Position {
+                    file: base.checked_add(u32::try_from(file).ok()?)?,
+                    row: u32::try_from(live - start).ok()?,
+                })
             });
             position.ok_or_else(|| Error::new(ErrorKind::Index, "a committed row has no position in a file"))
         };
@@ -433,7 +435,7 @@ impl MirroredTable {
             index.put(identity, position(ordinal)?)?;
         }
         index.finish()?;
-        self.files.extend(written.iter().map(FileState::written));
+        written.iter().map(FileState::written).for_each(|file| self.files.push(file));
         Ok(())
     }
 }

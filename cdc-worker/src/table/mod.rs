@@ -7,9 +7,11 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod columns;
+mod compaction;
 mod companions;
 mod delta;
 mod equal_rows;
+mod files;
 pub(crate) mod history;
 mod identity;
 #[allow(
@@ -22,11 +24,15 @@ mod keys;
 mod mirrored;
 mod overlap;
 pub(crate) mod remark;
+mod tiers;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
+pub(crate) use compaction::{MergedDeletes, Order, Output};
 pub(crate) use delta::with_columns;
+pub(crate) use files::FileState;
 pub(crate) use history::History;
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
-pub(crate) use mirrored::{FileState, MirroredTable, OldValues, Pending, Step, TablePin};
+pub(crate) use mirrored::{MirroredTable, OldValues, Pending, Step, TablePin};
 pub(crate) use overlap::CopiedFile;
+pub(crate) use tiers::{Candidate, Extent, Wanted, choose};

@@ -14,8 +14,9 @@ use crate::Result;
 use crate::decode::message::{Cell, Cells, Tuple};
 use crate::decode::row::{OldRow, key_of_cells};
 
+use super::files::FileState;
 use super::keys::Fate;
-use super::mirrored::{FileState, MirroredTable, OldValues, Place, Step};
+use super::mirrored::{MirroredTable, OldValues, Place, Step};
 
 /// A file that a copy has written.
 pub(crate) struct CopiedFile {
@@ -70,6 +71,11 @@ impl MirroredTable {
             self.overlap = None;
         }
         self.overlap.is_some()
+    }
+
+    /// No change will come that is older than the newest snapshot of the copy.
+    pub(crate) fn has_joined(&mut self) {
+        self.overlap = None;
     }
 
     fn known(&self, key: &[u8], commit_lsn: Lsn) -> Result<Known> {

@@ -13,7 +13,7 @@ use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
 /// The files that `found` has and `base` has not, when that is all that happened between the two. Files in `ours` don't
-/// count as foreign.
+/// count as foreign; they may have come or gone.
 pub(super) async fn foreign_files(
     warehouse: &Warehouse,
     base: &LakeTable,
@@ -36,7 +36,10 @@ pub(super) async fn foreign_files(
     let old = load_live_entries(warehouse, &missing_from(base, &after)).await?;
     let new = load_live_entries(warehouse, &missing_from(found, &before)).await?;
     let present: BTreeSet<&str> = new.iter().map(|entry| entry.file_path()).collect();
-    if let Some(gone) = old.iter().find(|entry| !present.contains(entry.file_path())) {
+    let is_lost = |entry: &&iceberg::spec::ManifestEntryRef| {
+        !present.contains(entry.file_path()) && !ours.contains(entry.file_path())
+    };
+    if let Some(gone) = old.iter().find(is_lost) {
         let what = format!("lost the file {} to someone else's commit", gone.file_path());
         return Err(base.foreign_change(&what));
     }

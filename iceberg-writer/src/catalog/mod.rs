@@ -28,6 +28,11 @@ pub struct Retention {
     pub snapshots: usize,
 }
 
+impl Retention {
+    /// Only the current snapshot is kept.
+    pub(crate) const NOTHING: Self = Self { age: Duration::ZERO, snapshots: 1 };
+}
+
 impl Default for Retention {
     fn default() -> Self {
         Self { age: Duration::from_secs(600), snapshots: 100 }

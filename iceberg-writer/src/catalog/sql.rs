@@ -220,7 +220,9 @@ impl SqlCatalog {
                 if !change.is_empty() && table.checkpoint().is_none_or(|found| found.attempt != batch.attempt) {
                     return Err(base.foreign_change("lost the mirror's last commit"));
                 }
-                let ours: BTreeSet<&str> = change.written().map(|file| file.path.as_str()).collect();
+                let written = change.written().map(|file| file.path.as_str());
+                let replaced = change.rewrite.removed.iter().chain(&change.rewrite.removed_deletes);
+                let ours: BTreeSet<&str> = written.chain(replaced.map(String::as_str)).collect();
                 let before = if change.truncate { base.without_files() } else { base.clone() };
                 let foreign_files = foreign_files(&self.warehouse, &before, &table, &ours).await?;
                 Ok::<_, Error>(CommittedTable { table, foreign_files })

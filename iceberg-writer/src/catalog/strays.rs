@@ -2,9 +2,12 @@
 //! its process was killed, its connection broke, or its copy was called off.
 //!
 //! A stray is told by its name: data and delete files begin with the epoch of their writer, and a mirror's epochs are
-//! claimed one after the other. Other engines' files have other names and are never touched.
+//! claimed one after the other. Manifests, their lists and metadata have the moment of their making in it: what is older than
+//! [`ORPHAN_GRACE`] is in no commit that is still under way, and what the table's metadata does not know then, nothing ever will. Other
+//! engines' files have other names and are never touched.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
 use iceberg::spec::SnapshotRef;
 use tracing::info;
@@ -15,7 +18,12 @@ use super::{IsPinned, Swept};
 use crate::error::{Error, Result};
 use crate::live_files::load_entries;
 use crate::schema::TableSpec;
+use crate::stamp::Stamp;
 use crate::table::LakeTable;
+
+/// No commit takes so long, ours or that of another engine whose files are named as ours are, with clocks that are apart
+/// by minutes.
+const ORPHAN_GRACE: Duration = Duration::from_hours(1);
 
 impl SqlCatalog {
     pub(super) async fn sweep_strays_of(
@@ -28,13 +36,24 @@ impl SqlCatalog {
         let names = self.warehouse.names_in(&folder).await?;
         let older = names.iter().filter(|name| writer_epoch(name).is_some_and(|writer| writer < epoch));
         let mut strays: BTreeSet<String> = older.map(|name| format!("{folder}/{name}")).collect();
+        let folder = format!("{}/metadata", table.location());
+        let names = self.warehouse.names_in(&folder).await?;
+        let horizon =
+            Stamp::draw().now_millis.saturating_sub(i64::try_from(ORPHAN_GRACE.as_millis()).unwrap_or(i64::MAX));
+        let old = names.iter().filter(|name| made_at(name).is_some_and(|made| made < horizon));
+        strays.extend(old.map(|name| format!("{folder}/{name}")));
         if strays.is_empty() {
             return Ok(Swept::default());
         }
+        let metadata = table.metadata();
+        strays.retain(|path| Some(path.as_str()) != table.metadata_location());
+        metadata.metadata_log().iter().for_each(|log| _ = strays.remove(&log.metadata_file));
         let snapshots: Vec<SnapshotRef> = table.metadata().snapshots().cloned().collect();
         let (mut manifests, mut known) = (Vec::new(), HashSet::new());
         for snapshot in &snapshots {
+            strays.remove(snapshot.manifest_list());
             for manifest in self.manifests_of(snapshot).await?.iter() {
+                strays.remove(&manifest.manifest_path);
                 if known.insert(manifest.manifest_path.clone()) {
                     manifests.push(manifest.clone());
                 }
@@ -69,9 +88,47 @@ fn writer_epoch(name: &str) -> Option<i64> {
     epoch.parse().ok().filter(|_| ours)
 }
 
+/// When a file of metadata was made, as Iceberg counts time: `<snapshot>-<attempt>-data.avro`, `…-deletes.avro`,
+/// `snap-<snapshot>-<attempt>.avro` or `<version>-<unique>.metadata.json`, of which the UUIDs begin with it.
+fn made_at(name: &str) -> Option<i64> {
+    let name = name.strip_prefix("snap-").unwrap_or(name);
+    let (number, rest) = name.split_once('-')?;
+    let (uuid, ending) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
+    let ours = ["-data.avro", "-deletes.avro", ".avro", ".metadata.json"].contains(&ending);
+    let uuid = Uuid::try_parse(uuid).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+    let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+    let millis = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos / 1_000_000))?;
+    (ours && number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty()).then_some(millis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_says_when_it_was_made() {
+        let uuid = Uuid::now_v7();
+        let made = Stamp::draw().now_millis;
+        for name in [
+            format!("1-{uuid}-data.avro"),
+            format!("1-{uuid}-deletes.avro"),
+            format!("snap-77-{uuid}.avro"),
+            format!("00007-{uuid}.metadata.json"),
+        ] {
+            assert!(made_at(&name).is_some_and(|at| (at - made).abs() < 60_000), "{name}");
+        }
+        for foreign in [
+            format!("00007-{}.metadata.json", Uuid::from_u128(0x1234_4000_8000)),
+            format!("{uuid}-m0.avro"),
+            format!("snap-77-1-{uuid}.avro"),
+            format!("00007-{uuid}.metadata.json.gz"),
+            format!("-{uuid}-data.avro"),
+            "version-hint.text".to_owned(),
+            "77-data.avro".to_owned(),
+        ] {
+            assert_eq!(made_at(&foreign), None, "{foreign}");
+        }
+    }
 
     #[test]
     fn only_names_that_the_writer_gives_are_its_own() {

@@ -2,19 +2,22 @@
 //!
 //! A snapshot adds at most one data and one delete manifest. When the small ones of a kind have become too many they are
 //! merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
-//! numbers they came with.
+//! numbers they came with. Those that take others' places are new files as all are: with the number of this snapshot, they
+//! are out of the reach of delete files from before, and within that of the ones that come with them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use iceberg::spec::{
     DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestWriter,
     ManifestWriterBuilder, Schema,
 };
+use uuid::Uuid;
 
 use super::TableChange;
 use crate::data_file::WrittenFile;
 use crate::error::{Error, Result};
-use crate::live_files::{load_entries, load_live_entries};
+use crate::live_files::load_live_entries;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -30,6 +33,8 @@ const UNASSIGNED: i64 = -1;
 pub(super) struct NewSnapshot {
     pub(super) id: i64,
     pub(super) sequence_number: i64,
+    /// Of the batch: part of the names of files, by which those that are left behind are told.
+    pub(super) attempt: Uuid,
 }
 
 /// A snapshot's manifests, and which files it removed.
@@ -60,17 +65,24 @@ pub(super) async fn next_manifests(
     };
     let (data, removed_data) = of_kind(ManifestContentType::Data);
     let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
-    let new_deletes: Vec<WrittenFile> = change.deletes.iter().cloned().collect();
+    let added_data: Vec<WrittenFile> = change.added_data().cloned().collect();
+    let added_deletes: Vec<WrittenFile> = change.added_deletes().cloned().collect();
+    // A truncation has removed them already.
+    let replaced =
+        |paths: &'_ [String]| if change.truncate { BTreeSet::new() } else { paths.iter().cloned().collect() };
+    let (replaced_data, replaced_deletes) =
+        (replaced(&change.rewrite.removed), replaced(&change.rewrite.removed_deletes));
     let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
-    let (mut data, deletes) = futures_util::future::try_join(
-        writer.write(ManifestContentType::Data, data, &change.data, &removed_data),
-        writer.write(ManifestContentType::Deletes, deletes, &new_deletes, &removed_deletes),
+    let ((mut all, mut removed), (deletes, undone)) = futures_util::future::try_join(
+        writer.write(ManifestContentType::Data, data, &added_data, removed_data, replaced_data),
+        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, replaced_deletes),
     )
     .await?;
-    data.extend(deletes);
+    all.extend(deletes);
+    removed.extend(undone);
     let is_new = |manifest: &&ManifestFile| manifest.added_snapshot_id == snapshot.id;
-    let written = data.iter().filter(is_new).map(|manifest| manifest.manifest_path.clone()).collect();
-    Ok(NewManifests { all: data, written, removed })
+    let written = all.iter().filter(is_new).map(|manifest| manifest.manifest_path.clone()).collect();
+    Ok(NewManifests { all, written, removed })
 }
 
 fn kind_of(entry: &ManifestEntryRef) -> ManifestContentType {
@@ -88,44 +100,79 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// The manifests of one kind after the change: `kept`, merged when they are too many, and the new entries.
+    /// The manifests of one kind after the change, and the files that are removed: `kept`, merged when they are too many,
+    /// without the files `replaced`, and the new entries.
     async fn write(
         &self,
         kind: ManifestContentType,
         kept: Vec<ManifestFile>,
         added: &[WrittenFile],
-        removed: &[ManifestEntryRef],
-    ) -> Result<Vec<ManifestFile>> {
+        mut removed: Vec<ManifestEntryRef>,
+        replaced: BTreeSet<String>,
+    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
+        let (kept, mut existing) = self.take_out(kept, replaced, &mut removed).await?;
         let small = |manifest: &ManifestFile| manifest.manifest_length < LARGE_MANIFEST_BYTES;
         let (mut small, mut result): (Vec<_>, Vec<_>) = kept.into_iter().partition(small);
         if small.len() + usize::from(!added.is_empty()) <= MERGE_MANIFESTS {
             result.append(&mut small);
         }
         if added.is_empty() && removed.is_empty() && small.is_empty() {
-            return Ok(result);
+            return Ok((result, removed));
         }
-        let merged = load_entries(self.warehouse, &small).await?;
+        existing.extend(load_live_entries(self.warehouse, &small).await?);
         let name = if kind == ManifestContentType::Data { "data" } else { "deletes" };
-        let path = format!("{}/metadata/{}-{name}.avro", self.base.location(), self.snapshot.id);
+        let NewSnapshot { id, attempt, .. } = self.snapshot;
+        let path = format!("{}/metadata/{id}-{attempt}-{name}.avro", self.base.location());
         let fail = |error| Error::iceberg(format!("write manifest {path}"), error);
         let mut manifest = self.open(kind, &path).map_err(fail)?;
         for file in added {
             manifest.add_file(file.entry.clone(), UNASSIGNED).map_err(fail)?;
         }
-        for entry in merged.iter().filter(|entry| entry.is_alive()) {
+        for entry in &existing {
             let (added_in, sequence_number) = numbers(entry, &path)?;
             manifest
                 .add_existing_file(entry.data_file().clone(), added_in, sequence_number, entry.file_sequence_number)
                 .map_err(fail)?;
         }
-        for entry in removed {
+        for entry in &removed {
             let (_, sequence_number) = numbers(entry, &path)?;
             manifest
                 .add_delete_file(entry.data_file().clone(), sequence_number, entry.file_sequence_number)
                 .map_err(fail)?;
         }
         result.push(manifest.write_manifest_file().await.map_err(fail)?);
-        Ok(result)
+        Ok((result, removed))
+    }
+
+    /// Takes files out of the manifests that have them. Gives the other manifests, and the other files of these.
+    async fn take_out(
+        &self,
+        manifests: Vec<ManifestFile>,
+        mut files: BTreeSet<String>,
+        removed: &mut Vec<ManifestEntryRef>,
+    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
+        let (mut kept, mut existing) = (Vec::with_capacity(manifests.len()), Vec::new());
+        // What is rewritten is mostly young, and the youngest manifests are the last.
+        for manifest in manifests.into_iter().rev() {
+            if files.is_empty() {
+                kept.push(manifest);
+                continue;
+            }
+            let entries = load_live_entries(self.warehouse, std::slice::from_ref(&manifest)).await?;
+            let (gone, others): (Vec<_>, Vec<_>) =
+                entries.into_iter().partition(|entry| files.remove(entry.file_path()));
+            if gone.is_empty() {
+                kept.push(manifest);
+            } else {
+                removed.extend(gone);
+                existing.extend(others);
+            }
+        }
+        kept.reverse();
+        match files.first() {
+            None => Ok((kept, existing)),
+            Some(lost) => Err(self.base.foreign_change(&format!("has lost the file {lost}"))),
+        }
     }
 
     fn open(&self, kind: ManifestContentType, path: &str) -> iceberg::Result<ManifestWriter> {

@@ -50,6 +50,31 @@ pub struct TableChange {
     pub data: Vec<WrittenFile>,
     /// Positions to delete, in older files and in those of `data`.
     pub deletes: Option<WrittenFile>,
+    /// Files that take the place of others, with the same rows.
+    pub rewrite: Rewrite,
+    /// Let all former snapshots expire, however young they are.
+    pub expire: bool,
+}
+
+/// Files that take the place of others. No row comes or goes by it.
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// Data files that go, by their paths.
+    pub removed: Vec<String>,
+    /// Position delete files that go: what they delete is in `deletes`, or in no file of the table any more.
+    pub removed_deletes: Vec<String>,
+    /// Data files that have the live rows of those that go.
+    pub data: Vec<WrittenFile>,
+    /// A position delete file that has what those that go had.
+    pub deletes: Option<WrittenFile>,
+    /// There is nothing else in the change: its `deletes` name, in `data`, rows that were deleted before.
+    pub alone: bool,
+}
+
+impl Rewrite {
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.removed_deletes.is_empty() && self.data.is_empty() && self.deletes.is_none()
+    }
 }
 
 impl TableChange {
@@ -57,12 +82,21 @@ impl TableChange {
     pub(crate) fn is_empty(&self) -> bool {
         let same_columns = self.table.has_its_schema().unwrap_or(false);
         let there = self.table.metadata_location().is_some();
-        there && same_columns && !self.truncate && self.data.is_empty() && self.deletes.is_none()
+        let nothing = self.data.is_empty() && self.deletes.is_none() && self.rewrite.is_empty();
+        there && same_columns && !self.truncate && nothing && !self.expire
     }
 
     /// The files the caller wrote for it.
     pub(crate) fn written(&self) -> impl Iterator<Item = &WrittenFile> {
-        self.data.iter().chain(&self.deletes)
+        self.added_data().chain(self.added_deletes())
+    }
+
+    pub(crate) fn added_data(&self) -> impl Iterator<Item = &WrittenFile> {
+        self.data.iter().chain(&self.rewrite.data)
+    }
+
+    pub(crate) fn added_deletes(&self) -> impl Iterator<Item = &WrittenFile> {
+        self.deletes.iter().chain(&self.rewrite.deletes)
     }
 }
 

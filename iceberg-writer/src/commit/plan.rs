@@ -53,8 +53,11 @@ pub(crate) async fn plan(
     let base = &change.table;
     let metadata = base.metadata();
     check_locations(change)?;
-    let snapshot =
-        NewSnapshot { id: new_snapshot_id(metadata, stamp), sequence_number: metadata.next_sequence_number() };
+    let snapshot = NewSnapshot {
+        id: new_snapshot_id(metadata, stamp),
+        sequence_number: metadata.next_sequence_number(),
+        attempt: batch.attempt,
+    };
     let mut manifests = next_manifests(warehouse, change, snapshot).await?;
     let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
     let mut files = manifests.written.clone();
@@ -72,6 +75,7 @@ pub(crate) async fn plan(
         .with_summary(summary(&checkpoint, change, &manifests, metadata))
         .with_schema_id(base.next_schema()?.schema_id())
         .build();
+    let retention = if change.expire { &Retention::NOTHING } else { retention };
     let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
     let location = next_metadata_location(base, stamp);
     files.push(location.clone());
@@ -179,7 +183,8 @@ fn summary(
     previous: &TableMetadata,
 ) -> Summary {
     let removes = change.deletes.is_some() || !manifests.removed.is_empty();
-    let operation = match (change.data.is_empty(), removes) {
+    let operation = match (change.added_data().next().is_none(), removes) {
+        _ if change.rewrite.alone => Operation::Replace,
         (_, false) => Operation::Append,
         (true, true) => Operation::Delete,
         (false, true) => Operation::Overwrite,
@@ -200,14 +205,13 @@ fn summary(
     let rows = |entries: &[&ManifestEntryRef]| entries.iter().map(|entry| entry.record_count()).sum::<u64>();
     let added_bytes = change.written().map(|file| file.bytes).sum::<u64>();
     let removed_bytes = manifests.removed.iter().map(|entry| entry.file_size_in_bytes()).sum::<u64>();
-    count("added-data-files", change.data.len() as u64);
-    count("added-records", change.data.iter().map(|file| file.rows).sum());
+    count("added-data-files", change.added_data().count() as u64);
+    count("added-records", change.added_data().map(|file| file.rows).sum());
     count("added-files-size", added_bytes);
-    if let Some(deletes) = &change.deletes {
-        count("added-delete-files", 1);
-        count("added-position-delete-files", 1);
-        count("added-position-deletes", deletes.rows);
-    }
+    let added_deletes = change.added_deletes().count() as u64;
+    count("added-delete-files", added_deletes);
+    count("added-position-delete-files", added_deletes);
+    count("added-position-deletes", change.added_deletes().map(|file| file.rows).sum());
     count("deleted-data-files", gone.len() as u64);
     count("deleted-records", rows(&gone));
     count("removed-delete-files", undone.len() as u64);
@@ -247,6 +251,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::commit::Rewrite;
     use crate::lsn::Lsn;
     use crate::pg_type::PgType;
     use crate::schema::{ColumnSpec, TableSpec};
@@ -268,7 +273,15 @@ mod tests {
     }
 
     fn batch(table: &LakeTable) -> Batch {
-        let change = TableChange { table: table.clone(), truncate: true, data: Vec::new(), deletes: None };
+        let rewrite = Rewrite::default();
+        let change = TableChange {
+            table: table.clone(),
+            truncate: true,
+            data: Vec::new(),
+            deletes: None,
+            rewrite,
+            expire: false,
+        };
         Batch {
             mirror: "lake".to_owned(),
             epoch: 1,

@@ -98,6 +98,9 @@ impl Soak {
         // Batches cut by age, and by so little memory that large transactions go through files.
         config.interval = "200ms".to_owned();
         config.max_bytes = "1MiB".to_owned();
+        // Files are rewritten all the time, small as they are.
+        config.maintenance = "tier_files = 2\nbandwidth = \"1GiB\"".to_owned();
+        config.file_size = Some("256KiB".to_owned());
         config.quiet = true;
         // The copies of these tables are of one snapshot, and so not what they are in the other runs.
         let histories = if self.seed.is_multiple_of(3) { tables::HISTORIES } else { &[] };

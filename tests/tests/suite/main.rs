@@ -17,6 +17,7 @@ mod worker_history;
 mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
+mod worker_maintenance;
 mod worker_partitions;
 mod worker_prepared;
 mod worker_progress;

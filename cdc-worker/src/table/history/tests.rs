@@ -96,7 +96,7 @@ impl Kept {
             writer.put(&bytes, Position { file: 0, row: place }).unwrap();
         }
         writer.finish().unwrap();
-        let file = FileState { path: "file".into(), rows: 4, bytes: 1, deleted: Arc::default() };
+        let file = FileState { path: "file".into(), rows: 4, bytes: 1, deleted: Arc::default(), full: false };
         let kept = described(&spec, None).unwrap();
         let prepare = |spec| LakeTable::prepare(&warehouse, spec, None, None).unwrap();
         let (lake, kept) = (prepare(spec.clone()), prepare(kept));

@@ -12,6 +12,7 @@ mod entry;
 mod filter;
 mod layer;
 mod merge;
+mod moving;
 mod run;
 mod writer;
 
@@ -68,8 +69,7 @@ impl IndexStore {
 
     /// An empty index for a table whose rows are told apart in this way.
     pub(crate) fn table(&self, identity: RowIdentity) -> PositionIndex {
-        let content = Mutex::new(Content { runs: Vec::new(), recent: BTreeMap::new() });
-        PositionIndex { table: Arc::new(Table { identity, shared: Arc::clone(&self.shared), content }) }
+        PositionIndex::empty(identity, &self.shared, None)
     }
 }
 
@@ -92,6 +92,8 @@ struct Content {
     runs: Vec<Arc<Run>>,
     /// Newer than all runs, by [`Entry::subject`].
     recent: BTreeMap<(Key, u64), Entry>,
+    /// While rows are on the move: so many of the oldest runs are from before, and stay as they are. See [`moving`].
+    floor: Option<usize>,
 }
 
 impl Drop for Table {
@@ -102,6 +104,11 @@ impl Drop for Table {
 }
 
 impl PositionIndex {
+    fn empty(identity: RowIdentity, shared: &Arc<Shared>, floor: Option<usize>) -> Self {
+        let content = Mutex::new(Content { runs: Vec::new(), recent: BTreeMap::new(), floor });
+        Self { table: Arc::new(Table { identity, shared: Arc::clone(shared), content }) }
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         self.table.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,16 +206,18 @@ impl PositionIndex {
 
     fn merge(&self, content: &mut Content) -> Result<()> {
         loop {
-            let layers = layer::layers(&content.runs);
-            let size = |layer: &Range<usize>| content.runs[layer.clone()].iter().map(|run| run.len()).sum::<usize>();
+            let floor = content.floor.unwrap_or(0);
+            let runs = &content.runs[floor..];
+            let layers = layer::layers(runs);
+            let size = |layer: &Range<usize>| runs[layer.clone()].iter().map(|run| run.len()).sum::<usize>();
             let sizes: Vec<usize> = layers.iter().map(size).collect();
             let due = layers.len() - merge::due(&sizes);
             let Some(oldest) = layers.get(due).map(|layer| layer.start) else { return Ok(()) };
-            let sources = layers[due..].iter().map(|layer| layer::ascending(&content.runs[layer.clone()])).collect();
-            let merged = Merge::new(self.table.identity, oldest == 0, sources);
+            let sources = layers[due..].iter().map(|layer| layer::ascending(&runs[layer.clone()])).collect();
+            let merged = Merge::new(self.table.identity, oldest == 0 && content.floor.is_none(), sources);
             let most = sizes[due..].iter().sum();
             let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
-            content.runs.truncate(oldest);
+            content.runs.truncate(floor + oldest);
             content.runs.push(Arc::new(merged));
         }
     }
@@ -219,6 +228,7 @@ impl PositionIndex {
         self.table.shared.recent.fetch_sub(content.recent.len(), Ordering::Relaxed);
         content.recent.clear();
         content.runs.clear();
+        content.floor = None;
     }
 }
 

@@ -60,6 +60,63 @@ proptest! {
         prop_assert!(runs <= 12, "{} runs", runs);
     }
 
+    /// Rows move, all that there are when it begins, while keys come and go.
+    #[test]
+    fn rows_that_move_are_found_where_they_are(
+        happenings in proptest::collection::vec((0u32..40, 0u32..8, any::<bool>()), 1..400),
+    ) {
+        let (_directory, store) = store();
+        let index = store.table(RowIdentity::Key);
+        let mut model: BTreeMap<u32, Position> = BTreeMap::new();
+        // What moves, from where to where, and the index of that.
+        let mut moving: Option<(BTreeMap<Position, Position>, PositionIndex)> = None;
+        for (turn, (number, what, large)) in happenings.into_iter().enumerate() {
+            let file = turn as u32 * 2;
+            match what {
+                0 if moving.is_none() => {
+                    let begun = index.begin_move().unwrap();
+                    let mut writer = IndexWriter::new(begun.clone());
+                    let mut moves = BTreeMap::new();
+                    for ((number, old), row) in model.iter().zip(0..) {
+                        writer.put(&identity(*number), at(file + 1, row)).unwrap();
+                        moves.insert(*old, at(file + 1, row));
+                    }
+                    writer.finish().unwrap();
+                    moving = Some((moves, begun));
+                }
+                1 => if let Some((moves, begun)) = moving.take() {
+                    if large {
+                        index.give_up_move().unwrap();
+                        continue;
+                    }
+                    index.end_move(&begun, |old| moves.get(&old).copied()).unwrap();
+                    for position in model.values_mut() {
+                        *position = moves.get(position).copied().unwrap_or(*position);
+                    }
+                },
+                2 | 3 => {
+                    let mut writer = IndexWriter::new(index.clone());
+                    writer.remove(&identity(number)).unwrap();
+                    writer.finish().unwrap();
+                    model.remove(&number);
+                }
+                _ => {
+                    let mut writer = IndexWriter::new(index.clone());
+                    writer.put(&identity(number), at(file, 0)).unwrap();
+                    let ballast = if large && what == 4 { writer::RUN_ENTRIES as u32 } else { 0 };
+                    for number in 1_000_000..1_000_000 + ballast {
+                        writer.put(&identity(number), at(file, number)).unwrap();
+                    }
+                    writer.finish().unwrap();
+                    model.insert(number, at(file, 0));
+                }
+            }
+        }
+        for number in 0..40 {
+            prop_assert_eq!(index.get(&identity(number)).unwrap(), model.get(&number).copied(), "{}", number);
+        }
+    }
+
     /// Of equal rows each is found once, in the order of their positions, until it is removed.
     #[test]
     fn without_a_key_it_is_a_bag(

@@ -37,6 +37,15 @@ impl IndexWriter {
         self.push(Entry::at(key, position))
     }
 
+    /// Takes a row of a table without a key out, which is not under this identity at this position any more.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(crate) fn vacate(&mut self, identity: &[u8], position: Position) -> Result<()> {
+        let key = self.index.table.shared.secret.key(identity);
+        self.push(Entry::gone(key, Some(position)))
+    }
+
     /// Takes a key out.
     ///
     /// # Errors

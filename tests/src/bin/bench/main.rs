@@ -3,10 +3,12 @@
 //! `SCENARIO` names one of them, `SCALE` multiplies their sizes (1 is the size that the bars are for), `RUNS` is how often
 //! each side runs; the median counts. The results go to `target/bench/results.json`. Nothing here passes or fails.
 
+mod compact;
 mod copy;
 mod drain;
 mod huge_txn;
 mod index;
+mod many_commits;
 mod many_tables;
 mod measure;
 mod report;
@@ -39,7 +41,8 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 6] = ["copy", "drain", "huge_txn", "index", "many_tables", "source_cost"];
+const SCENARIOS: [&str; 8] =
+    ["compact", "copy", "drain", "huge_txn", "index", "many_commits", "many_tables", "source_cost"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -70,10 +73,12 @@ async fn run() -> Result<()> {
     for scenario in SCENARIOS.iter().filter(|name| wanted.is_empty() || wanted == **name) {
         println!("== {scenario}");
         let found = match *scenario {
+            "compact" => compact::run(size).await,
             "copy" => copy::run(size).await,
             "drain" => drain::run(size).await,
             "huge_txn" => huge_txn::run(size).await,
             "index" => index::run(size).await,
+            "many_commits" => many_commits::run(size).await,
             "many_tables" => many_tables::run(size).await,
             _ => source_cost::run(size).await,
         };

@@ -1,0 +1,310 @@
+//! Files of a table that are rewritten while the table goes on changing.
+//!
+//! Rows are taken as they are when the rewrite begins, S, and keep their order. So where a row has gone is told by counting:
+//! it comes behind the live rows of the files before its own, and those before it in its file. What is deleted between S and the commit of
+//! the rewrite is deleted by old positions; the commit has all of that as deletions in the new files, whether Iceberg has got the old
+//! ones already or not. The position index follows by itself (`index::moving`).
+//!
+//! Until that commit, and for ever if it does not come, the table is what it was: readers see the old files or the new ones, never some
+//! of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iceberg_writer::{LakeTable, Rewrite, WrittenFile};
+use roaring::RoaringTreemap;
+
+use crate::Result;
+use crate::error::{Error, ErrorKind};
+
+use super::files::{DataFiles, FileState};
+use super::identity::RowIdentity;
+use super::index::{Position, PositionIndex};
+use super::mirrored::MirroredTable;
+use super::tiers::{Candidate, Extent, Wanted, choose};
+
+/// Files that a rewrite makes at most, above what its size lets expect: numbers are set aside for them.
+const SPARE_OUTPUTS: u64 = 8;
+
+/// A file that is rewritten, as it was at S.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    number: u32,
+    pub(crate) path: Arc<str>,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) deleted: Arc<RoaringTreemap>,
+}
+
+impl Input {
+    pub(crate) fn live_rows(&self) -> u64 {
+        self.rows - self.deleted.len()
+    }
+}
+
+/// What is to be rewritten, for who does it.
+pub(crate) struct Order {
+    pub(crate) lake: LakeTable,
+    pub(crate) identity: RowIdentity,
+    pub(crate) inputs: Arc<[Input]>,
+    pub(crate) most_outputs: u64,
+    first_output: u32,
+    /// To be filled with the rows' new positions.
+    pub(crate) moved: PositionIndex,
+}
+
+impl Order {
+    /// The position of a row of the n-th file that is made.
+    pub(crate) fn output(&self, file: u32, row: u32) -> Position {
+        Position { file: self.first_output + file, row }
+    }
+
+    /// Where each live row was, in the order of the new files.
+    pub(crate) fn old_positions(&self) -> impl Iterator<Item = Position> {
+        self.inputs.iter().flat_map(|input| {
+            // Files are rolled long before 2³² rows.
+            let rows = (0..=u32::MAX).take_while(|row| u64::from(*row) < input.rows);
+            let live = rows.filter(|row| !input.deleted.contains(u64::from(*row)));
+            live.map(|row| Position { file: input.number, row })
+        })
+    }
+}
+
+/// A file that a rewrite has made.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub(crate) file: WrittenFile,
+    /// See [`FileState::full`].
+    pub(crate) full: bool,
+}
+
+/// Where rows have gone.
+struct Moves {
+    /// Of each file the live rows before it, and its deleted rows, by number.
+    from: BTreeMap<u32, (u64, Arc<RoaringTreemap>)>,
+    /// The first row of each new file.
+    starts: Vec<u64>,
+    first_output: u32,
+}
+
+impl Moves {
+    fn new(inputs: &[Input], outputs: &[Output], first_output: u32) -> Self {
+        let (mut from, mut starts, mut rows) = (BTreeMap::new(), Vec::with_capacity(outputs.len()), 0);
+        for input in inputs {
+            from.insert(input.number, (rows, Arc::clone(&input.deleted)));
+            rows += input.live_rows();
+        }
+        rows = 0;
+        for output in outputs {
+            starts.push(rows);
+            rows += output.file.rows;
+        }
+        Self { from, starts, first_output }
+    }
+
+    /// The new position of a row. `None`: it was deleted before S, or is in none of the files.
+    fn of(&self, old: Position) -> Option<Position> {
+        let (before, deleted) = self.from.get(&old.file)?;
+        let row = u64::from(old.row);
+        if deleted.contains(row) {
+            return None;
+        }
+        let at = before + row - deleted.rank(row);
+        let file = self.starts.partition_point(|start| *start <= at).checked_sub(1)?;
+        let row = u32::try_from(at - self.starts.get(file)?).ok()?;
+        Some(Position { file: self.first_output + u32::try_from(file).ok()?, row })
+    }
+}
+
+/// A rewrite that is under way, or waits for its commit.
+pub(super) struct Compaction {
+    inputs: Arc<[Input]>,
+    first_output: u32,
+    moved: PositionIndex,
+    outputs: Option<Vec<Output>>,
+}
+
+/// What a rewrite that is done changes.
+struct Arrived<'a> {
+    compaction: &'a Compaction,
+    outputs: &'a [Output],
+    moves: Moves,
+    /// What was deleted since S, by new positions; by the number of the new file.
+    deleted: BTreeMap<u32, RoaringTreemap>,
+}
+
+impl Compaction {
+    fn arrived(&self, files: &DataFiles) -> Option<Arrived<'_>> {
+        let outputs = self.outputs.as_deref()?;
+        let moves = Moves::new(&self.inputs, outputs, self.first_output);
+        let mut deleted: BTreeMap<u32, RoaringTreemap> = BTreeMap::new();
+        for input in &*self.inputs {
+            let Some(now) = files.get(input.number) else { continue };
+            for row in &*now.deleted - &*input.deleted {
+                // Rows of a file have 32 bits.
+                let Ok(row) = u32::try_from(row) else { continue };
+                if let Some(new) = moves.of(Position { file: input.number, row }) {
+                    deleted.entry(new.file).or_default().insert(u64::from(new.row));
+                }
+            }
+        }
+        Some(Arrived { compaction: self, outputs, moves, deleted })
+    }
+}
+
+impl Arrived<'_> {
+    fn output(&self, number: u32) -> Option<&Output> {
+        self.outputs.get((number - self.compaction.first_output) as usize)
+    }
+}
+
+/// Delete files that were merged: those that go, and the one that comes, if anything is left.
+#[derive(Debug, Clone)]
+pub(crate) struct MergedDeletes {
+    pub(crate) removed: Vec<String>,
+    pub(crate) merged: Option<WrittenFile>,
+}
+
+impl MirroredTable {
+    /// Whether its files may be rewritten now. A copy of several snapshots must be left as it is while changes ask of which
+    /// one a row is; what a TRUNCATE leaves is nothing; and one rewrite is enough.
+    pub(crate) fn may_be_compacted(&self) -> bool {
+        self.overlap.is_none() && self.before_truncate.is_none() && self.compaction.is_none()
+    }
+
+    /// Chooses files that are worth rewriting, and begins to. S is now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Index`].
+    pub(crate) fn begin_compaction(&mut self, wanted: Wanted, extent: Extent) -> Result<Option<Order>> {
+        if !self.may_be_compacted() {
+            return Ok(None);
+        }
+        let committed = self.files.len().saturating_sub(self.delta.staged.len());
+        let files: Vec<(u32, &FileState)> = self.files.iter().take(committed).collect();
+        let candidates: Vec<Candidate> = files
+            .iter()
+            .map(|(_, file)| Candidate {
+                bytes: file.bytes,
+                rows: file.rows,
+                deleted: file.deleted.len(),
+                full: file.full,
+            })
+            .collect();
+        let chosen = choose(&candidates, wanted, extent);
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let inputs: Arc<[Input]> = chosen
+            .into_iter()
+            .map(|at| {
+                let (number, file) = files[at];
+                let FileState { path, rows, bytes, deleted, .. } = file.clone();
+                Input { number, path, rows, bytes, deleted }
+            })
+            .collect();
+        let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
+        let most_outputs = 2 * bytes / wanted.file_bytes.max(1) + SPARE_OUTPUTS;
+        let first_output = self.files.reserve(u32::try_from(most_outputs).unwrap_or(u32::MAX))?;
+        let moved = self.index.begin_move()?;
+        let (lake, identity) = (self.lake.clone(), self.identity);
+        self.compaction =
+            Some(Compaction { inputs: Arc::clone(&inputs), first_output, moved: moved.clone(), outputs: None });
+        Ok(Some(Order { lake, identity, inputs, most_outputs, first_output, moved }))
+    }
+
+    /// The files that were ordered have been made, and come with the next commit. False: nobody waits for them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Index`] when they have other rows than those that they take the place of.
+    pub(crate) fn compacted(&mut self, order: &Order, outputs: Vec<Output>) -> Result<bool> {
+        let Some(compaction) = &mut self.compaction else { return Ok(false) };
+        if !Arc::ptr_eq(&compaction.inputs, &order.inputs) {
+            return Ok(false);
+        }
+        let live: u64 = compaction.inputs.iter().map(Input::live_rows).sum();
+        let written: u64 = outputs.iter().map(|output| output.file.rows).sum();
+        if live != written || outputs.len() as u64 > order.most_outputs {
+            return Err(Error::new(ErrorKind::Index, format!("{live} rows were to be rewritten, and {written} were")));
+        }
+        compaction.outputs = Some(outputs);
+        Ok(true)
+    }
+
+    /// Whether it is this rewrite that the table waits for.
+    pub(crate) fn waits_for(&self, order: &Order) -> bool {
+        self.compaction.as_ref().is_some_and(|compaction| Arc::ptr_eq(&compaction.inputs, &order.inputs))
+    }
+
+    /// Goes on without the rewrite. Gives the files that nothing will name any more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Index`].
+    pub(crate) fn give_up_compaction(&mut self) -> Result<Vec<String>> {
+        let paths = self.rewritten_paths();
+        if self.compaction.take().is_some() {
+            self.index.give_up_move()?;
+        }
+        self.merged_deletes = None;
+        Ok(paths)
+    }
+
+    /// Delete files have been merged into one, which comes with the next commit.
+    pub(crate) fn take_merged_deletes(&mut self, merged: MergedDeletes) {
+        self.merged_deletes = Some(merged);
+    }
+
+    /// Files of rewrites that are done, and that Iceberg has not got.
+    pub(super) fn rewritten_paths(&self) -> Vec<String> {
+        let outputs = self.compaction.iter().filter_map(|compaction| compaction.outputs.as_ref()).flatten();
+        let merged = self.merged_deletes.iter().filter_map(|merged| merged.merged.as_ref());
+        outputs.map(|output| &output.file).chain(merged).map(|file| file.path.clone()).collect()
+    }
+
+    /// Whether a rewrite waits for its commit.
+    pub(crate) fn has_rewritten(&self) -> bool {
+        self.merged_deletes.is_some() || self.compaction.as_ref().is_some_and(|compaction| compaction.outputs.is_some())
+    }
+
+    /// What rewrites bring to the next commit; `deletes` are what it is to delete, which becomes what it is with them.
+    pub(super) fn pending_rewrite(&self, deletes: &mut BTreeMap<String, RoaringTreemap>) -> Rewrite {
+        let mut rewrite = Rewrite { alone: self.delta.is_empty(), ..Rewrite::default() };
+        if let Some(merged) = &self.merged_deletes {
+            rewrite.removed_deletes.clone_from(&merged.removed);
+            rewrite.deletes.clone_from(&merged.merged);
+        }
+        if let Some(arrived) = self.compaction.as_ref().and_then(|compaction| compaction.arrived(&self.files)) {
+            rewrite.removed = arrived.compaction.inputs.iter().map(|input| input.path.to_string()).collect();
+            rewrite.data = arrived.outputs.iter().map(|output| output.file.clone()).collect();
+            for path in &rewrite.removed {
+                deletes.remove(path);
+            }
+            for (number, rows) in &arrived.deleted {
+                let path = arrived.output(*number).map(|output| output.file.path.clone());
+                deletes.extend(path.map(|path| (path, rows.clone())));
+            }
+        }
+        rewrite.alone &= self.has_rewritten();
+        rewrite
+    }
+
+    /// Takes note that what [`Self::pending_rewrite`] gave is in Iceberg.
+    pub(super) fn rewrite_committed(&mut self) -> Result<()> {
+        self.merged_deletes = None;
+        if !self.has_rewritten() {
+            return Ok(());
+        }
+        let Some(compaction) = self.compaction.take() else { return Ok(()) };
+        let Some(Arrived { outputs, moves, mut deleted, .. }) = compaction.arrived(&self.files) else { return Ok(()) };
+        self.index.end_move(&compaction.moved, |old| moves.of(old))?;
+        for input in &*compaction.inputs {
+            self.files.remove(input.number);
+        }
+        for (output, number) in outputs.iter().zip(compaction.first_output..) {
+            let mut state = FileState { full: output.full, ..FileState::written(&output.file) };
+            state.deleted = deleted.remove(&number).unwrap_or_default().into();
+            self.files.insert(number, state);
+        }
+        Ok(())
+    }
+}

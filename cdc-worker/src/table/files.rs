@@ -1,0 +1,108 @@
+//! A table's data files by number: what the position index calls them.
+//!
+//! A number is never used again, so that what the index says of a file that is gone cannot be taken for another's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iceberg_writer::{LiveFile, WrittenFile};
+use roaring::RoaringTreemap;
+
+use crate::Result;
+use crate::error::{Error, ErrorKind};
+
+/// The index has 31 bits for a file's number: seven years of ten files a second, in one session.
+const MOST_NUMBERS: u32 = 1 << 31;
+
+/// A live data file and its deleted rows, pending ones included.
+#[derive(Debug, Clone)]
+pub(crate) struct FileState {
+    pub(crate) path: Arc<str>,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) deleted: Arc<RoaringTreemap>,
+    /// It was closed because it had reached the size that files are to have.
+    pub(crate) full: bool,
+}
+
+impl FileState {
+    pub(crate) fn new(file: LiveFile) -> Self {
+        let deleted = Arc::new(file.deleted);
+        Self { path: file.path.into(), rows: file.rows, bytes: file.bytes, deleted, full: false }
+    }
+
+    pub(crate) fn written(file: &WrittenFile) -> Self {
+        let deleted = Arc::default();
+        Self { path: file.path.as_str().into(), rows: file.rows, bytes: file.bytes, deleted, full: false }
+    }
+}
+
+/// Data files, in the order of their numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DataFiles {
+    files: BTreeMap<u32, FileState>,
+    next: u32,
+}
+
+impl DataFiles {
+    /// These files, numbered from 0.
+    pub(super) fn new(files: Vec<FileState>) -> Self {
+        let mut numbered = Self::default();
+        for file in files {
+            numbered.push(file);
+        }
+        numbered
+    }
+
+    /// Sets numbers aside, of which it gives the first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Index`] when there are no more.
+    pub(super) fn reserve(&mut self, count: u32) -> Result<u32> {
+        let first = self.next;
+        let next = first.checked_add(count).filter(|next| *next <= MOST_NUMBERS);
+        self.next = next.ok_or_else(|| {
+            Error::new(ErrorKind::Index, "a table has had too many files").with_hint("restart the worker")
+        })?;
+        Ok(first)
+    }
+
+    /// Adds a file under the next number, which is below the limit when [`Self::reserve`] is asked now and then.
+    pub(super) fn push(&mut self, file: FileState) {
+        self.files.insert(self.next, file);
+        self.next = self.next.saturating_add(1);
+    }
+
+    /// Adds a file under a number that was set aside for it.
+    pub(super) fn insert(&mut self, number: u32, file: FileState) {
+        self.files.insert(number, file);
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        self.files.remove(&number);
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&FileState> {
+        self.files.get(&number)
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut FileState> {
+        self.files.get_mut(&number)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.files.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &FileState)> {
+        self.files.iter().map(|(number, file)| (*number, file))
+    }
+
+    pub(super) fn states(&self) -> Vec<FileState> {
+        self.files.values().cloned().collect()
+    }
+}
