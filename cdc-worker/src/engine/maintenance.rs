@@ -38,7 +38,7 @@ enum Task {
 /// What came of it.
 enum Made {
     Data(Order, Result<Vec<Output>>),
-    Deletes(Uuid, u64, Result<Option<MergedDeletes>>),
+    Deletes(Uuid, u64, Box<Result<Option<MergedDeletes>>>),
     History(Uuid, Result<Option<Rewritten>>),
 }
 
@@ -268,7 +268,8 @@ impl Session {
                     Made::Data(order, made)
                 }
                 Task::Deletes(lake, truncations, extent) => {
-                    Made::Deletes(lake.uuid(), truncations, merge_deletes(&shop, &lake, extent).await)
+                    let made = merge_deletes(&shop, &lake, extent).await;
+                    Made::Deletes(lake.uuid(), truncations, Box::new(made))
                 }
                 Task::History(lake, extent) => Made::History(lake.uuid(), rewrite_history(&shop, &lake, extent).await),
             };
@@ -293,7 +294,7 @@ impl Session {
             Made::Data(order, made) => take_data(streaming, &order, made)?,
             Made::Deletes(uuid, truncations, made) => {
                 let same = streaming.filter(|streaming| streaming.table.truncations == truncations);
-                take_deletes(same, uuid, made)
+                take_deletes(same, uuid, *made)
             }
             Made::History(uuid, made) => take_history(streaming, uuid, made),
         };
