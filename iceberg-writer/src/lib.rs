@@ -33,7 +33,7 @@ pub use catalog::{Catalog, IsPinned, Remarked, Retention, SqlCatalog, Swept};
 pub use commit::{Batch, CommitReceipt, CommittedTable, Outcome, Rewrite, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use live_files::{DeleteFile, LiveFile, merge_position_deletes};
+pub use live_files::LiveFile;
 pub use lsn::{Lsn, ParseLsnError};
 pub use pg_type::{Documented, PgType, TypeFacts};
 pub use position_deletes::write_position_deletes;

@@ -1,16 +1,13 @@
 //! Which data files a table consists of, and which of their rows are deleted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use iceberg::spec::{DataContentType, Datum, ManifestContentType, ManifestEntryRef, ManifestFile, PrimitiveLiteral};
+use iceberg::spec::{DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile};
 use roaring::RoaringTreemap;
-use uuid::Uuid;
 
-use crate::data_file::WrittenFile;
 use crate::error::{Error, Result};
-use crate::position_deletes::{FILE_PATH, read_position_deletes, write_position_deletes};
+use crate::position_deletes::read_position_deletes;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -25,19 +22,6 @@ pub struct LiveFile {
     pub bytes: u64,
     /// The positions that are deleted.
     pub deleted: RoaringTreemap,
-}
-
-/// A position delete file that is part of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeleteFile {
-    /// Where it is, as manifests name it.
-    pub path: String,
-    /// Positions in it.
-    pub rows: u64,
-    /// Its size.
-    pub bytes: u64,
-    /// All of its positions are in data files that the table has not any more.
-    pub dangling: bool,
 }
 
 impl LakeTable {
@@ -58,32 +42,12 @@ impl LakeTable {
         self.manifests().iter().filter(|manifest| manifest.content == kind).map(live).sum()
     }
 
-    /// Reads which delete files belong to the table, from its manifests. One that is about several data files, some of
-    /// which are gone, is told to be dangling only where its bounds say so.
-    ///
-    /// # Errors
-    /// As [`Self::live_files`].
-    pub async fn delete_files(&self, warehouse: &Warehouse) -> Result<Vec<DeleteFile>> {
-        let entries = load_live_entries(warehouse, self.manifests()).await?;
-        let live = data_paths(&entries);
-        let deletes = entries.iter().filter(|entry| entry.content_type() == DataContentType::PositionDeletes);
-        let described = deletes.map(|entry| DeleteFile {
-            path: entry.file_path().to_owned(),
-            rows: entry.record_count(),
-            bytes: entry.file_size_in_bytes(),
-            dangling: {
-                let file = entry.data_file();
-                let only = file.referenced_data_file();
-                let bound = |bounds: &HashMap<i32, Datum>| bounds.get(&FILE_PATH.1).and_then(text);
-                let least = only.clone().or_else(|| bound(file.lower_bounds()));
-                let most = only.or_else(|| bound(file.upper_bounds()));
-                least.zip(most).is_some_and(|(least, most)| {
-                    let range = (Bound::Included(least.as_str()), Bound::Included(most.as_str()));
-                    least <= most && live.range::<str, _>(range).next().is_none()
-                })
-            },
-        });
-        Ok(described.collect())
+    /// The paths of the table's delete files.
+    pub(crate) async fn delete_paths(&self, warehouse: &Warehouse) -> Result<Vec<String>> {
+        let of_deletes = |manifest: &&ManifestFile| manifest.content == ManifestContentType::Deletes;
+        let manifests: Vec<ManifestFile> = self.manifests().iter().filter(of_deletes).cloned().collect();
+        let entries = load_live_entries(warehouse, &manifests).await?;
+        Ok(entries.iter().map(|entry| entry.file_path().to_owned()).collect())
     }
 
     /// Reads which data files the table consists of, oldest first, from its manifests and position delete files.
@@ -110,41 +74,6 @@ impl LakeTable {
         });
         Ok(live.collect())
     }
-}
-
-fn data_paths(entries: &[ManifestEntryRef]) -> BTreeSet<&str> {
-    let data = entries.iter().filter(|entry| entry.content_type() == DataContentType::Data);
-    data.map(|entry| entry.file_path()).collect()
-}
-
-fn text(datum: &Datum) -> Option<String> {
-    match datum.literal() {
-        PrimitiveLiteral::String(text) => Some(text.clone()),
-        _ => None,
-    }
-}
-
-/// Writes what some position delete files of a table delete as one file. Positions in data files that the table has not any
-/// more are left out. `None`, and no file, when nothing is left.
-///
-/// # Errors
-/// As [`write_position_deletes`].
-pub async fn merge_position_deletes(
-    warehouse: &Warehouse,
-    table: &LakeTable,
-    epoch: i64,
-    attempt: Uuid,
-    paths: &[String],
-) -> Result<Option<WrittenFile>> {
-    let entries = load_live_entries(warehouse, table.manifests()).await?;
-    let live = data_paths(&entries);
-    let mut deleted = HashMap::new();
-    for path in paths {
-        read_position_deletes(warehouse, path, &mut deleted).await?;
-    }
-    let deleted: BTreeMap<String, RoaringTreemap> =
-        deleted.into_iter().filter(|(path, _)| live.contains(path.as_str())).collect();
-    write_position_deletes(warehouse, table, epoch, attempt, &deleted).await
 }
 
 /// All entries of some manifests, with what they inherit filled in.

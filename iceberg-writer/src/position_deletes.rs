@@ -27,7 +27,7 @@ use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
 /// The columns' names and ids that the specification reserves.
-pub(crate) const FILE_PATH: (&str, i32) = ("file_path", 2_147_483_546);
+const FILE_PATH: (&str, i32) = ("file_path", 2_147_483_546);
 const POS: (&str, i32) = ("pos", 2_147_483_545);
 /// Rows handed to the encoder at once.
 const BATCH_ROWS: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use iceberg_writer::{Catalog, ErrorKind, LakeTable, Rewrite, TableChange, merge_position_deletes};
+use iceberg_writer::{Catalog, ErrorKind, LakeTable, Rewrite, TableChange};
 use uuid::Uuid;
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
@@ -34,30 +34,30 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
     let all = vec![first.clone(), second.clone(), third.clone()];
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, all)])).await.remove(0);
     let gone = deletes(&lake.warehouse, &table, &[(&first.path, &[2, 3])]).await;
-    let change = TableChange { deletes: gone.clone(), ..append(&table, vec![]) };
+    let change = TableChange { deletes: gone, ..append(&table, vec![]) };
     let table = commit(&lake.catalog, &batch(Some(10), 20, vec![change])).await.remove(0);
     let both = deletes(&lake.warehouse, &table, &[(&second.path, &[0]), (&third.path, &[9])]).await;
-    let change = TableChange { deletes: both.clone(), ..append(&table, vec![]) };
+    let change = TableChange { deletes: both, ..append(&table, vec![]) };
     let table = commit(&lake.catalog, &batch(Some(20), 30, vec![change])).await.remove(0);
     assert_eq!((table.data_file_count(), table.delete_file_count()), (3, 2));
 
     // Rewritten as of the first deletions: the second ones come with it, by the new positions.
     let rewritten = data_file(&lake.warehouse, &table, (0..2).chain(4..20)).await;
-    let since = deletes(&lake.warehouse, &table, &[(&rewritten.path, &[8])]).await;
+    let all = deletes(&lake.warehouse, &table, &[(&rewritten.path, &[8]), (&third.path, &[9])]).await;
+    let table_file = rewritten.path.clone();
     let rewrite = Rewrite {
         removed: vec![first.path.clone(), second.path.clone()],
-        removed_deletes: vec![gone.unwrap().path],
         data: vec![rewritten],
-        deletes: None,
+        all_deletes: true,
         alone: true,
     };
-    let change = TableChange { deletes: since, rewrite, ..append(&table, vec![]) };
+    let change = TableChange { deletes: all, rewrite, ..append(&table, vec![]) };
     let batch_of_it = batch(Some(30), 40, vec![change]);
     let table = commit(&lake.catalog, &batch_of_it).await.remove(0);
     let expected: Vec<i64> = (0..2).chain(4..10).chain(11..29).collect();
     reads(&lake, &table, &expected).await;
     assert_eq!(operation(&lake).await, "replace");
-    assert_eq!((table.data_file_count(), table.delete_file_count()), (2, 2));
+    assert_eq!((table.data_file_count(), table.delete_file_count()), (2, 1));
     let loaded = lake.other_catalog().load(spec("events")).await.unwrap().unwrap();
     assert_eq!(loaded.live_files(&lake.warehouse).await.unwrap(), table.live_files(&lake.warehouse).await.unwrap());
     // The snapshots from before still have their files.
@@ -70,9 +70,9 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
     // With other changes it is not a replacement only.
     let fourth = data_file(&lake.warehouse, &table, 40..41).await;
     let merged = data_file(&lake.warehouse, &table, 20..29).await;
-    let rewrite =
-        Rewrite { removed: vec![third.path], removed_deletes: vec![], data: vec![merged], ..Rewrite::default() };
-    let change = TableChange { rewrite, ..append(&table, vec![fourth]) };
+    let still = deletes(&lake.warehouse, &table, &[(&table_file, &[8])]).await;
+    let rewrite = Rewrite { removed: vec![third.path], data: vec![merged], all_deletes: true, alone: false };
+    let change = TableChange { deletes: still, rewrite, ..append(&table, vec![fourth]) };
     let table = commit(&lake.catalog, &batch(Some(40), 50, vec![change])).await.remove(0);
     let expected: Vec<i64> = expected.into_iter().chain([40]).collect();
     reads(&lake, &table, &expected).await;
@@ -84,47 +84,6 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
     let error = lake.catalog.commit(&batch(Some(50), 60, vec![wrong])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ForeignChange);
     reads(&lake, &table, &expected).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn delete_files_are_merged_and_those_about_nothing_are_found() {
-    let lake = Lake::new().await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
-    let files = [
-        data_file(&lake.warehouse, &table, 0..10).await,
-        data_file(&lake.warehouse, &table, 10..20).await,
-        data_file(&lake.warehouse, &table, 20..30).await,
-    ];
-    let mut table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, files.to_vec())])).await.remove(0);
-    let (a, b, c) = (&*files[0].path, &*files[1].path, &*files[2].path);
-    let mut lsn = 10;
-    for positions in [&[(a, &[0u64][..])][..], &[(a, &[1]), (b, &[5])], &[(c, &[0])], &[(b, &[6, 7])]] {
-        let gone = deletes(&lake.warehouse, &table, positions).await;
-        let change = TableChange { deletes: gone, ..append(&table, vec![]) };
-        table = commit(&lake.catalog, &batch(Some(lsn), lsn + 10, vec![change])).await.remove(0);
-        lsn += 10;
-    }
-    let found = table.delete_files(&lake.warehouse).await.unwrap();
-    assert_eq!(found.iter().map(|file| file.rows).sum::<u64>(), 6);
-    assert!(found.iter().all(|file| !file.dangling));
-
-    // The third file goes; what was deleted in it is about nothing then.
-    let rewritten = data_file(&lake.warehouse, &table, 21..30).await;
-    let rewrite = Rewrite { removed: vec![c.to_owned()], data: vec![rewritten], alone: true, ..Rewrite::default() };
-    let change = TableChange { rewrite, ..append(&table, vec![]) };
-    let table = commit(&lake.catalog, &batch(Some(lsn), lsn + 10, vec![change])).await.remove(0);
-    let found = table.delete_files(&lake.warehouse).await.unwrap();
-    assert_eq!(found.iter().map(|file| (file.rows, file.dangling)).filter(|(_, dangling)| *dangling).count(), 1);
-    let paths: Vec<String> = found.into_iter().map(|file| file.path).collect();
-    let merged = merge_position_deletes(&lake.warehouse, &table, 1, Uuid::now_v7(), &paths).await.unwrap();
-    assert_eq!(merged.as_ref().map(|file| file.rows), Some(5));
-    let rewrite = Rewrite { removed_deletes: paths, deletes: merged, alone: true, ..Rewrite::default() };
-    let change = TableChange { rewrite, ..append(&table, vec![]) };
-    let table = commit(&lake.catalog, &batch(Some(lsn + 10), lsn + 20, vec![change])).await.remove(0);
-    assert_eq!(table.delete_file_count(), 1);
-    let expected: Vec<i64> = (2..15).chain(18..20).chain(21..30).collect();
-    reads(&lake, &table, &expected).await;
-    assert_eq!(operation(&lake).await, "replace");
 }
 
 #[tokio::test(flavor = "multi_thread")]

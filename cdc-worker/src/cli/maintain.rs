@@ -28,10 +28,10 @@ pub(super) async fn maintain(config: &EngineConfig, names: &[String], expire: bo
         }
     }
     let timeout_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    match ask(config, RequestBody::Maintain { relations, compact: true, expire, timeout_ms }).await? {
-        Response::Maintained => {}
-        _ => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
-    }
+    let request = RequestBody::Maintain { relations, compact: true, expire, timeout_ms };
+    let Response::Maintained = ask(config, request).await? else {
+        return Err(Error::new(ErrorKind::Protocol, "the worker answered another question"));
+    };
     say!("the files are in order");
     Ok(())
 }

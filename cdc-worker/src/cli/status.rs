@@ -12,9 +12,8 @@ use crate::error::{Error, ErrorKind};
 /// # Errors
 /// [`ErrorKind::Io`] when it does not run.
 pub(super) async fn status(config: &EngineConfig, json: bool) -> Result<()> {
-    let status = match ask(config, RequestBody::Status).await? {
-        Response::Status(status) => status,
-        _ => return Err(Error::new(ErrorKind::Protocol, "the worker answered another question")),
+    let Response::Status(status) = ask(config, RequestBody::Status).await? else {
+        return Err(Error::new(ErrorKind::Protocol, "the worker answered another question"));
     };
     if json {
         let text = serde_json::to_string_pretty(&status)

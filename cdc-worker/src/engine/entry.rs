@@ -150,10 +150,7 @@ impl Streaming {
     pub(super) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
         match self.history.as_mut().filter(|history| history.lake.uuid() == lake.uuid()) {
             Some(history) => history.committed(lake),
-            None => {
-                self.upkeep.files_went |= self.table.has_rewritten();
-                self.table.committed(lake, written)?;
-            }
+            None => self.table.committed(lake, written)?,
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Files kept in order beside the stream: small ones and those with many deleted rows rewritten, delete files merged.
+//! Files kept in order beside the stream: small ones and those with many deleted rows rewritten.
 //!
 //! The loop chooses a table between two transactions, a task does the work (`rewriting`), and the loop takes what it made into the
 //! next batch, or removes it when the table has gone another way meanwhile: was truncated, stopped, copied anew. One task
@@ -18,10 +18,10 @@ use crate::Result;
 use crate::config::EngineConfig;
 use crate::error::Error;
 use crate::serve::metrics;
-use crate::table::{Extent, MergedDeletes, Order, Output, Wanted};
+use crate::table::{Extent, Order, Output, Wanted};
 
 use super::entry::{Entry, Streaming};
-use super::rewriting::{Rewritten, Workshop, merge_deletes, rewrite, rewrite_history};
+use super::rewriting::{Rewritten, Workshop, rewrite, rewrite_history};
 use super::session::Session;
 
 /// A table whose rewrite failed is left alone for so long: what failed, a full disk say, is not mended by trying.
@@ -30,15 +30,12 @@ const REST_AFTER_FAILURE: Duration = Duration::from_mins(5);
 /// What a task has to do.
 enum Task {
     Data(Order),
-    /// Of the table as it was after so many truncations.
-    Deletes(LakeTable, u64, Extent),
     History(LakeTable, Extent),
 }
 
 /// What came of it.
 enum Made {
     Data(Order, Result<Vec<Output>>),
-    Deletes(Uuid, u64, Result<Option<MergedDeletes>>),
     History(Uuid, Result<Option<Rewritten>>),
 }
 
@@ -130,11 +127,6 @@ impl Streaming {
         if let Some(order) = self.table.begin_compaction(wanted, extent)? {
             return Ok(Some(Task::Data(order)));
         }
-        let deletes = self.table.lake.delete_file_count();
-        let all = self.upkeep.all.is_some_and(|all| all.deletes);
-        if self.table.may_be_compacted() && (self.upkeep.deletes_are_due(deletes, wanted.tier_files) || all) {
-            return Ok(Some(Task::Deletes(self.table.lake.clone(), self.table.truncations, extent)));
-        }
         if let Some(history) = self.history.as_ref() {
             let files = history.lake.data_file_count();
             let all = self.upkeep.all.is_some_and(|all| all.history);
@@ -162,12 +154,10 @@ impl Streaming {
 /// All that can be done is to be done: what has not been looked at for that.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct All {
-    deletes: bool,
     history: bool,
 }
 
-/// How many files there were when somebody looked at them last. Which ones they are is in manifests, and reading those
-/// after each commit would cost more than it brings.
+/// What is to be done for a table's files, beside what is worth it at any time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Upkeep {
     /// Asked for by hand.
@@ -178,10 +168,9 @@ pub(super) struct Upkeep {
     pub(super) expire: bool,
     /// Why what was asked for by hand could not be done.
     pub(super) failure: Option<String>,
-    deletes: u64,
+    /// How many files its history had when somebody looked at them last. Which ones they are is in manifests, and reading
+    /// those after each commit would cost more than it brings.
     history_files: u64,
-    /// Data files have gone, and with them, perhaps, what delete files were about.
-    pub(super) files_went: bool,
 }
 
 impl Upkeep {
@@ -197,22 +186,10 @@ impl Upkeep {
         self.expire
     }
 
-    fn found_nothing(&mut self, kind: Kind) {
+    fn found_nothing(&mut self) {
         if let Some(all) = &mut self.all {
-            match kind {
-                Kind::Deletes => all.deletes = false,
-                Kind::History => all.history = false,
-            }
+            all.history = false;
         }
-    }
-
-    fn deletes_are_due(&mut self, count: u64, more: usize) -> bool {
-        let went = std::mem::take(&mut self.files_went) && count > 0;
-        let due = went || count >= self.deletes + more as u64;
-        if due || count < self.deletes {
-            self.deletes = count;
-        }
-        due
     }
 
     fn history_is_due(&mut self, count: u64, more: usize) -> bool {
@@ -267,9 +244,6 @@ impl Session {
                     let made = rewrite(&shop, &order).await;
                     Made::Data(order, made)
                 }
-                Task::Deletes(lake, truncations, extent) => {
-                    Made::Deletes(lake.uuid(), truncations, merge_deletes(&shop, &lake, extent).await)
-                }
                 Task::History(lake, extent) => Made::History(lake.uuid(), rewrite_history(&shop, &lake, extent).await),
             };
             // Nobody listens when the session has ended.
@@ -291,17 +265,13 @@ impl Session {
         };
         let taken = match made {
             Made::Data(order, made) => take_data(streaming, &order, made)?,
-            Made::Deletes(uuid, truncations, made) => {
-                let same = streaming.filter(|streaming| streaming.table.truncations == truncations);
-                take_deletes(same, uuid, made)
-            }
             Made::History(uuid, made) => take_history(streaming, uuid, made),
         };
         match taken {
-            Taken::Nothing(kind) => {
+            Taken::Nothing => {
                 if let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry)
                 {
-                    streaming.upkeep.found_nothing(kind);
+                    streaming.upkeep.found_nothing();
                 }
             }
             Taken::Files { files, bytes } => {
@@ -336,7 +306,7 @@ impl Session {
             let upkeep = &mut streaming.upkeep;
             upkeep.failure = None;
             if compact {
-                upkeep.all = Some(All { deletes: true, history: true });
+                upkeep.all = Some(All { history: true });
             }
             upkeep.expire_then |= expire;
             self.maintenance.resting.remove(relation);
@@ -358,7 +328,7 @@ impl Session {
 /// What became of what a task made.
 enum Taken {
     /// There was nothing to do.
-    Nothing(Kind),
+    Nothing,
     /// So many files, of so many bytes, will be replaced.
     Files {
         files: u64,
@@ -370,13 +340,6 @@ enum Taken {
         error: Error,
         paths: Vec<String>,
     },
-}
-
-/// Files that a task found in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Deletes,
-    History,
 }
 
 fn paths_of(outputs: &[Output]) -> Vec<String> {
@@ -404,25 +367,9 @@ fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Vec<
     }
 }
 
-fn take_deletes(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<MergedDeletes>>) -> Taken {
-    let made = match made {
-        Ok(None) => return Taken::Nothing(Kind::Deletes),
-        Ok(Some(made)) => made,
-        Err(error) => return Taken::Failed { error, paths: Vec::new() },
-    };
-    let waiting = streaming.filter(|streaming| streaming.table.lake.uuid() == uuid);
-    let Some(streaming) = waiting else {
-        return Taken::Unwanted(made.merged.into_iter().map(|file| file.path).collect());
-    };
-    let taken =
-        Taken::Files { files: made.removed.len() as u64, bytes: made.merged.as_ref().map_or(0, |file| file.bytes) };
-    streaming.table.take_merged_deletes(made);
-    taken
-}
-
 fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<Rewritten>>) -> Taken {
     let made = match made {
-        Ok(None) => return Taken::Nothing(Kind::History),
+        Ok(None) => return Taken::Nothing,
         Ok(Some(made)) => made,
         Err(error) => return Taken::Failed { error, paths: Vec::new() },
     };

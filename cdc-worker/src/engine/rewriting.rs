@@ -9,9 +9,7 @@ use std::time::Duration;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
-use iceberg_writer::{
-    Catalog as _, DataFileWriter, LakeTable, SqlCatalog, Warehouse, WrittenFile, merge_position_deletes, scan_columns,
-};
+use iceberg_writer::{Catalog as _, DataFileWriter, LakeTable, SqlCatalog, Warehouse, WrittenFile, scan_columns};
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -19,11 +17,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 use crate::stored_keys::each_stored_key;
-use crate::table::{Candidate, Extent, IndexWriter, MergedDeletes, Order, Output, RowIdentity, Wanted, choose};
-
-/// A delete file is closed to further merges at half of this. Each has to be read by whoever reads the table, and is read
-/// whole when it is merged.
-const DELETE_FILE_BYTES: u64 = 4 << 20;
+use crate::table::{Candidate, Extent, IndexWriter, Order, Output, RowIdentity, Wanted, choose};
 
 /// What all rewrites of a mirror have in common.
 #[derive(Clone)]
@@ -203,24 +197,6 @@ pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: E
     }
     let data = rewriter.finish().await?.claim().into_iter().map(|output| output.file).collect();
     Ok(Some(Rewritten { removed, data }))
-}
-
-/// Merges delete files of a table, and finds those that are about no file of it any more.
-pub(super) async fn merge_deletes(shop: &Workshop, lake: &LakeTable, extent: Extent) -> Result<Option<MergedDeletes>> {
-    let files = lake.delete_files(&shop.warehouse).await?;
-    let (dangling, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.dangling);
-    let candidates: Vec<Candidate> =
-        files.iter().map(|file| Candidate { bytes: file.bytes, rows: file.rows, deleted: 0, full: false }).collect();
-    let wanted = Wanted { file_bytes: DELETE_FILE_BYTES, ..shop.wanted };
-    let chosen = choose(&candidates, wanted, extent);
-    let merging: Vec<String> = chosen.into_iter().filter_map(|at| Some(files.get(at)?.path.clone())).collect();
-    let merged = if merging.is_empty() {
-        None
-    } else {
-        merge_position_deletes(&shop.warehouse, lake, shop.epoch, Uuid::now_v7(), &merging).await?
-    };
-    let removed: Vec<String> = dangling.into_iter().map(|file| file.path).chain(merging).collect();
-    Ok((!removed.is_empty()).then_some(MergedDeletes { removed, merged }))
 }
 
 #[cfg(test)]

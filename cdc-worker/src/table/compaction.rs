@@ -5,10 +5,13 @@
 //! the rewrite is deleted by old positions; the commit has all of that as deletions in the new files, whether Iceberg has got the old
 //! ones already or not. The position index follows by itself (`index::moving`).
 //!
+//! Delete files have no life of their own: what is deleted in each file is in memory, so that a commit can write all of it anew.
+//!
 //! Until that commit, and for ever if it does not come, the table is what it was: readers see the old files or the new ones, never some
 //! of each.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use iceberg_writer::{LakeTable, Rewrite, WrittenFile};
@@ -25,6 +28,12 @@ use super::tiers::{Candidate, Extent, Wanted, choose};
 
 /// Files that a rewrite makes at most, above what its size lets expect: numbers are set aside for them.
 const SPARE_OUTPUTS: u64 = 8;
+
+/// Delete files that are merged once there are so many: the more positions there are, the more files, for all of them are
+/// written again.
+const MERGED_DELETE_FILES: RangeInclusive<u64> = 8..=64;
+/// Positions for which there may be one file more; they are written in some ten milliseconds.
+const POSITIONS_A_FILE: u64 = 128 << 10;
 
 /// A file that is rewritten, as it was at S.
 #[derive(Debug, Clone)]
@@ -158,13 +167,6 @@ impl Arrived<'_> {
     }
 }
 
-/// Delete files that were merged: those that go, and the one that comes, if anything is left.
-#[derive(Debug, Clone)]
-pub(crate) struct MergedDeletes {
-    pub(crate) removed: Vec<String>,
-    pub(crate) merged: Option<WrittenFile>,
-}
-
 impl MirroredTable {
     /// Whether its files may be rewritten now. A copy of several snapshots must be left as it is while changes ask of which
     /// one a row is; what a TRUNCATE leaves is nothing; and one rewrite is enough.
@@ -245,37 +247,34 @@ impl MirroredTable {
         if self.compaction.take().is_some() {
             self.index.give_up_move()?;
         }
-        self.merged_deletes = None;
         Ok(paths)
-    }
-
-    /// Delete files have been merged into one, which comes with the next commit.
-    pub(crate) fn take_merged_deletes(&mut self, merged: MergedDeletes) {
-        self.merged_deletes = Some(merged);
     }
 
     /// Files of rewrites that are done, and that Iceberg has not got.
     pub(super) fn rewritten_paths(&self) -> Vec<String> {
         let outputs = self.compaction.iter().filter_map(|compaction| compaction.outputs.as_ref()).flatten();
-        let merged = self.merged_deletes.iter().filter_map(|merged| merged.merged.as_ref());
-        outputs.map(|output| &output.file).chain(merged).map(|file| file.path.clone()).collect()
+        outputs.map(|output| output.file.path.clone()).collect()
     }
 
     /// Whether a rewrite waits for its commit.
     pub(crate) fn has_rewritten(&self) -> bool {
-        self.merged_deletes.is_some() || self.compaction.as_ref().is_some_and(|compaction| compaction.outputs.is_some())
+        self.compaction.as_ref().is_some_and(|compaction| compaction.outputs.is_some())
     }
 
     /// What rewrites bring to the next commit; `deletes` are what it is to delete, which becomes what it is with them.
     pub(super) fn pending_rewrite(&self, deletes: &mut BTreeMap<String, RoaringTreemap>) -> Rewrite {
-        let mut rewrite = Rewrite { alone: self.delta.is_empty(), ..Rewrite::default() };
-        if let Some(merged) = &self.merged_deletes {
-            rewrite.removed_deletes.clone_from(&merged.removed);
-            rewrite.deletes.clone_from(&merged.merged);
-        }
-        if let Some(arrived) = self.compaction.as_ref().and_then(|compaction| compaction.arrived(&self.files)) {
+        let mut rewrite = Rewrite::default();
+        let arrived = self.compaction.as_ref().and_then(|compaction| compaction.arrived(&self.files));
+        if let Some(arrived) = &arrived {
             rewrite.removed = arrived.compaction.inputs.iter().map(|input| input.path.to_string()).collect();
             rewrite.data = arrived.outputs.iter().map(|output| output.file.clone()).collect();
+        }
+        rewrite.all_deletes = !self.delta.truncated && self.merges_deletes(arrived.as_ref());
+        if rewrite.all_deletes {
+            let deleted = self.files.iter().filter(|(_, file)| !file.deleted.is_empty());
+            *deletes = deleted.map(|(_, file)| (file.path.to_string(), (*file.deleted).clone())).collect();
+        }
+        if let Some(arrived) = &arrived {
             for path in &rewrite.removed {
                 deletes.remove(path);
             }
@@ -284,13 +283,26 @@ impl MirroredTable {
                 deletes.extend(path.map(|path| (path, rows.clone())));
             }
         }
-        rewrite.alone &= self.has_rewritten();
+        rewrite.alone = self.delta.is_empty() && (arrived.is_some() || rewrite.all_deletes);
         rewrite
+    }
+
+    /// Whether the next commit has all deleted positions in one file. It must when a data file goes in which Iceberg has
+    /// deletions: readers count positions, and DuckDB fails at a table that has more of them than rows. And it does when
+    /// there are too many delete files.
+    fn merges_deletes(&self, arrived: Option<&Arrived<'_>>) -> bool {
+        let count = self.lake.delete_file_count();
+        if count == 0 {
+            return false;
+        }
+        let is_deleted = |input: &Input| self.files.get(input.number).is_some_and(|file| !file.deleted.is_empty());
+        let positions: u64 = self.files.iter().map(|(_, file)| file.deleted.len()).sum();
+        let most = (positions / POSITIONS_A_FILE).clamp(*MERGED_DELETE_FILES.start(), *MERGED_DELETE_FILES.end());
+        count >= most || arrived.is_some_and(|arrived| arrived.compaction.inputs.iter().any(is_deleted))
     }
 
     /// Takes note that what [`Self::pending_rewrite`] gave is in Iceberg.
     pub(super) fn rewrite_committed(&mut self) -> Result<()> {
-        self.merged_deletes = None;
         if !self.has_rewritten() {
             return Ok(());
         }

@@ -21,7 +21,7 @@ use crate::decode::row::{OldRow, key_of_cells};
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::columns::Seen;
-use super::compaction::{Compaction, MergedDeletes};
+use super::compaction::Compaction;
 use super::delta::{Delta, insert_shared};
 use super::files::{DataFiles, FileState};
 use super::history::{History, Operation};
@@ -89,9 +89,6 @@ pub(crate) struct MirroredTable {
     pub(super) before_truncate: Option<Vec<FileState>>,
     /// Some of the files are being rewritten, or have been and are not committed.
     pub(super) compaction: Option<Compaction>,
-    pub(super) merged_deletes: Option<MergedDeletes>,
-    /// How often it was truncated: files from before are gone for whoever was at them.
-    pub(crate) truncations: u64,
     pub(super) index: PositionIndex,
     pub(super) delta: Delta,
     /// Until changes are newer than all that was copied.
@@ -122,8 +119,6 @@ impl MirroredTable {
             files: DataFiles::new(files),
             before_truncate: None,
             compaction: None,
-            merged_deletes: None,
-            truncations: 0,
             index,
             delta: Delta::default(),
             overlap: None,
@@ -288,7 +283,6 @@ impl MirroredTable {
             self.before_truncate = Some(self.committed_files());
         }
         self.give_up_compaction()?;
-        self.truncations += 1;
         self.files.clear();
         self.index.clear();
         self.delta.truncate();

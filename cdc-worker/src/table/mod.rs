@@ -27,7 +27,7 @@ pub(crate) mod remark;
 mod tiers;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
-pub(crate) use compaction::{MergedDeletes, Order, Output};
+pub(crate) use compaction::{Order, Output};
 pub(crate) use delta::with_columns;
 pub(crate) use files::FileState;
 pub(crate) use history::History;

@@ -221,8 +221,11 @@ impl SqlCatalog {
                     return Err(base.foreign_change("lost the mirror's last commit"));
                 }
                 let written = change.written().map(|file| file.path.as_str());
-                let replaced = change.rewrite.removed.iter().chain(&change.rewrite.removed_deletes);
-                let ours: BTreeSet<&str> = written.chain(replaced.map(String::as_str)).collect();
+                let mut replaced = change.rewrite.removed.clone();
+                if change.rewrite.all_deletes {
+                    replaced.extend(base.delete_paths(&self.warehouse).await?);
+                }
+                let ours: BTreeSet<&str> = written.chain(replaced.iter().map(String::as_str)).collect();
                 let before = if change.truncate { base.without_files() } else { base.clone() };
                 let foreign_files = foreign_files(&self.warehouse, &before, &table, &ours).await?;
                 Ok::<_, Error>(CommittedTable { table, foreign_files })

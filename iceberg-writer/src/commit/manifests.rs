@@ -52,12 +52,12 @@ pub(super) async fn next_manifests(
     snapshot: NewSnapshot,
 ) -> Result<NewManifests> {
     let base = &change.table;
-    let (kept, removed) = if change.truncate {
-        (Vec::new(), load_live_entries(warehouse, base.manifests()).await?)
-    } else {
-        let live = |manifest: &&ManifestFile| manifest.has_added_files() || manifest.has_existing_files();
-        (base.manifests().iter().filter(live).cloned().collect(), Vec::new())
+    let live = |manifest: &&ManifestFile| manifest.has_added_files() || manifest.has_existing_files();
+    let goes = |manifest: &ManifestFile| {
+        change.truncate || change.rewrite.all_deletes && manifest.content == ManifestContentType::Deletes
     };
+    let (gone, kept): (Vec<_>, Vec<_>) = base.manifests().iter().filter(live).cloned().partition(goes);
+    let removed = load_live_entries(warehouse, &gone).await?;
     let of_kind = |kind: ManifestContentType| {
         let manifests = kept.iter().filter(|manifest| manifest.content == kind).cloned().collect::<Vec<_>>();
         let removed = removed.iter().filter(|entry| kind_of(entry) == kind).cloned().collect::<Vec<_>>();
@@ -66,16 +66,13 @@ pub(super) async fn next_manifests(
     let (data, removed_data) = of_kind(ManifestContentType::Data);
     let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
     let added_data: Vec<WrittenFile> = change.added_data().cloned().collect();
-    let added_deletes: Vec<WrittenFile> = change.added_deletes().cloned().collect();
+    let added_deletes: Vec<WrittenFile> = change.deletes.iter().cloned().collect();
     // A truncation has removed them already.
-    let replaced =
-        |paths: &'_ [String]| if change.truncate { BTreeSet::new() } else { paths.iter().cloned().collect() };
-    let (replaced_data, replaced_deletes) =
-        (replaced(&change.rewrite.removed), replaced(&change.rewrite.removed_deletes));
+    let replaced = if change.truncate { BTreeSet::new() } else { change.rewrite.removed.iter().cloned().collect() };
     let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
     let ((mut all, mut removed), (deletes, undone)) = futures_util::future::try_join(
-        writer.write(ManifestContentType::Data, data, &added_data, removed_data, replaced_data),
-        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, replaced_deletes),
+        writer.write(ManifestContentType::Data, data, &added_data, removed_data, replaced),
+        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, BTreeSet::new()),
     )
     .await?;
     all.extend(deletes);

@@ -61,19 +61,18 @@ pub struct TableChange {
 pub struct Rewrite {
     /// Data files that go, by their paths.
     pub removed: Vec<String>,
-    /// Position delete files that go: what they delete is in `deletes`, or in no file of the table any more.
-    pub removed_deletes: Vec<String>,
     /// Data files that have the live rows of those that go.
     pub data: Vec<WrittenFile>,
-    /// A position delete file that has what those that go had.
-    pub deletes: Option<WrittenFile>,
-    /// There is nothing else in the change: its `deletes` name, in `data`, rows that were deleted before.
+    /// All position delete files go: the change's `deletes` has every deleted position of the files that stay. So it has to be
+    /// when a file goes in which something was deleted: positions in files that are gone would be counted by readers.
+    pub all_deletes: bool,
+    /// There is nothing else in the change: its `deletes` name rows that were deleted before.
     pub alone: bool,
 }
 
 impl Rewrite {
     fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.removed_deletes.is_empty() && self.data.is_empty() && self.deletes.is_none()
+        self.removed.is_empty() && self.data.is_empty() && !self.all_deletes
     }
 }
 
@@ -88,15 +87,11 @@ impl TableChange {
 
     /// The files the caller wrote for it.
     pub(crate) fn written(&self) -> impl Iterator<Item = &WrittenFile> {
-        self.added_data().chain(self.added_deletes())
+        self.added_data().chain(&self.deletes)
     }
 
     pub(crate) fn added_data(&self) -> impl Iterator<Item = &WrittenFile> {
         self.data.iter().chain(&self.rewrite.data)
-    }
-
-    pub(crate) fn added_deletes(&self) -> impl Iterator<Item = &WrittenFile> {
-        self.deletes.iter().chain(&self.rewrite.deletes)
     }
 }
 

@@ -208,10 +208,11 @@ fn summary(
     count("added-data-files", change.added_data().count() as u64);
     count("added-records", change.added_data().map(|file| file.rows).sum());
     count("added-files-size", added_bytes);
-    let added_deletes = change.added_deletes().count() as u64;
-    count("added-delete-files", added_deletes);
-    count("added-position-delete-files", added_deletes);
-    count("added-position-deletes", change.added_deletes().map(|file| file.rows).sum());
+    if let Some(deletes) = &change.deletes {
+        count("added-delete-files", 1);
+        count("added-position-delete-files", 1);
+        count("added-position-deletes", deletes.rows);
+    }
     count("deleted-data-files", gone.len() as u64);
     count("deleted-records", rows(&gone));
     count("removed-delete-files", undone.len() as u64);

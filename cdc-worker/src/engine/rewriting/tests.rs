@@ -195,6 +195,9 @@ impl Rig {
         for file in pending.staged.iter().chain(&written).chain(&pending.rewrite.data) {
             self.committed.insert(file.path.clone(), RoaringTreemap::new());
         }
+        if pending.rewrite.all_deletes {
+            self.committed.values_mut().for_each(|deleted| *deleted = RoaringTreemap::new());
+        }
         for (path, rows) in pending.deletes {
             *self.committed.get_mut(&path).unwrap() |= rows;
         }

@@ -67,13 +67,15 @@ async fn lag(postgres: &Postgres, worker: &mut Worker, next: &mut u64) -> Result
         *next = last + 1;
         let touched = 1 + n * 7919 % (first / 2);
         let changes = format!(
-            "BEGIN; {}; UPDATE events SET amount = amount + 1 WHERE id BETWEEN {touched} AND {touched} + 50; COMMIT",
+            "BEGIN; {}; UPDATE events SET amount = amount + 1 WHERE id BETWEEN {touched} AND {touched} + 50",
             rig::fill(first, last)
         );
         client.batch_execute(&changes).await?;
-        let begun = Instant::now();
+        // The commit comes behind it; and nothing that the lake follows is in between.
         let end: String = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
-        let reached = format!("SELECT lsn >= '{end}' FROM lake_catalog.mirrors");
+        client.batch_execute("COMMIT").await?;
+        let begun = Instant::now();
+        let reached = format!("SELECT lsn > '{end}' FROM lake_catalog.mirrors");
         while client.query_one(&reached, &[]).await?.get::<_, Option<bool>>(0) != Some(true) {
             ensure!(worker.runs()? && begun.elapsed() < rig::PATIENCE, "no commit comes:\n{}", worker.output());
             tokio::time::sleep(Duration::from_millis(2)).await;
