@@ -10,14 +10,14 @@ use iceberg::spec::SnapshotRef;
 use tracing::info;
 use uuid::Uuid;
 
-use super::sql::SqlCatalog;
+use super::mirror::MirrorCatalog;
 use super::{IsPinned, Swept};
 use crate::error::{Error, Result};
 use crate::live_files::load_entries;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 
-impl SqlCatalog {
+impl MirrorCatalog {
     pub(super) async fn sweep_strays_of(
         &self,
         table: &LakeTable,
@@ -52,8 +52,7 @@ impl SqlCatalog {
 
     pub(super) async fn remove_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {
         let location = self.warehouse.table_location(&spec.namespace, &spec.name, uuid);
-        let current = self.metadata_location(spec).await?;
-        if current.is_some_and(|current| current.starts_with(&format!("{location}/"))) {
+        if self.is_entered(spec, uuid, &location).await? {
             return Ok(());
         }
         let removed = self.warehouse.file_io().delete_prefix(&location).await;
