@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use iceberg_writer::StoreOptions;
+use iceberg_writer::{RestSettings, StoreOptions};
 use serde::Deserialize;
 
 /// A password. `Debug` never shows it.
@@ -104,10 +104,42 @@ pub struct LakeConfig {
     pub catalog_schema: String,
     /// `catalog_name` in the JDBC layout.
     pub catalog_name: String,
+    /// Which catalog the tables are in.
+    pub catalog: CatalogConfig,
     /// A data file is closed at about this size.
     pub file_bytes: usize,
     /// What becomes of values that Iceberg's types have not.
     pub unrepresentable: Unrepresentable,
+}
+
+/// Which catalog the Iceberg tables are in. The registry is in the source in any case.
+#[derive(Debug, Clone)]
+pub enum CatalogConfig {
+    /// A JDBC catalog beside the registry.
+    Source,
+    /// A JDBC catalog in another database.
+    Jdbc(Box<JdbcCatalogConfig>),
+    /// A REST catalog.
+    Rest(RestSettings),
+}
+
+/// A JDBC catalog in a database that is not the source.
+#[derive(Debug, Clone)]
+pub struct JdbcCatalogConfig {
+    /// Host name, address, or the directory of a unix socket.
+    pub host: String,
+    /// Port; also names the socket file.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// Role, which may create tables in the schema.
+    pub user: String,
+    /// Its password, where the server asks for one.
+    pub password: Option<Secret>,
+    /// Schema of the catalog's tables.
+    pub schema: String,
+    /// `catalog_name`.
+    pub name: String,
 }
 
 /// What becomes of a value that the Iceberg type of its column has not: an infinite date, say.

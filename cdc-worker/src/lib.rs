@@ -32,8 +32,8 @@ mod stored_keys;
 mod table;
 
 pub use config::{
-    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, MaintenanceConfig, Secret,
-    SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
+    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, JdbcCatalogConfig, LakeConfig,
+    ListedTable, MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};

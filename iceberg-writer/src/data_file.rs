@@ -67,8 +67,9 @@ impl WrittenFile {
 
     /// A file of this table that an earlier process wrote, from what [`Self::to_json`] gave.
     pub fn from_json(table: &LakeTable, json: &str) -> Result<Self> {
-        let (partition, schema) = (StructType::new(Vec::new()), table.metadata().current_schema());
-        deserialize_data_file_from_json(json, 0, &partition, schema)
+        // The columns that it has after the next commit: the file may have been written for them.
+        let (partition, schema) = (StructType::new(Vec::new()), table.next_schema()?);
+        deserialize_data_file_from_json(json, 0, &partition, &schema)
             .map(Self::new)
             .map_err(|error| Error::iceberg(format!("take over a file of {}", table.full_name()), error))
     }

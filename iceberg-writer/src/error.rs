@@ -69,6 +69,17 @@ impl Error {
         Self::new(ErrorKind::Format, context)
     }
 
+    /// Nothing tells whether a batch is committed.
+    pub(crate) fn unknown(attempt: uuid::Uuid, source: Self) -> Self {
+        let context = format!("whether the commit {attempt} happened is not known");
+        let hint = source.hint().map(str::to_owned);
+        let error = Self::new(ErrorKind::Unknown, context).with_source(source);
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self

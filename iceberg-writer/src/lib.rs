@@ -29,8 +29,8 @@ mod storage;
 mod table;
 mod warehouse;
 
-pub use catalog::{Catalog, IsPinned, Remarked, Retention, SqlCatalog, Swept};
-pub use commit::{Batch, CommitReceipt, CommittedTable, Outcome, Rewrite, TableChange};
+pub use catalog::{Catalog, IsPinned, MirrorCatalog, Recovered, Remarked, RestAuth, RestSettings, Retention, Swept};
+pub use commit::{Batch, CommitReceipt, CommittedTable, LeftOut, Outcome, Rewrite, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use live_files::LiveFile;

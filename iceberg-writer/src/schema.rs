@@ -12,12 +12,13 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
 use iceberg::spec::{NestedField, Schema, Type};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg_type::PgType;
 
 /// One column of a mirrored table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnSpec {
     /// The column's name in the source.
     pub name: String,
@@ -55,7 +56,7 @@ pub fn companion_id(field_id: i32) -> i32 {
 }
 
 /// A mirrored table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSpec {
     /// The Iceberg namespace: the source's schema.
     pub namespace: String,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::catalog::Remarked;
+use crate::catalog::{Found, Remarked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evolution::REMARK_PROPERTY;
 use crate::lsn::Lsn;
@@ -25,6 +25,11 @@ use crate::warehouse::Warehouse;
 pub(crate) const METADATA_VERSIONS_KEPT: usize = 20;
 /// The table property that carries the newest [`Checkpoint`] past the expiry of its snapshot.
 pub(crate) const CHECKPOINT_PROPERTY: &str = "lake.checkpoint";
+/// The table property that says which copy of the source's table the Iceberg table holds, where that is not the table it
+/// was made as.
+const COPY_PROPERTY: &str = "lake.copy";
+/// Where data files are put that other writers make, as Iceberg names it.
+const DATA_FOLDER_PROPERTY: &str = "write.data.path";
 /// The snapshot summary's entries that say which commit of which mirror it is.
 pub(crate) const SUMMARY_MIRROR: &str = "lake.mirror";
 pub(crate) const SUMMARY_LSN: &str = "lake.lsn";
@@ -40,6 +45,29 @@ pub(crate) struct Checkpoint {
     pub(crate) attempt: Uuid,
 }
 
+impl Checkpoint {
+    pub(crate) fn of(metadata: &TableMetadata) -> Option<Self> {
+        serde_json::from_str(metadata.properties().get(CHECKPOINT_PROPERTY)?).ok()
+    }
+}
+
+/// Which copy of the source's table an Iceberg table holds, and where that has its files.
+///
+/// An Iceberg table that the catalog makes or keeps under an identity and a place of its own (REST) may hold one copy after
+/// the other; otherwise a copy is a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct CopyOf {
+    uuid: Uuid,
+    folder: String,
+}
+
+impl CopyOf {
+    fn of(metadata: &TableMetadata) -> Self {
+        let named = metadata.properties().get(COPY_PROPERTY).and_then(|text| serde_json::from_str(text).ok());
+        named.unwrap_or_else(|| Self { uuid: metadata.uuid(), folder: metadata.location().to_owned() })
+    }
+}
+
 /// A loaded or prepared table. Cheap to clone.
 #[derive(Clone)]
 pub struct LakeTable {
@@ -51,6 +79,7 @@ struct Inner {
     /// What the next commit is to remember with it, if that is new.
     remark: Option<String>,
     metadata: TableMetadataRef,
+    copy: CopyOf,
     entry: Entry,
     manifests: Vec<ManifestFile>,
     pinned_snapshots: BTreeSet<i64>,
@@ -84,15 +113,16 @@ impl LakeTable {
         manifests: Vec<ManifestFile>,
         pinned_snapshots: BTreeSet<i64>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { spec, remark: None, metadata, entry, manifests, pinned_snapshots }) }
+        let copy = CopyOf::of(&metadata);
+        Self { inner: Arc::new(Inner { spec, remark: None, metadata, copy, entry, manifests, pinned_snapshots }) }
     }
 
     /// The same table, described otherwise.
     pub(crate) fn with_spec(&self, spec: TableSpec, remark: Option<String>) -> Self {
-        let Inner { metadata, entry, manifests, pinned_snapshots, .. } = &*self.inner;
-        let (metadata, entry, manifests) = (Arc::clone(metadata), entry.clone(), manifests.clone());
+        let Inner { metadata, copy, entry, manifests, pinned_snapshots, .. } = &*self.inner;
+        let (metadata, copy, entry, manifests) = (Arc::clone(metadata), copy.clone(), entry.clone(), manifests.clone());
         let pinned_snapshots = pinned_snapshots.clone();
-        Self { inner: Arc::new(Inner { spec, remark, metadata, entry, manifests, pinned_snapshots }) }
+        Self { inner: Arc::new(Inner { spec, remark, metadata, copy, entry, manifests, pinned_snapshots }) }
     }
 
     /// The same table, with companions for these columns too, by field id: its files may have them.
@@ -120,6 +150,61 @@ impl LakeTable {
         let entry = Entry::Absent { replaces };
         Self::from_parts(spec.clone(), Arc::clone(metadata), entry, manifests.clone(), BTreeSet::new())
             .with_spec(spec.clone(), self.inner.remark.clone())
+    }
+
+    /// A prepared table in the place of the one that the catalog has: the next commit puts this copy's schema and files
+    /// where that one's are, and readers see one or the other.
+    pub(crate) fn onto(&self, there: &Self) -> Self {
+        let Inner { spec, remark, copy, .. } = &*self.inner;
+        let Inner { metadata, entry, manifests, pinned_snapshots, .. } = &*there.inner;
+        Self {
+            inner: Arc::new(Inner {
+                spec: spec.clone(),
+                remark: remark.clone(),
+                metadata: Arc::clone(metadata),
+                copy: copy.clone(),
+                entry: entry.clone(),
+                manifests: manifests.clone(),
+                pinned_snapshots: pinned_snapshots.clone(),
+            }),
+        }
+    }
+
+    /// What the next commit has to write into the table so that it is known for this copy.
+    pub(crate) fn identity_properties(&self) -> Result<Vec<(String, String)>> {
+        let Inner { metadata, copy, .. } = &*self.inner;
+        if *copy == CopyOf::of(metadata) {
+            return Ok(Vec::new());
+        }
+        let text = serde_json::to_string(copy)
+            .map_err(|error| Error::format("name the copy that a table holds").with_source(error))?;
+        let folder = format!("{}/data", copy.folder);
+        Ok(vec![(COPY_PROPERTY.to_owned(), text), (DATA_FOLDER_PROPERTY.to_owned(), folder)])
+    }
+
+    /// The table as the catalog has it after a commit of ours, in which it took this as its next state.
+    pub(crate) fn confirmed(&self, found: Found) -> Result<Self> {
+        let Inner { spec, manifests, .. } = &*self.inner;
+        let pinned = pinned_snapshots(&found.metadata)?;
+        let entry = Entry::Current(found.location);
+        Ok(Self::from_parts(spec.clone(), Arc::new(found.metadata), entry, manifests.clone(), pinned))
+    }
+
+    /// The table as it was at an earlier snapshot, which it must still have.
+    pub(crate) async fn at_snapshot(&self, warehouse: &Warehouse, id: Option<i64>) -> Result<Self> {
+        let Inner { spec, remark, metadata, entry, pinned_snapshots, .. } = &*self.inner;
+        let manifests = match id {
+            None => Vec::new(),
+            Some(id) => {
+                let snapshot = metadata.snapshot_by_id(id).ok_or_else(|| {
+                    self.foreign_change("lost the snapshot that the mirror left to someone else's commit")
+                })?;
+                read_manifest_list(warehouse, snapshot).await?
+            }
+        };
+        let (metadata, pinned) = (Arc::clone(metadata), pinned_snapshots.clone());
+        Ok(Self::from_parts(spec.clone(), metadata, entry.clone(), manifests, pinned)
+            .with_spec(spec.clone(), remark.clone()))
     }
 
     /// A table that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
@@ -159,9 +244,9 @@ impl LakeTable {
         Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Absent { replaces }, Vec::new(), BTreeSet::new()))
     }
 
-    /// Reads a table that the catalog has at `metadata_location`, and whose columns must be those of `spec`.
-    pub(crate) async fn read(warehouse: &Warehouse, spec: TableSpec, metadata_location: String) -> Result<Self> {
-        Self::read_remarked(warehouse, spec, &|_| None, metadata_location).await
+    /// The table that the catalog has, whose columns must be those of `spec`.
+    pub(crate) async fn read(warehouse: &Warehouse, spec: TableSpec, found: Found) -> Result<Self> {
+        Self::read_remarked(warehouse, spec, &|_| None, found).await
     }
 
     /// The same; but when the table has a remark of which `by_remark` makes a description, by that.
@@ -169,9 +254,9 @@ impl LakeTable {
         warehouse: &Warehouse,
         spec: TableSpec,
         by_remark: &Remarked<'_>,
-        metadata_location: String,
+        found: Found,
     ) -> Result<Self> {
-        let table = Self::read_undescribed(warehouse, spec, metadata_location).await?;
+        let table = Self::read_undescribed(warehouse, spec, found).await?;
         let described = table.metadata().properties().get(REMARK_PROPERTY).and_then(|remark| by_remark(remark));
         let table = described.map_or_else(|| table.clone(), |spec| table.with_spec(spec, None));
         table.spec().check_schema(table.metadata().current_schema())?;
@@ -179,20 +264,19 @@ impl LakeTable {
     }
 
     /// The table as someone else's commit has left it, which was to change no column: `self` may be about to.
-    pub(crate) async fn read_again(&self, warehouse: &Warehouse, metadata_location: String) -> Result<Self> {
+    pub(crate) async fn read_again(&self, warehouse: &Warehouse, found: Found) -> Result<Self> {
         let Inner { spec, remark, metadata, .. } = &*self.inner;
-        let found = Self::read_undescribed(warehouse, spec.clone(), metadata_location).await?;
+        let found = Self::read_undescribed(warehouse, spec.clone(), found).await?;
         if found.metadata().current_schema().as_struct() != metadata.current_schema().as_struct() {
             spec.check_schema(found.metadata().current_schema())?;
         }
         Ok(found.with_spec(spec.clone(), remark.clone()))
     }
 
-    async fn read_undescribed(warehouse: &Warehouse, spec: TableSpec, metadata_location: String) -> Result<Self> {
+    /// The table that the catalog has, whatever its columns are.
+    pub(crate) async fn read_undescribed(warehouse: &Warehouse, spec: TableSpec, found: Found) -> Result<Self> {
+        let Found { location, metadata } = found;
         let name = format!("{}.{}", spec.namespace, spec.name);
-        let metadata = TableMetadata::read_from(warehouse.file_io(), &metadata_location)
-            .await
-            .map_err(|error| Error::iceberg(format!("read the metadata of {name}, {metadata_location}"), error))?;
         let unsupported = |what: &str| {
             Error::new(ErrorKind::ForeignChange, format!("the lake's table {name} {what}"))
                 .with_table(&spec.namespace, &spec.name)
@@ -209,12 +293,26 @@ impl LakeTable {
             None => Vec::new(),
         };
         let pinned = pinned_snapshots(&metadata)?;
-        Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Current(metadata_location), manifests, pinned))
+        Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Current(location), manifests, pinned))
     }
 
     /// The folder of its files, as a URL.
     pub fn location(&self) -> &str {
-        self.inner.metadata.location()
+        &self.inner.copy.folder
+    }
+
+    /// Whether a file is this table's: of this copy, or of one whose place it took in the same Iceberg table.
+    pub(crate) fn owns(&self, path: &str) -> bool {
+        let Inner { metadata, copy, .. } = &*self.inner;
+        let under = |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        if under(&copy.folder) || under(metadata.location()) {
+            return true;
+        }
+        // The folders of a table's copies differ at the end.
+        let stem = &copy.folder[..copy.folder.len() - copy.folder.rsplit('-').next().map_or(0, str::len)];
+        let other = path.strip_prefix(stem).and_then(|rest| rest.split_once('/'));
+        metadata.properties().contains_key(COPY_PROPERTY)
+            && other.is_some_and(|(end, _)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
     /// What the caller said the table is.
@@ -222,9 +320,9 @@ impl LakeTable {
         &self.inner.spec
     }
 
-    /// The table's identity: a table made again under the same name has another.
+    /// The identity of the copy that it is: a table copied again under the same name has another.
     pub fn uuid(&self) -> Uuid {
-        self.inner.metadata.uuid()
+        self.inner.copy.uuid
     }
 
     /// Where its metadata is. `None`: prepared, and not in the catalog yet.
@@ -253,7 +351,7 @@ impl LakeTable {
     /// The mirror's last commit that changed this table. Each carries it in a property, so foreign snapshots and expiry
     /// don't hide it.
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
-        serde_json::from_str(self.inner.metadata.properties().get(CHECKPOINT_PROPERTY)?).ok()
+        Checkpoint::of(&self.inner.metadata)
     }
 
     /// What the next commit is to remember with the table.

@@ -5,21 +5,20 @@ use std::time::Duration;
 use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome};
 
 use crate::pairs::{append, data_file, ids, spec};
-use crate::proxy::{Fault, Proxy};
-use crate::server::{Lake, Place, batch, committed};
+use crate::proxy::Fault;
+use crate::server::{Faulty, Kind, Lake, batch, committed, of_every_faulty_catalog};
 
-on_each_place! {
-    a_commit_with_a_lost_reply_is_adopted;
-    a_commit_that_never_arrived_is_made_again;
-    an_unknown_commit_is_resolved_later;
-    a_batch_is_committed_once_however_often_it_is_tried;
-    an_unreachable_catalog_leaves_the_batch_to_be_tried_again;
-}
+of_every_faulty_catalog!(
+    a_commit_with_a_lost_reply_is_adopted,
+    a_commit_that_never_arrived_is_made_again,
+    an_unknown_commit_is_resolved_later,
+    a_batch_is_committed_once_however_often_it_is_tried,
+    an_unreachable_catalog_leaves_the_batch_to_be_tried_again,
+);
 
-async fn commit_through(on: Place, fault: Fault) {
-    let lake = Lake::new(on).await;
-    let proxy = Proxy::new(lake.server.socket_folder());
-    let catalog = lake.catalog_at(proxy.socket_folder());
+async fn commit_through(kind: Kind, fault: Fault) {
+    let lake = Lake::new(kind).await;
+    let (proxy, catalog) = Faulty::of(&lake);
     let table = catalog.prepare(spec("events")).await.unwrap();
     let mut table = table;
     for step in 1..4 {
@@ -37,26 +36,28 @@ async fn commit_through(on: Place, fault: Fault) {
     assert_eq!(ids(&lake.warehouse, &loaded).await, [1, 2, 3]);
 }
 
-async fn a_commit_with_a_lost_reply_is_adopted(on: Place) {
-    commit_through(on, Fault::LoseReply).await;
+async fn a_commit_with_a_lost_reply_is_adopted(kind: Kind) {
+    commit_through(kind, Fault::LoseReply).await;
 }
 
-async fn a_commit_that_never_arrived_is_made_again(on: Place) {
-    commit_through(on, Fault::LoseCommit).await;
+async fn a_commit_that_never_arrived_is_made_again(kind: Kind) {
+    commit_through(kind, Fault::LoseCommit).await;
 }
 
-async fn an_unknown_commit_is_resolved_later(on: Place) {
-    let lake = Lake::new(on).await;
-    let proxy = Proxy::new(lake.server.socket_folder());
-    let catalog = lake.catalog_at(proxy.socket_folder()).with_deadline(Duration::from_millis(300));
+async fn an_unknown_commit_is_resolved_later(kind: Kind) {
+    let lake = Lake::new(kind).await;
+    let (proxy, catalog) = Faulty::of(&lake);
+    let catalog = catalog.with_deadline(Duration::from_millis(300));
     let table = catalog.prepare(spec("events")).await.unwrap();
     let lost = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1, 2]).await])]);
     proxy.set(Fault::LoseReplyAndStayDown);
     let error = catalog.commit(&lost).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
     catalog.discard(&lost, &|_| false).await;
+    proxy.set(Fault::None);
     let loaded = lake.catalog.load(spec("events")).await.unwrap().unwrap();
     assert_eq!(ids(&lake.warehouse, &loaded).await, [1, 2], "nothing of it was deleted");
+    proxy.set(Fault::Down);
     // Still down: still unknown, and still nothing deleted.
     assert_eq!(catalog.resolve(&lost).await.unwrap_err().kind(), ErrorKind::Unknown);
     proxy.set(Fault::None);
@@ -71,8 +72,8 @@ async fn an_unknown_commit_is_resolved_later(on: Place) {
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [1, 2, 3]);
 }
 
-async fn a_batch_is_committed_once_however_often_it_is_tried(on: Place) {
-    let lake = Lake::new(on).await;
+async fn a_batch_is_committed_once_however_often_it_is_tried(kind: Kind) {
+    let lake = Lake::new(kind).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let once = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1, 2]).await])]);
     committed(lake.catalog.commit(&once).await.unwrap());
@@ -84,10 +85,10 @@ async fn a_batch_is_committed_once_however_often_it_is_tried(on: Place) {
     }
 }
 
-async fn an_unreachable_catalog_leaves_the_batch_to_be_tried_again(on: Place) {
-    let lake = Lake::new(on).await;
-    let proxy = Proxy::new(lake.server.socket_folder());
-    let catalog = lake.catalog_at(proxy.socket_folder()).with_deadline(Duration::from_millis(200));
+async fn an_unreachable_catalog_leaves_the_batch_to_be_tried_again(kind: Kind) {
+    let lake = Lake::new(kind).await;
+    let (proxy, catalog) = Faulty::of(&lake);
+    let catalog = catalog.with_deadline(Duration::from_millis(200));
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let later = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1]).await])]);
     let before = lake.files().await;

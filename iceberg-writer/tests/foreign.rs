@@ -4,16 +4,16 @@ use iceberg_writer::{Batch, Catalog, ErrorKind, LakeTable, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Lake, Place, batch, commit, committed};
+use crate::server::{Kind, Lake, batch, commit, committed, of_every_catalog};
+
+of_every_catalog!(files_added_by_someone_else_are_taken_over, anything_else_by_someone_else_stops_the_table,);
 
 on_each_place! {
-    files_added_by_someone_else_are_taken_over;
     rows_added_by_pyiceberg_are_taken_over;
-    anything_else_by_someone_else_stops_the_table;
 }
 
-async fn lake_with_table(on: Place) -> (Lake, LakeTable) {
-    let lake = Lake::new(on).await;
+async fn lake_with_table(kind: Kind) -> (Lake, LakeTable) {
+    let lake = Lake::new(kind).await;
     lake.add_mirror("other").await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 0..3).await;
@@ -27,8 +27,8 @@ async fn foreign(lake: &Lake, change: TableChange) -> LakeTable {
     commit(&lake.other_catalog(), &other).await.remove(0)
 }
 
-async fn files_added_by_someone_else_are_taken_over(on: Place) {
-    let (lake, table) = lake_with_table(on).await;
+async fn files_added_by_someone_else_are_taken_over(kind: Kind) {
+    let (lake, table) = lake_with_table(kind).await;
     let added = data_file(&lake.warehouse, &table, 100..102).await;
     foreign(&lake, append(&table, vec![added.clone()])).await;
 
@@ -43,8 +43,8 @@ async fn files_added_by_someone_else_are_taken_over(on: Place) {
     assert_eq!(again.tables()[0].foreign_files, after.foreign_files);
 }
 
-async fn rows_added_by_pyiceberg_are_taken_over(on: Place) {
-    let (lake, table) = lake_with_table(on).await;
+async fn rows_added_by_pyiceberg_are_taken_over(kind: Kind) {
+    let (lake, table) = lake_with_table(kind).await;
     let host = lake.server.socket_folder().display().to_string();
     // PyIceberg finds the catalog's tables by the role's search path.
     lake.sql.batch_execute(&format!("ALTER DATABASE {} SET search_path = lake_catalog", lake.database)).await.unwrap();
@@ -60,8 +60,8 @@ async fn rows_added_by_pyiceberg_are_taken_over(on: Place) {
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (vec![0, 1, 2, 3, 4, 77], vec![0, 1, 2, 3, 4, 77]));
 }
 
-async fn anything_else_by_someone_else_stops_the_table(on: Place) {
-    let (lake, table) = lake_with_table(on).await;
+async fn anything_else_by_someone_else_stops_the_table(kind: Kind) {
+    let (lake, table) = lake_with_table(kind).await;
     let live = table.live_files(&lake.warehouse).await.unwrap();
     let refused = async |changed: &str| {
         let rows = data_file(&lake.warehouse, &table, 3..5).await;

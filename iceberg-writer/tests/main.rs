@@ -9,12 +9,12 @@ macro_rules! on_each_place {
         mod $name {
             #[tokio::test(flavor = "multi_thread")]
             async fn in_a_folder() {
-                Box::pin(super::$name(crate::server::Place::Folder)).await;
+                Box::pin(super::$name(crate::server::Kind::Beside)).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn in_s3() {
-                Box::pin(super::$name(crate::server::Place::S3)).await;
+                Box::pin(super::$name(crate::server::Kind::InS3)).await;
             }
         }
     )+};
@@ -27,6 +27,9 @@ mod foreign;
 mod pairs;
 mod proxy;
 mod readers;
+mod redo;
+mod rest;
+mod rest_server;
 mod retention;
 mod rewrites;
 mod server;

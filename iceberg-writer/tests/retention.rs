@@ -7,17 +7,14 @@ use iceberg_writer::{Catalog, LakeTable, Retention, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Lake, Place, batch, committed};
+use crate::server::{Kind, Lake, batch, committed, of_every_catalog};
 
-on_each_place! {
-    many_commits_leave_little_metadata_and_no_garbage;
-    pinned_files_wait_for_a_later_sweep;
-}
+of_every_catalog!(many_commits_leave_little_metadata_and_no_garbage, pinned_files_wait_for_a_later_sweep,);
 
 const KEPT: usize = 10;
 
-async fn many_commits_leave_little_metadata_and_no_garbage(on: Place) {
-    let lake = Lake::new(on).await;
+async fn many_commits_leave_little_metadata_and_no_garbage(kind: Kind) {
+    let lake = Lake::new(kind).await;
     let catalog = lake.other_catalog().with_retention(Retention { snapshots: KEPT, ..Retention::default() });
     let mut table = catalog.prepare(spec("events")).await.unwrap();
     let mut previous: Option<String> = None;
@@ -59,7 +56,7 @@ async fn many_commits_leave_little_metadata_and_no_garbage(on: Place) {
     assert_eq!(ids(&lake.warehouse, &table).await, expected);
     let location = lake.metadata_location("events").await.unwrap();
     let size = lake.read(&location).await.len();
-    assert!(size < 25_000, "{size} bytes of metadata");
+    assert!(size < 26_000, "{size} bytes of metadata");
     assert!(swept_files > 400, "{swept_files}");
     assert_only_referenced_files(&lake, &table).await;
     let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;
@@ -76,7 +73,8 @@ async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
         of(".parquet").into_iter().filter(|file| !file.ends_with("-deletes.parquet")).collect();
     assert_eq!(data, live);
     assert!(of("-deletes.parquet").len() <= 75);
-    assert!(of(".metadata.json").len() <= 21, "{:?}", of(".metadata.json"));
+    // A server removes its own.
+    assert!(!lake.kind.is_jdbc() || of(".metadata.json").len() <= 21, "{:?}", of(".metadata.json"));
     assert_eq!(files.iter().filter(|file| file.contains("/metadata/snap-")).count(), KEPT);
     // Each retained snapshot has at most its own two; merging bounds the shared ones.
     let manifests = of("-data.avro").len() + of("-deletes.avro").len();
@@ -84,8 +82,8 @@ async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
     assert!(of(".tmp").is_empty());
 }
 
-async fn pinned_files_wait_for_a_later_sweep(on: Place) {
-    let lake = Lake::new(on).await;
+async fn pinned_files_wait_for_a_later_sweep(kind: Kind) {
+    let lake = Lake::new(kind).await;
     let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
     let table = catalog.prepare(spec("events")).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..3).await;

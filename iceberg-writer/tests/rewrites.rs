@@ -1,18 +1,21 @@
 //! Files that take the place of others.
 
-use std::path::Path;
+use std::time::Duration;
 
-use iceberg_writer::{Catalog, ErrorKind, LakeTable, Rewrite, TableChange};
+use iceberg_writer::{Catalog, ErrorKind, LakeTable, Lsn, Recovered, Rewrite, TableChange};
 use uuid::Uuid;
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
+use crate::proxy::Fault;
 use crate::readers;
-use crate::server::{Lake, batch, commit, committed};
+use crate::server::{Faulty, Kind, Lake, MIRROR, batch, commit, committed, of_every_catalog};
+
+of_every_catalog!(rewritten_files_have_the_rows_of_those_whose_place_they_take);
 
 /// What the newest snapshot says it did.
 async fn operation(lake: &Lake) -> String {
     let location = lake.metadata_location("events").await.unwrap();
-    let json = std::fs::read(location.trim_start_matches("file://")).unwrap();
+    let json = lake.read(&location).await;
     let metadata: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let snapshot = metadata["snapshots"].as_array().unwrap().iter().max_by_key(|s| s["sequence-number"].as_i64());
     snapshot.unwrap()["summary"]["operation"].as_str().unwrap().to_owned()
@@ -20,13 +23,12 @@ async fn operation(lake: &Lake) -> String {
 
 async fn reads(lake: &Lake, table: &LakeTable, expected: &[i64]) {
     assert_eq!(ids(&lake.warehouse, table).await, expected);
-    let (duckdb, pyiceberg) = readers::scan(lake.metadata_location("events").await.unwrap()).await;
+    let (duckdb, pyiceberg) = readers::scan(lake, "events").await;
     assert_eq!((duckdb.ids(), pyiceberg.ids()), (expected.to_vec(), expected.to_vec()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
-    let lake = Lake::new().await;
+async fn rewritten_files_have_the_rows_of_those_whose_place_they_take(kind: Kind) {
+    let lake = Lake::new(kind).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let (first, second) =
         (data_file(&lake.warehouse, &table, 0..10).await, data_file(&lake.warehouse, &table, 10..20).await);
@@ -61,7 +63,7 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
     let loaded = lake.other_catalog().load(spec("events")).await.unwrap().unwrap();
     assert_eq!(loaded.live_files(&lake.warehouse).await.unwrap(), table.live_files(&lake.warehouse).await.unwrap());
     // The snapshots from before still have their files.
-    assert!(Path::new(first.path.trim_start_matches("file://")).exists());
+    assert!(lake.files().await.contains(&first.path));
 
     // Asked again, what happened is found to have happened, and nothing foreign.
     let again = committed(lake.other_catalog().commit(&batch_of_it).await.unwrap());
@@ -88,7 +90,7 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
-    let lake = Lake::new().await;
+    let lake = Lake::new(Kind::Beside).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let mut table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![])])).await.remove(0);
     for lsn in [20, 30] {
@@ -96,7 +98,7 @@ async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
         let next = batch(Some(lsn.unsigned_abs() - 10), lsn.unsigned_abs(), vec![append(&table, vec![file])]);
         table = commit(&lake.catalog, &next).await.remove(0);
     }
-    let before = lake.files();
+    let before = lake.files().await;
     let folder = format!("{}/metadata", table.location().trim_start_matches("file://"));
     let seconds = |ago: u64| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -115,6 +117,37 @@ async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
     let mut expected: Vec<String> = before;
     expected.extend(kept.iter().map(|name| format!("file://{folder}/{name}")));
     expected.sort();
-    assert_eq!(lake.files(), expected);
+    assert_eq!(lake.files().await, expected);
     reads(&lake, &table, &(20..25).chain(30..35).collect::<Vec<_>>()).await;
+}
+
+/// The worker dies when the batch is on record, and the catalog has not got it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_is_on_record() {
+    let lake = Lake::new(Kind::OtherDatabase).await;
+    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let (first, second) =
+        (data_file(&lake.warehouse, &table, 0..10).await, data_file(&lake.warehouse, &table, 10..20).await);
+    let gone = deletes(&lake.warehouse, &table, &[(&first.path, &[2, 3])]).await;
+    let change = TableChange { deletes: gone, ..append(&table, vec![first.clone(), second.clone()]) };
+    let table = commit(&lake.catalog, &batch(None, 10, vec![change])).await.remove(0);
+    let rewritten = data_file(&lake.warehouse, &table, (0..2).chain(4..20)).await;
+    let still = deletes(&lake.warehouse, &table, &[(&rewritten.path, &[8])]).await;
+    let removed = vec![first.path, second.path];
+    let rewrite = Rewrite { removed, data: vec![rewritten.clone()], all_deletes: true, alone: false };
+    let lost = batch(Some(10), 20, vec![TableChange { deletes: still, rewrite, ..append(&table, vec![]) }]);
+
+    let (faulty, dying) = Faulty::of(&lake);
+    let dying = dying.with_deadline(Duration::ZERO);
+    faulty.set(Fault::LoseCommit);
+    assert_eq!(dying.commit(&lost).await.unwrap_err().kind(), ErrorKind::Unknown);
+    faulty.set(Fault::None);
+
+    let (catalog, epoch) = (lake.other_catalog(), lake.claim().await);
+    let recovered = catalog.recover(MIRROR, epoch).await.unwrap();
+    assert_eq!(recovered, Recovered { lsn: Some(Lsn::from_u64(20)), left_out: Vec::new() });
+    let table = catalog.load(spec("events")).await.unwrap().unwrap();
+    assert_eq!((table.data_file_count(), table.delete_file_count()), (1, 1));
+    assert_eq!(table.live_files(&lake.warehouse).await.unwrap()[0].path, rewritten.path);
+    reads(&lake, &table, &(0..2).chain(4..10).chain(11..20).collect::<Vec<_>>()).await;
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, SqlCatalog, StoreOptions, TableChange, Warehouse,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, MirrorCatalog, Outcome, RestAuth, RestSettings, StoreOptions,
+    TableChange, Warehouse,
 };
 use lake_tests::Seaweed;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -18,8 +19,13 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
 
+use crate::proxy::{Fault, Proxy};
+use crate::rest_server::{Manners, RestServer};
+
 const SCHEMA: &str = include_str!("../../cdc-worker/src/registry/schema.sql");
 pub(crate) const MIRROR: &str = "m";
+/// The file with who we are to SeaweedFS's catalog.
+const CREDENTIAL: &str = "catalog.credential";
 
 /// A running server. Its folder and its process go with it.
 pub(crate) struct Server {
@@ -117,17 +123,84 @@ pub(crate) fn config(socket_folder: &Path, database: &str) -> Config {
     config
 }
 
-/// Where a lake's files are.
+/// Where the tables are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Folder,
-    S3,
+pub(crate) enum Kind {
+    /// In the mirror's own database.
+    Beside,
+    /// There too, and their files in an object store.
+    InS3,
+    /// In a JDBC catalog in another one.
+    OtherDatabase,
+    /// In a REST catalog that does as it is told.
+    Rest,
+    /// In one that does as little as it may.
+    StrictRest,
+    /// In SeaweedFS's, and their files in its table bucket.
+    Seaweed,
 }
+
+impl Kind {
+    /// A batch's tables move together or not at all.
+    pub(crate) fn is_atomic(self) -> bool {
+        self != Self::StrictRest
+    }
+
+    /// A table copied anew is another one, and the server has no part in metadata files.
+    pub(crate) fn is_jdbc(self) -> bool {
+        matches!(self, Self::Beside | Self::InS3 | Self::OtherDatabase)
+    }
+
+    /// The number of the first schema that we wrote.
+    pub(crate) fn first_schema(self) -> i64 {
+        if self.is_jdbc() { 0 } else { 1 }
+    }
+}
+
+/// Tests that every kind of catalog passes.
+macro_rules! of_every_catalog {
+    ($($name:ident),* $(,)?) => {
+        of_every_catalog!(@ beside, Beside, $($name),*);
+        of_every_catalog!(@ in_s3, InS3, $($name),*);
+        of_every_catalog!(@ other_database, OtherDatabase, $($name),*);
+        of_every_catalog!(@ rest, Rest, $($name),*);
+        of_every_catalog!(@ strict_rest, StrictRest, $($name),*);
+        of_every_catalog!(@ seaweed, Seaweed, $($name),*);
+    };
+    (@ $kind:ident, $variant:ident, $($name:ident),*) => {
+        mod $kind {
+            use crate::server::Kind;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    Box::pin(super::$name(Kind::$variant)).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use of_every_catalog;
+
+/// Tests that every kind of catalog passes whose commits can be made to fail.
+macro_rules! of_every_faulty_catalog {
+    ($($name:ident),* $(,)?) => {
+        crate::server::of_every_catalog!(@ beside, Beside, $($name),*);
+        crate::server::of_every_catalog!(@ other_database, OtherDatabase, $($name),*);
+        crate::server::of_every_catalog!(@ rest, Rest, $($name),*);
+        crate::server::of_every_catalog!(@ strict_rest, StrictRest, $($name),*);
+    };
+}
+pub(crate) use of_every_faulty_catalog;
 
 /// A database with a mirror in epoch 1, a warehouse and a catalog.
 pub(crate) struct Lake {
     // Dropped before the server.
-    pub(crate) catalog: SqlCatalog,
+    pub(crate) catalog: MirrorCatalog,
+    pub(crate) kind: Kind,
+    pub(crate) rest: Option<RestServer>,
+    rest_settings: Option<RestSettings>,
+    /// The database with the tables, where that is another one.
+    pub(crate) other: Option<(String, Client)>,
     pub(crate) warehouse: Warehouse,
     pub(crate) sql: Client,
     pub(crate) database: String,
@@ -137,7 +210,7 @@ pub(crate) struct Lake {
 }
 
 impl Lake {
-    pub(crate) async fn new(on: Place) -> Self {
+    pub(crate) async fn new(kind: Kind) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let server = tokio::task::spawn_blocking(Server::shared).await.unwrap();
         let database = format!("lake{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -146,19 +219,57 @@ impl Lake {
         let sql = server.connect(&database).await;
         sql.batch_execute("CREATE SCHEMA lake_catalog").await.unwrap();
         sql.batch_execute(SCHEMA).await.unwrap();
+        let mut other = None;
+        if kind == Kind::OtherDatabase {
+            let name = format!("{database}_other");
+            admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+            let client = server.connect(&name).await;
+            other = Some((name, client));
+        }
         let folder = tempfile::tempdir().unwrap();
-        let (store, url) = match on {
-            Place::Folder => (None, format!("file://{}/warehouse", folder.path().display())),
-            Place::S3 => {
+        let (store, url) = match kind {
+            Kind::InS3 => {
                 let url = format!("s3://{}/{}/{database}", Seaweed::BUCKET, std::process::id());
                 (Some(Seaweed::shared().await.unwrap()), url)
             }
+            // Names of tables are the whole catalog's.
+            Kind::Seaweed => {
+                let store = Arc::new(Seaweed::start().await.unwrap());
+                std::fs::write(
+                    folder.path().join(CREDENTIAL),
+                    format!("{}:{}", Seaweed::ADMIN.id, Seaweed::ADMIN.secret),
+                )
+                .unwrap();
+                (Some(store), format!("s3://{}", Seaweed::TABLE_BUCKET))
+            }
+            _ => (None, format!("file://{}/warehouse", folder.path().display())),
         };
         let options = store.as_deref().map_or_else(StoreOptions::default, options);
         let warehouse = Warehouse::open(&url, &options).await.unwrap();
-        let catalog =
-            SqlCatalog::new(config(server.socket_folder(), &database), "lake_catalog", "lake", warehouse.clone());
-        let lake = Self { catalog, warehouse, sql, database, folder, server, store };
+        let rest = match kind {
+            Kind::Rest => Some(RestServer::start(Manners::Free, warehouse.url()).await),
+            Kind::StrictRest => Some(RestServer::start(Manners::Strict, warehouse.url()).await),
+            _ => None,
+        };
+        let rest_settings = match (&rest, &store) {
+            (Some(rest), _) => Some(RestSettings { uri: rest.uri(), warehouse: None, auth: RestAuth::None }),
+            (None, Some(store)) if kind == Kind::Seaweed => Some(RestSettings {
+                uri: store.catalog_endpoint(),
+                warehouse: Some(Seaweed::TABLE_BUCKET.to_owned()),
+                auth: RestAuth::OAuth2 {
+                    credential_file: folder.path().join(CREDENTIAL),
+                    server_uri: None,
+                    scope: "catalog".to_owned(),
+                },
+            }),
+            _ => None,
+        };
+        let socket = server.socket_folder();
+        let source = config(socket, &database);
+        let other_name = other.as_ref().map(|(name, _): &(String, Client)| &**name);
+        let catalog = catalog(source, socket, other_name, rest_settings.as_ref(), &warehouse);
+        catalog.ensure().await.unwrap();
+        let lake = Self { catalog, kind, rest, rest_settings, other, warehouse, sql, database, folder, server, store };
         lake.add_mirror(MIRROR).await;
         lake
     }
@@ -169,12 +280,25 @@ impl Lake {
     }
 
     /// The catalog as another process sees it.
-    pub(crate) fn other_catalog(&self) -> SqlCatalog {
+    pub(crate) fn other_catalog(&self) -> MirrorCatalog {
         self.catalog_at(self.server.socket_folder())
     }
 
-    pub(crate) fn catalog_at(&self, socket_folder: &Path) -> SqlCatalog {
-        SqlCatalog::new(config(socket_folder, &self.database), "lake_catalog", "lake", self.warehouse.clone())
+    /// The catalog by way of a proxy, if its commits go to a Postgres server.
+    pub(crate) fn catalog_at(&self, socket_folder: &Path) -> MirrorCatalog {
+        let source = match self.kind {
+            Kind::Beside | Kind::InS3 => socket_folder,
+            _ => self.server.socket_folder(),
+        };
+        let other = self.other.as_ref().map(|(name, _)| &**name);
+        let source = config(source, &self.database);
+        catalog(source, socket_folder, other, self.rest_settings.as_ref(), &self.warehouse)
+    }
+
+    /// Gives the mirror to another worker.
+    pub(crate) async fn claim(&self) -> i64 {
+        let claim = "UPDATE lake_catalog.mirrors SET epoch = epoch + 1 WHERE mirror = $1 RETURNING epoch";
+        self.sql.query_one(claim, &[&MIRROR]).await.unwrap().get(0)
     }
 
     pub(crate) async fn mirror_lsn(&self) -> Option<Lsn> {
@@ -182,8 +306,37 @@ impl Lake {
     }
 
     pub(crate) async fn metadata_location(&self, table: &str) -> Option<String> {
+        if let Some(rest) = &self.rest {
+            return rest.metadata_location(table);
+        }
+        if self.kind == Kind::Seaweed {
+            return self.seaweed_location(table).await;
+        }
         let query = "SELECT metadata_location FROM lake_catalog.iceberg_tables WHERE table_name = $1";
-        self.sql.query_opt(query, &[&table]).await.unwrap().map(|row| row.get(0))
+        let sql = self.other.as_ref().map_or(&self.sql, |(_, client)| client);
+        sql.query_opt(query, &[&table]).await.unwrap().map(|row| row.get(0))
+    }
+
+    async fn seaweed_location(&self, table: &str) -> Option<String> {
+        let (store, http) = (self.store.as_ref().unwrap(), reqwest::Client::new());
+        let form = format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}",
+            Seaweed::ADMIN.id,
+            Seaweed::ADMIN.secret
+        );
+        let ask = http.post(format!("{}/v1/oauth/tokens", store.catalog_endpoint()));
+        let ask = ask.header("Content-Type", "application/x-www-form-urlencoded").body(form);
+        let token: serde_json::Value = ask.send().await.unwrap().json().await.unwrap();
+        let namespaces = format!("{}/v1/{}/namespaces", store.catalog_endpoint(), Seaweed::TABLE_BUCKET);
+        for namespace in ["public", "types"] {
+            let load = http.get(format!("{namespaces}/{namespace}/tables/{table}"));
+            let found = load.bearer_auth(token["access_token"].as_str().unwrap()).send().await.unwrap();
+            if found.status().is_success() {
+                let found: serde_json::Value = found.json().await.unwrap();
+                return found["metadata-location"].as_str().map(str::to_owned);
+            }
+        }
+        None
     }
 
     /// What foreign readers are told of the store.
@@ -202,8 +355,8 @@ impl Lake {
         match &self.store {
             None => std::fs::read(location.trim_start_matches("file://")).unwrap(),
             Some(store) => {
-                let key = location.strip_prefix(&format!("s3://{}/", Seaweed::BUCKET)).unwrap();
-                client(store).get(&key.into()).await.unwrap().bytes().await.unwrap().to_vec()
+                let (bucket, key) = location.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+                client_of(store, bucket).get(&key.into()).await.unwrap().bytes().await.unwrap().to_vec()
             }
         }
     }
@@ -211,9 +364,10 @@ impl Lake {
     /// All files of the warehouse.
     pub(crate) async fn files(&self) -> Vec<String> {
         if let Some(store) = &self.store {
-            let bucket = format!("s3://{}/", Seaweed::BUCKET);
-            let prefix = self.warehouse.url().strip_prefix(&bucket).unwrap();
-            let objects = client(store).list(Some(&prefix.into())).try_collect::<Vec<_>>().await.unwrap();
+            let url = self.warehouse.url().strip_prefix("s3://").unwrap();
+            let (name, prefix) = url.split_once('/').unwrap_or((url, ""));
+            let bucket = format!("s3://{name}/");
+            let objects = client_of(store, name).list(Some(&prefix.into())).try_collect::<Vec<_>>().await.unwrap();
             let mut files: Vec<String> = objects.iter().map(|object| format!("{bucket}{}", object.location)).collect();
             files.sort();
             return files;
@@ -245,15 +399,70 @@ pub(crate) fn options(store: &Seaweed) -> StoreOptions {
 
 /// The plain bucket, past the writer.
 pub(crate) fn client(store: &Seaweed) -> AmazonS3 {
+    client_of(store, Seaweed::BUCKET)
+}
+
+fn client_of(store: &Seaweed, bucket: &str) -> AmazonS3 {
     AmazonS3Builder::new()
         .with_endpoint(store.endpoint())
         .with_region(Seaweed::REGION)
-        .with_bucket_name(Seaweed::BUCKET)
+        .with_bucket_name(bucket)
         .with_access_key_id(Seaweed::ADMIN.id)
         .with_secret_access_key(Seaweed::ADMIN.secret)
         .with_allow_http(true)
         .build()
         .unwrap()
+}
+
+fn catalog(
+    source: Config,
+    socket_folder: &Path,
+    other: Option<&str>,
+    rest: Option<&RestSettings>,
+    warehouse: &Warehouse,
+) -> MirrorCatalog {
+    let (schema, warehouse) = ("lake_catalog", warehouse.clone());
+    match (other, rest) {
+        (Some(other), _) => {
+            let other = config(socket_folder, other);
+            MirrorCatalog::in_database(source, schema, other, schema, "lake", warehouse)
+        }
+        (_, Some(rest)) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse).unwrap(),
+        _ => MirrorCatalog::in_source(source, schema, "lake", warehouse),
+    }
+}
+
+/// What can keep a commit's request or its answer from arriving.
+pub(crate) enum Faulty {
+    Proxy(Proxy),
+    Rest(RestServer),
+}
+
+impl Faulty {
+    pub(crate) fn of(lake: &Lake) -> (Self, MirrorCatalog) {
+        match &lake.rest {
+            Some(rest) => (Self::Rest(rest.clone()), lake.other_catalog()),
+            None => {
+                let proxy = Proxy::new(lake.server.socket_folder());
+                let catalog = lake.catalog_at(proxy.socket_folder());
+                (Self::Proxy(proxy), catalog)
+            }
+        }
+    }
+
+    pub(crate) fn set(&self, fault: Fault) {
+        match self {
+            Self::Proxy(proxy) => proxy.set(fault),
+            Self::Rest(rest) => rest.set(fault),
+        }
+    }
+
+    pub(crate) fn is_set(&self, fault: Fault) -> bool {
+        match self {
+            Self::Proxy(proxy) => proxy.is_set(fault),
+            Self::Rest(rest) => rest.is_set(fault),
+        }
+    }
 }
 
 /// A batch of the test's mirror, from one position to another.

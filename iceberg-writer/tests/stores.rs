@@ -8,7 +8,7 @@ use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
 use crate::pairs::{append, data_file, ids, rows, spec};
-use crate::server::{Lake, Place, batch, client, commit, options};
+use crate::server::{Kind, Lake, batch, client, commit, options};
 
 /// Opens a warehouse that is not to be had; the error, and how long it took to say so.
 async fn refused(url: &str, options: &StoreOptions) -> (iceberg_writer::Error, Duration) {
@@ -67,7 +67,7 @@ async fn a_bucket_for_tables_alone_is_a_warehouse_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opening_leaves_nothing_behind() {
-    let lake = Lake::new(Place::S3).await;
+    let lake = Lake::new(Kind::InS3).await;
     assert!(lake.files().await.is_empty());
 }
 
@@ -78,7 +78,7 @@ fn many() -> impl Iterator<Item = i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_is_sent_in_parts_and_appears_when_it_is_complete() {
-    let lake = Lake::new(Place::S3).await;
+    let lake = Lake::new(Kind::InS3).await;
     let table = lake.catalog.prepare(spec("events")).await.unwrap();
     let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     let all: Vec<i64> = many().collect();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::pairs::{append, column};
 use crate::readers;
-use crate::server::{Lake, Place, batch, commit};
+use crate::server::{Kind, Lake, batch, commit};
 
 on_each_place! {
     every_type_survives;
@@ -155,7 +155,7 @@ fn expected() -> Vec<Vec<Option<String>>> {
     vec![some(&least), some(&most), null]
 }
 
-async fn every_type_survives(on: Place) {
+async fn every_type_survives(on: Kind) {
     let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
     let written = rows(table.spec());
@@ -206,7 +206,7 @@ async fn every_type_survives(on: Place) {
     assert_eq!(pyiceberg.rows, expected());
 }
 
-async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file(on: Place) {
+async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file(on: Kind) {
     let lake = Lake::new(on).await;
     let table = lake.catalog.prepare(spec()).await.unwrap();
     let writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);

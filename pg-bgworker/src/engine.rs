@@ -97,6 +97,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             copy_connections: settings.copy_connections,
         },
         lake: cdc_worker::LakeConfig {
+            catalog: cdc_worker::CatalogConfig::Source,
             warehouse: settings.warehouse.clone(),
             store: settings.store.clone(),
             catalog_schema: "lake_catalog".to_owned(),

@@ -8,6 +8,7 @@ One JSON request on standard input, one JSON answer on standard output:
   read       one SQL query, evaluated by DuckDB on the current snapshots
   history    tables' histories, replayed up to each remembered moment and up to now: they must give what the heap had, by
              both readers
+  drop       takes a table out of the catalog
   strays     the files of a warehouse that no retained snapshot of the catalog's tables names
 
 The caller keeps the source still while `compare` and `history` run, and has waited until the lake has caught up.
@@ -32,6 +33,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.fs
+from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import load_file_io
 
@@ -142,8 +144,17 @@ def columns_of(connection, table, heap):
 
 
 def locations(connection, request):
-    """The metadata file of every table of the mirror, and the LSN they stand for: one statement, one LSN."""
+    """The metadata file of every table of the mirror, and the LSN that they have reached: where they are in the source's
+    own catalog, by one statement; else the LSN was looked at first."""
     schema = psycopg2.sql.Identifier(request["catalog_schema"])
+    where = request.get("catalog")
+    if where:
+        with connection.cursor() as cursor:
+            cursor.execute(psycopg2.sql.SQL("SELECT lsn::text FROM {0}.mirrors").format(schema))
+            lsn = cursor.fetchone()[0]
+        catalog = pyiceberg_catalog(request)
+        names = [name for namespace in catalog.list_namespaces() for name in catalog.list_tables(namespace)]
+        return lsn, {".".join(name): catalog.load_table(name).metadata_location for name in names}
     query = psycopg2.sql.SQL(
         "SELECT m.lsn::text, t.table_namespace || '.' || t.table_name, t.metadata_location"
         " FROM {0}.mirrors m, {0}.iceberg_tables t WHERE t.catalog_name = %s"
@@ -319,13 +330,22 @@ def local(location):
 
 
 def pyiceberg_catalog(request):
+    where = request.get("catalog") or {**request, "type": "jdbc", "schema": request["catalog_schema"]}
+    if where["type"] == "rest":
+        named = {key: where[key] for key in ("uri", "warehouse", "credential")}
+        return RestCatalog(request["catalog_name"], **named, **store(request))
     query = urllib.parse.urlencode(
-        {"host": request["host"], "port": request["port"], "options": f"-csearch_path={request['catalog_schema']}"},
+        {"host": where["host"], "port": where["port"], "options": f"-csearch_path={where['schema']}"},
         quote_via=urllib.parse.quote,
     )
     user = urllib.parse.quote(request["user"])
-    uri = f"postgresql+psycopg2://{user}@/{urllib.parse.quote(request['database'])}?{query}"
+    uri = f"postgresql+psycopg2://{user}@/{urllib.parse.quote(where['database'])}?{query}"
     return SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false", **store(request))
+
+
+def drop(connection, request):
+    pyiceberg_catalog(request).drop_table(request["table"])
+    return {}
 
 
 def by_duckdb(session, location):
@@ -386,14 +406,16 @@ def substitute(query, scans):
 
 
 def retained(connection, request, tables):
-    """Of every table its metadata file, and its snapshots as (LSN, sequence number, id) in order."""
-    _, found = locations(connection, request)
+    """Of every table its metadata file, and its snapshots as (LSN, sequence number, id) in order, up to the LSN that all have
+    reached."""
+    reached, found = locations(connection, request)
     snapshots = {}
     for table in tables:
         with load_file_io(store(request), found[table]).new_input(found[table]).open() as file:
             metadata = json.load(file)
         held = metadata.get("snapshots", [])
-        snapshots[table] = sorted((position(s["summary"]["lake.lsn"]), s["sequence-number"], s["snapshot-id"]) for s in held)
+        held = [(position(s["summary"]["lake.lsn"]), s["sequence-number"], s["snapshot-id"]) for s in held]
+        snapshots[table] = sorted(snapshot for snapshot in held if snapshot[0] <= position(reached))
     return found, snapshots
 
 
@@ -597,6 +619,7 @@ def main():
         "read": read,
         "history": history,
         "strays": strays,
+        "drop": drop,
     }
     json.dump(commands[request["command"]](connect(request), request), sys.stdout)
 

@@ -13,6 +13,7 @@
 //! directories of killed runs are swept by the next one.
 
 mod account;
+mod catalog;
 mod deadline;
 mod oracle;
 mod postgres;
@@ -29,6 +30,7 @@ pub mod flights;
 pub mod soak;
 
 pub use account::Account;
+pub use catalog::OtherCatalog;
 pub use deadline::{bounded, eventually};
 pub use oracle::{Kinds, Oracle};
 pub use postgres::{Postgres, PostgresBuilder, Stop, program};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::catalog::OtherCatalog;
 use crate::deadline::eventually;
 use crate::postgres::Postgres;
 use crate::python::Python;
@@ -25,13 +26,14 @@ pub struct Oracle {
     port: u16,
     python: Python,
     s3: Option<Value>,
+    catalog: Option<Value>,
 }
 
 impl Oracle {
     /// An oracle of the server's database `postgres`.
     pub fn new(postgres: &Postgres) -> Self {
         let python = Python::script("oracle/read_lake.py");
-        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python, s3: None }
+        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python, s3: None, catalog: None }
     }
 
     /// The same of a lake in this store.
@@ -42,10 +44,22 @@ impl Oracle {
         self
     }
 
+    /// The same of a lake whose tables are in this catalog.
+    #[must_use]
+    pub fn in_catalog(mut self, catalog: &OtherCatalog) -> Self {
+        self.catalog = Some(catalog.reader());
+        self
+    }
+
+    /// Takes a table out of the catalog, as somebody else would.
+    pub async fn drop_table(&self, table: &str) -> Result<()> {
+        self.ask("drop", json!({ "table": table })).await.map(drop)
+    }
+
     async fn ask(&self, command: &str, more: Value) -> Result<Value> {
         let mut request = json!({
             "command": command, "host": self.host, "port": self.port, "database": "postgres", "user": "postgres",
-            "catalog_schema": "lake_catalog", "catalog_name": "lake", "s3": self.s3,
+            "catalog_schema": "lake_catalog", "catalog_name": "lake", "s3": self.s3, "catalog": self.catalog,
         });
         if let (Value::Object(request), Value::Object(more)) = (&mut request, more) {
             request.extend(more);

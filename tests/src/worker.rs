@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::account::Account;
+use crate::catalog::OtherCatalog;
 use crate::deadline::eventually;
 use crate::postgres::{Postgres, free_port};
 use crate::process::Process;
@@ -64,6 +65,8 @@ pub struct WorkerConfig {
     pub url: Option<String>,
     /// Lines of the section `store`.
     pub store: String,
+    /// The section `catalog`, where there is one.
+    pub catalog: String,
     /// `commit.interval`.
     pub interval: String,
     /// `commit.max_bytes`, where there is no `memory`.
@@ -110,6 +113,7 @@ impl WorkerConfig {
             warehouse: scratch.directory("warehouse")?,
             url: None,
             store: String::new(),
+            catalog: String::new(),
             interval: "300ms".to_owned(),
             max_bytes: "64MiB".to_owned(),
             memory: None,
@@ -138,6 +142,18 @@ impl WorkerConfig {
             store.secret_file(Seaweed::ADMIN)?
         );
         Ok(self)
+    }
+
+    /// With the tables in this catalog.
+    pub fn in_catalog(mut self, catalog: &OtherCatalog) -> Result<Self> {
+        self.catalog = catalog.section(&self.directory)?;
+        Ok(self)
+    }
+
+    /// With a warehouse in this store's bucket for tables.
+    pub fn in_table_bucket(self, store: &Seaweed) -> Result<Self> {
+        let url = Some(format!("s3://{}", Seaweed::TABLE_BUCKET));
+        Ok(Self { url, ..self.in_store(store)? })
     }
 
     /// A file of this text instead of the harness's own.
@@ -171,7 +187,7 @@ impl WorkerConfig {
              [source]\nhost = {host:?}\nport = {port}\ndatabase = \"postgres\"\nuser = {user:?}\n\
              publication = \"lakemirror\"\nslot = {slot:?}\ninsecure = {insecure}\nfailover = {failover}\n{copy_connections}\
              [lake]\nwarehouse = \"{warehouse}\"\ncatalog_schema = \"lake_catalog\"\ncatalog_name = \"lake\"\n{file_size}{}\n\
-             [store]\n{}\n\
+             [store]\n{}\n{}\
              [copy]\n{}\n\
              [maintenance]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
@@ -184,6 +200,7 @@ impl WorkerConfig {
             list(&self.history),
             self.lake,
             self.store,
+            self.catalog,
             self.copy,
             self.maintenance,
             self.directory.display()

@@ -40,8 +40,13 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
             }
         }
     }
-    if let Err(error) = Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(Error::from) {
-        find(&error);
+    match Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(Error::from) {
+        Ok(warehouse) => {
+            if let Err(error) = crate::engine::open_catalog(config, &warehouse).await {
+                find(&error);
+            }
+        }
+        Err(error) => find(&error),
     }
     if let Err(error) = state_directory(&config.state_dir) {
         find(&error);

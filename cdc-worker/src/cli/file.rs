@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::catalog::Catalog;
 use super::store::Store;
 use crate::config::{
-    CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable, MaintenanceConfig, Secret,
-    SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
+    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable,
+    MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 use crate::memory::{MemoryBudget, control_group_limit};
@@ -59,6 +60,8 @@ struct File {
     history: Vec<String>,
     source: Source,
     lake: Lake,
+    /// Without it the catalog is in the source.
+    catalog: Option<Catalog>,
     #[serde(default)]
     store: Store,
     #[serde(default)]
@@ -166,7 +169,7 @@ struct Log {
     format: LogFormat,
 }
 
-fn default_mirror() -> String {
+pub(super) fn default_mirror() -> String {
     "lake".to_owned()
 }
 
@@ -182,11 +185,11 @@ fn yes() -> bool {
     true
 }
 
-fn default_port() -> u16 {
+pub(super) fn default_port() -> u16 {
     5432
 }
 
-fn config_error(message: String) -> Error {
+pub(super) fn config_error(message: String) -> Error {
     Error::new(ErrorKind::Config, message)
 }
 
@@ -207,7 +210,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         config_error(format!("the configuration {}{place}: {}", path.display(), error.message()))
             .with_hint("the README lists all keys")
     })?;
-    let password = password(file.source.password_file.as_deref())?;
+    let password = password(PASSWORD_VARIABLE, "source.password_file", file.source.password_file.as_deref())?;
     if file.tables.is_empty() && file.append_only.is_empty() {
         return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
     }
@@ -251,6 +254,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         None => budget.changes(),
     };
     let (file_bytes, copy) = (file_bytes(&file.lake)?, copy(&file.copy)?);
+    let catalog = file.catalog.map_or(Ok(CatalogConfig::Source), Catalog::read)?;
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
     let config = EngineConfig {
         mirror: file.mirror,
@@ -271,6 +275,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             store: file.store.options(),
             catalog_schema: file.lake.catalog_schema,
             catalog_name: file.lake.catalog_name,
+            catalog,
             file_bytes,
             unrepresentable: file.lake.unrepresentable,
         },
@@ -325,13 +330,13 @@ fn listed(names: Vec<String>, history: &[String], append_only: bool) -> impl Ite
     names.into_iter().map(move |name| ListedTable { history: history.contains(&name), name, append_only })
 }
 
-fn password(file: Option<&Path>) -> Result<Option<Secret>, Error> {
-    if let Ok(password) = std::env::var(PASSWORD_VARIABLE) {
+pub(super) fn password(variable: &str, key: &str, file: Option<&Path>) -> Result<Option<Secret>, Error> {
+    if let Ok(password) = std::env::var(variable) {
         return Ok(Some(Secret::new(password)));
     }
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file)
-        .map_err(|error| config_error(format!("read source.password_file {}", file.display())).with_source(error))?;
+        .map_err(|error| config_error(format!("read {key} {}", file.display())).with_source(error))?;
     Ok(Some(Secret::new(text.trim_end_matches(['\n', '\r']))))
 }
 
@@ -431,6 +436,41 @@ mod tests {
         assert!(tables[0].history);
         let error = load_text(&format!("history = ['t']\n{LEAST}")).unwrap_err();
         assert!(error.report().contains("\"t\" is in history") && error.hint().is_some());
+    }
+
+    #[test]
+    fn a_catalog_elsewhere_is_read_and_its_contradictions_are_refused() {
+        let read =
+            |section: &str| load_text(&format!("{LEAST}[catalog]\n{section}\n")).map(|(config, _)| config.lake.catalog);
+        assert!(matches!(load_text(LEAST).unwrap().0.lake.catalog, CatalogConfig::Source));
+        let jdbc = "type = 'jdbc'\nhost = '/tmp'\ndatabase = 'c'\nuser = 'u'";
+        let CatalogConfig::Jdbc(found) = read(jdbc).unwrap() else { panic!("not jdbc") };
+        assert_eq!((&*found.schema, &*found.name, found.port), ("public", "lake", 5432));
+        let rest = "type = 'rest'\nuri = 'https://c.example/api'\nwarehouse = 'w'";
+        for (more, auth) in [
+            ("", "None"),
+            ("credential_file = '/c'", "OAuth2"),
+            ("token_file = '/t'", "Bearer"),
+            ("sigv4_region = 'eu-1'", "SigV4"),
+            ("sigv4_region = 'eu-1'\ncredential_file = '/c'", "SigV4"),
+        ] {
+            let CatalogConfig::Rest(found) = read(&format!("{rest}\n{more}")).unwrap() else { panic!("not rest") };
+            assert_eq!(format!("{:?}", found.auth), auth, "{more}");
+        }
+        for (section, named) in [
+            (format!("{rest}\ntoken_file = '/t'\ncredential_file = '/c'"), "two ways"),
+            (rest.replace("https", "http"), "encrypted"),
+            (jdbc.replace("/tmp", "db.example"), "encrypted"),
+            (jdbc.replace("user = 'u'", ""), "catalog.user"),
+            ("type = 'rest'".to_owned(), "catalog.uri"),
+            (format!("{rest}\nschema = 's'"), "catalog.schema"),
+            (format!("{jdbc}\nscope = 's'"), "catalog.scope"),
+        ] {
+            let error = read(&section).unwrap_err();
+            assert!(error.report().contains(named) && error.hint().is_some(), "{section}: {}", error.report());
+        }
+        assert!(read(&format!("{}\ninsecure = true", rest.replace("https", "http"))).is_ok());
+        assert!(read("type = 'hive'").is_err());
     }
 
     #[test]

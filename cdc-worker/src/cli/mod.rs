@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod catalog;
 mod check;
 mod exit;
 mod file;

@@ -2,7 +2,7 @@
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use iceberg_writer::{Catalog as _, SqlCatalog, Warehouse};
+use iceberg_writer::{Catalog as _, MirrorCatalog, Warehouse};
 
 use crate::Result;
 use crate::decode::message::{Commit, Message, Tuple};
@@ -194,7 +194,7 @@ impl Streaming {
         commit: Commit,
         row: &RowChange,
         values: OldValues<'_>,
-        catalog: &SqlCatalog,
+        catalog: &MirrorCatalog,
     ) -> Result<Applied> {
         let commit_lsn = commit.lsn;
         if commit_lsn < self.replay_from {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
-use iceberg_writer::{SqlCatalog, Warehouse};
+use iceberg_writer::{MirrorCatalog, Warehouse};
 
 use crate::Result;
 use crate::decode::message::{Commit, Message};
@@ -43,7 +43,12 @@ impl CatchingUp {
     /// Applies a burst of what waits.
     ///
     /// What it gives is the transaction of the next change when that needs a look at the catalog first.
-    async fn catch_up(&mut self, relation: u32, warehouse: &Warehouse, catalog: &SqlCatalog) -> Result<Option<Commit>> {
+    async fn catch_up(
+        &mut self,
+        relation: u32,
+        warehouse: &Warehouse,
+        catalog: &MirrorCatalog,
+    ) -> Result<Option<Commit>> {
         for _ in 0..CATCH_UP_BURST {
             let (commit, row) = match self.held.take() {
                 Some(held) => held,

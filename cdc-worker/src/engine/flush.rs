@@ -12,6 +12,7 @@ use crate::Result;
 use crate::error::{Error, ErrorKind};
 
 use super::answer::Need;
+use super::catalog;
 use super::entry::Entry;
 use super::session::Session;
 use super::stage::write_rows;
@@ -163,6 +164,10 @@ impl Session {
         self.oldest_pending = None;
         self.maintenance.committed();
         let mut joined = Vec::new();
+        let left_out = receipt.left_out().iter().filter_map(|left_out| {
+            Some((self.relation_of(&left_out.namespace, &left_out.name)?, catalog::failure(left_out)))
+        });
+        let left_out: Vec<(u32, Error)> = left_out.collect();
         // What is left belongs to tables that catch up.
         let tables = &self.tables;
         self.changed
@@ -171,11 +176,12 @@ impl Session {
             let Some(Entry::Streaming(streaming)) = self.tables.get_mut(&relation).map(|table| &mut table.entry) else {
                 continue;
             };
-            let committed = receipt
-                .tables()
-                .iter()
-                .find(|committed| committed.table.uuid() == uuid)
-                .ok_or_else(|| Error::new(ErrorKind::Protocol, "a commit's receipt leaves a table out"))?;
+            let Some(committed) = receipt.tables().iter().find(|committed| committed.table.uuid() == uuid) else {
+                if left_out.iter().any(|(stops, _)| *stops == relation) {
+                    continue;
+                }
+                return Err(Error::new(ErrorKind::Protocol, "a commit's receipt does not tell of a table"));
+            };
             if !committed.foreign_files.is_empty() {
                 // The session that follows reads the foreign rows into the index.
                 return Err(Error::new(
@@ -191,6 +197,10 @@ impl Session {
                 streaming.holds = None;
                 joined.push((relation, copied));
             }
+        }
+        joined.retain(|(relation, _)| left_out.iter().all(|(stops, _)| stops != relation));
+        for (relation, error) in left_out {
+            self.leave_table(relation, error);
         }
         for (relation, copied) in joined {
             self.config.registry(&self.control).streaming(relation, Some(copied)).await?;

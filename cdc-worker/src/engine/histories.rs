@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use iceberg_writer::{Catalog, LakeTable, SqlCatalog, TableSpec};
+use iceberg_writer::{Catalog, LakeTable, MirrorCatalog, TableSpec};
 use uuid::Uuid;
 
 use crate::Result;
@@ -20,7 +20,7 @@ use super::session::Session;
 use super::start::own_failure;
 
 /// The table of this name as our commits left it; `None`: there is none.
-async fn find(catalog: &SqlCatalog, named: TableSpec) -> Result<Option<LakeTable>> {
+async fn find(catalog: &MirrorCatalog, named: TableSpec) -> Result<Option<LakeTable>> {
     let (namespace, name) = (named.namespace.clone(), named.name.clone());
     let by_remark = |text: &str| remark::read(text, &namespace, &name).map(|(spec, _)| spec);
     match catalog.load_remarked(named, &by_remark).await {
@@ -35,7 +35,7 @@ async fn find(catalog: &SqlCatalog, named: TableSpec) -> Result<Option<LakeTable
 /// # Errors
 /// [`ErrorKind::Table`] when it is gone, or is another.
 pub(super) async fn reload(
-    catalog: &SqlCatalog,
+    catalog: &MirrorCatalog,
     registered: &RegisteredTable,
     table: &TableSpec,
 ) -> Result<Option<Box<History>>> {
@@ -59,7 +59,7 @@ pub(super) async fn reload(
 ///
 /// # Errors
 /// As [`Catalog::discard_prepared`].
-pub(super) async fn discard_begun(catalog: &SqlCatalog, table: &TableSpec, uuid: Uuid) -> Result<()> {
+pub(super) async fn discard_begun(catalog: &MirrorCatalog, table: &TableSpec, uuid: Uuid) -> Result<()> {
     let named = TableSpec { name: history::name_of(&table.name), ..table.clone() };
     Ok(catalog.discard_prepared(&named, history::uuid_beside(uuid)).await?)
 }

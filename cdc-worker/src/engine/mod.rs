@@ -7,6 +7,7 @@
 
 mod answer;
 mod apply;
+mod catalog;
 mod catching_up;
 mod columns;
 mod copying;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use catalog::open as open_catalog;
 pub(crate) use start::list;
 
 use crate::Result;

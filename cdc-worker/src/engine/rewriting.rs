@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
-use iceberg_writer::{Catalog as _, DataFileWriter, LakeTable, SqlCatalog, Warehouse, WrittenFile, scan_columns};
+use iceberg_writer::{Catalog as _, DataFileWriter, LakeTable, MirrorCatalog, Warehouse, WrittenFile, scan_columns};
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::table::{Candidate, Extent, IndexWriter, Order, Output, RowIdentity, W
 /// What all rewrites of a mirror have in common.
 #[derive(Clone)]
 pub(super) struct Workshop {
-    pub(super) catalog: Arc<SqlCatalog>,
+    pub(super) catalog: Arc<MirrorCatalog>,
     pub(super) warehouse: Arc<Warehouse>,
     pub(super) epoch: i64,
     pub(super) wanted: Wanted,
@@ -49,7 +49,7 @@ impl Pace {
 
 /// Files that are removed unless somebody claims them: the work may fail, or be called off, at any point.
 struct Unclaimed {
-    catalog: Arc<SqlCatalog>,
+    catalog: Arc<MirrorCatalog>,
     written: Vec<Output>,
 }
 

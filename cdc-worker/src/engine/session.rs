@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Lsn, SqlCatalog, Warehouse};
+use iceberg_writer::{Lsn, MirrorCatalog, Warehouse};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ pub(super) struct Session {
     pub(super) config: Arc<EngineConfig>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) control: Client,
-    pub(super) catalog: Arc<SqlCatalog>,
+    pub(super) catalog: Arc<MirrorCatalog>,
     pub(super) warehouse: Arc<Warehouse>,
     pub(super) store: IndexStore,
     pub(super) spools: SpoolDirectory,
@@ -118,7 +118,7 @@ impl Session {
         config: Arc<EngineConfig>,
         pulse: Arc<Pulse>,
         control: Client,
-        catalog: Arc<SqlCatalog>,
+        catalog: Arc<MirrorCatalog>,
         warehouse: Arc<Warehouse>,
         store: IndexStore,
         spools: SpoolDirectory,
@@ -294,6 +294,13 @@ impl Session {
 
     /// Stops a table, and only that one (I6). The registry hears of it before the next commit.
     pub(super) fn fail_table(&mut self, relation: u32, error: Error) {
+        if let Some(entry) = self.leave_table(relation, error) {
+            self.discard_entry(entry);
+        }
+    }
+
+    /// Stops a table, of whose files Iceberg may have some: none is touched.
+    pub(super) fn leave_table(&mut self, relation: u32, error: Error) -> Option<Entry> {
         tracing::error!(
             table = self.shown(relation),
             lsn = %self.applied,
@@ -301,12 +308,9 @@ impl Session {
             hint = error.hint().unwrap_or(""),
             "the table stops; the others stream on"
         );
-        if let Some(table) = self.tables.get_mut(&relation) {
-            let stopped = Entry::Errored { reason: error.report(), hint: error.hint().map(str::to_owned) };
-            let entry = std::mem::replace(&mut table.entry, stopped);
-            self.discard_entry(entry);
-        }
+        let stopped = Entry::Errored { reason: error.report(), hint: error.hint().map(str::to_owned) };
         self.failures.push((relation, error));
+        self.tables.get_mut(&relation).map(|table| std::mem::replace(&mut table.entry, stopped))
     }
 
     /// What the log calls a table.

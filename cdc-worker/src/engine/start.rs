@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, LakeTable, Lsn, SqlCatalog, TableSpec, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, Lsn, MirrorCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -24,6 +24,7 @@ use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
 
+use super::catalog;
 use super::columns::{Columns, key_numbers};
 use super::entry::{Entry, Streaming, Table};
 use super::histories;
@@ -60,24 +61,20 @@ impl Session {
         registry::ensure_schema(&control, &config.lake.catalog_schema).await?;
         let system_id = ReplicationSession::connect(source, "lake engine").await?.system_id().await?;
         let registry = config.registry(&control);
-        let claim = registry.claim(source, &system_id).await?;
+        let epoch = registry.claim(source, &system_id).await?;
         if let Err(error) = slot::end_copies(&control, source).await {
             tracing::warn!(error = %error.report(), "could not end the copies of an earlier worker");
         }
         if let (TableSelection::Listed(tables), true) = (&config.tables, first) {
             list(config, &control, tables).await?;
         }
-        let begin = resume_at(config, &control, claim.lsn).await?;
+        let catalog = Arc::new(catalog::open(config, &warehouse).await?);
+        let recovered = catalog::recover(config, &control, &catalog, epoch).await?;
+        let begin = resume_at(config, &control, recovered.lsn).await?;
         if let Err(error) = slot::set_failover(&control, source).await {
             tracing::warn!(error = %error.report(), "the slot stays as it is on standbys until the next start");
         }
-        tracing::info!(mirror = config.mirror, epoch = claim.epoch, lsn = %begin, "claimed the mirror");
-        let catalog = Arc::new(SqlCatalog::new(
-            connect::sql_config(source, "lake catalog"),
-            &config.lake.catalog_schema,
-            &config.lake.catalog_name,
-            (*warehouse).clone(),
-        ));
+        tracing::info!(mirror = config.mirror, epoch, lsn = %begin, "claimed the mirror");
         let store = IndexStore::create(&config.state_dir.join("index"))?;
         let mut tables = HashMap::new();
         let mut trees = Trees::default();
@@ -115,7 +112,7 @@ impl Session {
             spools,
             (stream, format),
             leases.clone(),
-            claim.epoch,
+            epoch,
             begin,
             followed,
             held_wal,
@@ -237,7 +234,7 @@ enum Reloaded {
 async fn reload(
     config: &EngineConfig,
     control: &Client,
-    catalog: &SqlCatalog,
+    catalog: &MirrorCatalog,
     warehouse: &Warehouse,
     store: &IndexStore,
     registered: &RegisteredTable,
@@ -336,7 +333,7 @@ async fn reload(
 
 /// The Iceberg table that the mirror has committed for a table, if it has.
 async fn committed(
-    catalog: &SqlCatalog,
+    catalog: &MirrorCatalog,
     registered: &RegisteredTable,
     described: TableSpec,
 ) -> Result<Option<LakeTable>> {
@@ -368,7 +365,7 @@ async fn interrupted(
 }
 
 /// The Iceberg table, by the columns that it was committed with, whatever the source's are now.
-async fn load(catalog: &SqlCatalog, described: TableSpec) -> Result<Option<LakeTable>, iceberg_writer::Error> {
+async fn load(catalog: &MirrorCatalog, described: TableSpec) -> Result<Option<LakeTable>, iceberg_writer::Error> {
     let (namespace, name) = (described.namespace.clone(), described.name.clone());
     catalog.load_remarked(described, &|text| remark::read(text, &namespace, &name).map(|(spec, _)| spec)).await
 }

@@ -35,14 +35,6 @@ pub(crate) struct Registry<'a> {
     pub(crate) mirror: &'a str,
 }
 
-/// What a worker holds after it has claimed the mirror.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
-    pub(crate) epoch: i64,
-    /// Where the lake is; `None` before the slot was created.
-    pub(crate) lsn: Option<Lsn>,
-}
-
 /// State of a table, as the registry knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableState {
@@ -127,8 +119,8 @@ impl RegisteredTable {
     }
 }
 
-/// The column of `mirrored_tables` and the table that came last: where both are, nothing is missing.
-const NEWEST_COLUMN: &str = "history";
+/// The column of `mirrors` and the table that came last: where both are, nothing is missing.
+const NEWEST_COLUMN: &str = "left_out";
 const NEWEST_TABLE: &str = "copied_parts";
 
 /// Creates schema, tables and columns where they are missing.
@@ -139,7 +131,7 @@ pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
         .query_one(
             "SELECT to_regclass(quote_ident($1) || '.' || $3) IS NOT NULL AND EXISTS (SELECT FROM pg_attribute \
-             WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') AND attname = $2)",
+             WHERE attrelid = to_regclass(quote_ident($1) || '.mirrors') AND attname = $2)",
             &[&schema, &NEWEST_COLUMN, &NEWEST_TABLE],
         )
         .await?
@@ -168,12 +160,12 @@ impl Registry<'_> {
         format!("{}.{name}", quote(self.schema))
     }
 
-    /// Takes the mirror over: one worker at a time, and every earlier one fenced.
+    /// Takes the mirror over: one worker at a time, and every earlier one fenced. Gives this one's epoch.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyRunning`] when another worker holds the lock; [`ErrorKind::SourceUnfit`] when the mirror's
     /// row belongs to another cluster.
-    pub(crate) async fn claim(&self, source: &SourceConfig, system_id: &str) -> Result<Claim> {
+    pub(crate) async fn claim(&self, source: &SourceConfig, system_id: &str) -> Result<i64> {
         self.lock().await?;
         let mirrors = self.table("mirrors");
         self.client
@@ -189,12 +181,12 @@ impl Registry<'_> {
             .query_one(
                 &format!(
                     "UPDATE {mirrors} SET epoch = epoch + 1, publication = $2, slot = $3, \
-                     system_id = coalesce(system_id, $4) WHERE mirror = $1 RETURNING epoch, lsn, system_id"
+                     system_id = coalesce(system_id, $4) WHERE mirror = $1 RETURNING epoch, system_id"
                 ),
                 &[&self.mirror, &source.publication, &source.slot, &system_id],
             )
             .await?;
-        let recorded: String = row.get(2);
+        let recorded: String = row.get(1);
         if recorded != system_id {
             return Err(Error::new(
                 ErrorKind::SourceUnfit,
@@ -202,7 +194,7 @@ impl Registry<'_> {
             )
             .with_hint("this database was restored or copied from another cluster: `cdc-worker teardown` here, then mirror again"));
         }
-        Ok(Claim { epoch: row.get(0), lsn: row.get(1) })
+        Ok(row.get(0))
     }
 
     pub(crate) async fn lock(&self) -> Result<()> {

@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS lake_catalog.iceberg_namespace_properties (
 );
 
 -- One row a mirror: who may write (epoch), and how far the lake is (lsn). The commit of every batch moves `lsn` in the
--- same SQL transaction as the tables' metadata, and only when epoch and the expected lsn match: that is the fence.
+-- same SQL transaction as the tables' metadata, and only when epoch and the expected lsn match: that is the fence. Where
+-- the tables are in another catalog, the batch is put on record here first, under the same fence, and `lsn` moves last.
 CREATE TABLE IF NOT EXISTS lake_catalog.mirrors (
     mirror text PRIMARY KEY,
     publication text NOT NULL,
@@ -34,7 +35,12 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrors (
     lsn pg_lsn,
     -- The attempt that moved `lsn` there: how a lost reply to a commit is recognised.
     attempt uuid,
-    committed_at timestamptz
+    committed_at timestamptz,
+    -- The batch that is on its way into a catalog outside of this database: everything that it takes to finish it.
+    pending text,
+    pending_attempt uuid,
+    -- Tables that the last batch did not reach, and that have to stop.
+    left_out text
 );
 
 -- One row a mirrored table: what is wanted, and what became of it. Live positions come from the worker's read service.
@@ -86,6 +92,10 @@ CREATE TABLE IF NOT EXISTS lake_catalog.copied_parts (
 CREATE INDEX IF NOT EXISTS copied_parts_of_table ON lake_catalog.copied_parts (mirror, relation);
 
 -- What installations from before have not got.
+ALTER TABLE lake_catalog.mirrors
+    ADD COLUMN IF NOT EXISTS pending text,
+    ADD COLUMN IF NOT EXISTS pending_attempt uuid,
+    ADD COLUMN IF NOT EXISTS left_out text;
 ALTER TABLE lake_catalog.mirrored_tables
     ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS history boolean NOT NULL DEFAULT false,

@@ -23,7 +23,9 @@ pub(super) async fn foreign_files(
     if base.uuid() != found.uuid() {
         return Err(base.foreign_change("was dropped and made again by someone else"));
     }
-    if base.location() != found.location() {
+    // A server may have put a table elsewhere than it was prepared for.
+    let entered = base.metadata_location().is_some();
+    if entered && base.metadata().location() != found.metadata().location() {
         return Err(base.foreign_change("was moved to another location by someone else"));
     }
     // Manifests never change, so those that both have need no look.

@@ -1,11 +1,22 @@
-//! Where the lake's tables are registered, and where a batch becomes visible: in one step, for all of its tables.
+//! Where the lake's tables are registered, and where a batch becomes visible in all of them.
+//!
+//! Two things have to come to the same end: the tables, in a catalog that readers know, and the mirror's own row in the
+//! source database, which says who may write and how far the lake is. Where the catalog is in that database too, one SQL
+//! transaction moves all ([`beside`]). Otherwise the batch is put on record with the row first, and is finished from the
+//! record, whoever has to ([`apart`], [`redo`]).
 
+mod apart;
+mod beside;
 mod connection;
 mod foreign;
-mod sql;
+mod jdbc;
+mod mirror;
+mod redo;
+mod rest;
+mod state;
 mod strays;
 mod sweep;
-mod transaction;
+mod tables;
 
 use std::time::Duration;
 
@@ -17,7 +28,11 @@ use crate::error::Result;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 
-pub use sql::SqlCatalog;
+pub(crate) use tables::Found;
+
+pub use mirror::MirrorCatalog;
+pub use redo::Recovered;
+pub use rest::{RestAuth, RestSettings};
 
 /// How long superseded snapshots stay readable. Expiry rides in each commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +95,10 @@ pub trait Catalog: Send + Sync {
     /// its mirror. After any other error the batch is not committed, and the files of its tables are still there to be
     /// tried again or discarded.
     async fn commit(&self, batch: &Batch) -> Result<Outcome>;
+
+    /// Finishes the batch that an earlier worker may have left on its way, under the epoch that this one was given; gives
+    /// where the mirror is then. To be called after the mirror was claimed and before any table is loaded.
+    async fn recover(&self, mirror: &str, epoch: i64) -> Result<Recovered>;
 
     /// Finds out what became of a batch after an error of kind [`Unknown`](crate::ErrorKind::Unknown), and commits it if it
     /// has turned out not to be.

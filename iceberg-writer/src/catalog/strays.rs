@@ -13,7 +13,7 @@ use iceberg::spec::SnapshotRef;
 use tracing::info;
 use uuid::Uuid;
 
-use super::sql::SqlCatalog;
+use super::mirror::MirrorCatalog;
 use super::{IsPinned, Swept};
 use crate::error::{Error, Result};
 use crate::live_files::load_entries;
@@ -24,8 +24,9 @@ use crate::table::LakeTable;
 /// No commit takes so long, ours or that of another engine whose files are named as ours are, with clocks that are apart
 /// by minutes.
 const ORPHAN_GRACE: Duration = Duration::from_hours(1);
+const METADATA_SUFFIX: &str = ".metadata.json";
 
-impl SqlCatalog {
+impl MirrorCatalog {
     pub(super) async fn sweep_strays_of(
         &self,
         table: &LakeTable,
@@ -41,6 +42,9 @@ impl SqlCatalog {
         let horizon =
             Stamp::draw().now_millis.saturating_sub(i64::try_from(ORPHAN_GRACE.as_millis()).unwrap_or(i64::MAX));
         let old = names.iter().filter(|name| made_at(name).is_some_and(|made| made < horizon));
+        // What a server writes itself is its own to remove, whatever it is called.
+        let servers = self.is_written_by_server();
+        let old = old.filter(|name| !servers || !name.ends_with(METADATA_SUFFIX));
         strays.extend(old.map(|name| format!("{folder}/{name}")));
         if strays.is_empty() {
             return Ok(Swept::default());
@@ -71,8 +75,7 @@ impl SqlCatalog {
 
     pub(super) async fn remove_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {
         let location = self.warehouse.table_location(&spec.namespace, &spec.name, uuid);
-        let current = self.metadata_location(spec).await?;
-        if current.is_some_and(|current| current.starts_with(&format!("{location}/"))) {
+        if self.is_entered(spec, uuid, &location).await? {
             return Ok(());
         }
         let removed = self.warehouse.file_io().delete_prefix(&location).await;
@@ -94,7 +97,7 @@ fn made_at(name: &str) -> Option<i64> {
     let name = name.strip_prefix("snap-").unwrap_or(name);
     let (number, rest) = name.split_once('-')?;
     let (uuid, ending) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
-    let ours = ["-data.avro", "-deletes.avro", ".avro", ".metadata.json"].contains(&ending);
+    let ours = ["-data.avro", "-deletes.avro", ".avro", METADATA_SUFFIX].contains(&ending);
     let uuid = Uuid::try_parse(uuid).ok().filter(|uuid| uuid.get_version_num() == 7)?;
     let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
     let millis = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos / 1_000_000))?;

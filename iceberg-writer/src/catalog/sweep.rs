@@ -10,14 +10,14 @@ use std::sync::Arc;
 use iceberg::spec::{ManifestFile, SnapshotRef, TableMetadata};
 use tracing::warn;
 
-use super::sql::{SqlCatalog, lock};
+use super::mirror::{MirrorCatalog, lock};
 use super::{IsPinned, Swept};
 use crate::commit::{CommitReceipt, Garbage};
 use crate::error::{Error, Result};
 use crate::live_files::{load_entries, load_live_entries};
 use crate::table::read_manifest_list;
 
-impl SqlCatalog {
+impl MirrorCatalog {
     pub(super) async fn sweep_garbage(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
         let mut superfluous = std::mem::take(&mut *lock(&self.deferred));
         for garbage in receipt.garbage() {
@@ -62,8 +62,7 @@ impl SqlCatalog {
         let table = &garbage.table;
         let mut files = self.files_of_expired(garbage).await?;
         files.extend(garbage.metadata_files.iter().cloned());
-        let folder = format!("{}/", table.location());
-        files.retain(|file| file.starts_with(&folder));
+        files.retain(|file| table.owns(file));
         if let Some(location) = &garbage.replaced {
             files.extend(self.files_of_replaced(location).await?);
         }

@@ -12,6 +12,7 @@ mod plan;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::data_file::WrittenFile;
@@ -19,7 +20,7 @@ use crate::live_files::LiveFile;
 use crate::lsn::Lsn;
 use crate::table::LakeTable;
 
-pub(crate) use plan::{Garbage, Planned, plan};
+pub(crate) use plan::{Commit, Garbage, MetadataBy, Planned, Updates, plan};
 
 /// One advance of a mirror: the changes of all its tables between two source positions.
 #[derive(Debug, Clone)]
@@ -117,7 +118,22 @@ pub enum Outcome {
 pub struct CommitReceipt {
     lsn: Lsn,
     tables: Vec<CommittedTable>,
+    left_out: Vec<LeftOut>,
     garbage: Vec<Garbage>,
+}
+
+/// A table that a batch could not reach, after it had reached others: someone else changed it beyond what can be taken
+/// over. Its mirror has to stop, for the mirror's position is now past what the table has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The table's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// What an operator can do about it.
+    pub hint: Option<String>,
 }
 
 /// A table after a commit.
@@ -132,7 +148,17 @@ pub struct CommittedTable {
 
 impl CommitReceipt {
     pub(crate) fn new(lsn: Lsn, tables: Vec<CommittedTable>, garbage: Vec<Garbage>) -> Self {
-        Self { lsn, tables, garbage }
+        Self { lsn, tables, left_out: Vec::new(), garbage }
+    }
+
+    pub(crate) fn without(mut self, left_out: Vec<LeftOut>) -> Self {
+        self.left_out = left_out;
+        self
+    }
+
+    /// Tables of the batch that it could not reach. They are not among [`Self::tables`].
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 
     /// The position the lake is at.
@@ -140,7 +166,7 @@ impl CommitReceipt {
         self.lsn
     }
 
-    /// The batch's tables as they are now, in the batch's order.
+    /// The batch's tables as they are now, in the batch's order, but for those that are [left out](Self::left_out).
     pub fn tables(&self) -> &[CommittedTable] {
         &self.tables
     }

@@ -1,5 +1,8 @@
 //! From a table and its change to the table's next metadata, all of it durable before the catalog hears of it.
 //!
+//! Where the catalog's server writes metadata files itself, the plan is what it is to do, and on which condition, made from
+//! the same next state.
+//!
 //! What is decided here depends on nothing but its arguments; names are unique to the snapshot, by the plan's own
 //! [`Stamp`], so a plan that is given up can be deleted without looking at anyone else's.
 
@@ -7,6 +10,8 @@ use iceberg::spec::{
     MAIN_BRANCH, ManifestContentType, ManifestEntryRef, ManifestFile, Operation, Snapshot, SnapshotRef, Summary,
     TableMetadata,
 };
+use iceberg::{TableRequirement, TableUpdate};
+use uuid::Uuid;
 
 use super::manifests::{NewManifests, NewSnapshot, assign_numbers, next_manifests, write_manifest_list};
 use super::{Batch, TableChange};
@@ -22,11 +27,47 @@ use crate::warehouse::Warehouse;
 #[cfg_attr(not(test), expect(clippy::disallowed_types, reason = "what the library takes"))]
 type Properties = std::collections::HashMap<String, String>;
 
+/// Who writes a table's metadata file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetadataBy {
+    /// We do: the catalog only keeps its place.
+    Writer,
+    /// The catalog's server.
+    Server,
+}
+
+/// What the catalog is told.
+#[derive(Debug)]
+pub(crate) enum Commit {
+    /// Where the metadata is.
+    Location(String),
+    /// What changes in the metadata, and on which condition.
+    Updates(Updates),
+}
+
+impl Commit {
+    pub(crate) fn location(&self) -> Option<&str> {
+        match self {
+            Self::Location(location) => Some(location),
+            Self::Updates(_) => None,
+        }
+    }
+}
+
+/// A change of metadata that a server is asked for.
+#[derive(Debug)]
+pub(crate) struct Updates {
+    pub(crate) requirements: Vec<TableRequirement>,
+    pub(crate) updates: Vec<TableUpdate>,
+    /// Names this request, however often it is sent.
+    pub(crate) key: Uuid,
+}
+
 /// A table's next state: written, and unknown to the catalog.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) next: LakeTable,
-    pub(crate) metadata_location: String,
+    pub(crate) commit: Commit,
     /// The files made for this plan alone.
     pub(crate) files: Vec<String>,
     pub(crate) garbage: Garbage,
@@ -48,6 +89,7 @@ pub(crate) async fn plan(
     batch: &Batch,
     change: &TableChange,
     retention: &Retention,
+    by: MetadataBy,
     stamp: Stamp,
 ) -> Result<Planned> {
     let base = &change.table;
@@ -76,27 +118,61 @@ pub(crate) async fn plan(
         .with_schema_id(base.next_schema()?.schema_id())
         .build();
     let retention = if change.expire { &Retention::NOTHING } else { retention };
-    let (next, expired, metadata_files) = next_metadata(base, added, &checkpoint, retention, now)?;
-    let location = next_metadata_location(base, stamp);
-    files.push(location.clone());
-    let json = serde_json::to_vec(&next).map_err(|error| Error::format("write metadata").with_source(error))?;
-    let write_metadata = async {
-        let write = async { warehouse.file_io().new_output(&location)?.write(json.into()).await };
-        write.await.map_err(|error| Error::iceberg(format!("write the metadata {location}"), error))
+    let Next { metadata: next, changes, expired, metadata_files } =
+        next_metadata(base, added, &checkpoint, retention, now)?;
+    let write_list = write_manifest_list(warehouse, &list, parent, snapshot, &manifests.all);
+    let (commit, metadata_files) = match by {
+        MetadataBy::Writer => {
+            let location = next_metadata_location(base, stamp);
+            files.push(location.clone());
+            futures_util::future::try_join(write_list, write_metadata(warehouse, &location, &next)).await?;
+            (Commit::Location(location), metadata_files)
+        }
+        MetadataBy::Server => {
+            write_list.await?;
+            // Its metadata files are the server's to remove.
+            (Commit::Updates(updates(base, &next, changes, stamp)), Vec::new())
+        }
     };
-    futures_util::future::try_join(
-        write_manifest_list(warehouse, &list, parent, snapshot, &manifests.all),
-        write_metadata,
-    )
-    .await?;
     assign_numbers(&mut manifests.all, snapshot);
-    let next = base.succeeded_by(next, location.clone(), manifests.all);
+    // The server's own place for it is not known before it has answered.
+    let location = commit.location().or(base.metadata_location()).unwrap_or_default().to_owned();
+    let next = base.succeeded_by(next, location, manifests.all);
     let replaced = match base.entry() {
         Entry::Absent { replaces } => replaces.clone(),
         Entry::Current(_) => None,
     };
     let garbage = Garbage { table: next.clone(), expired, metadata_files, replaced };
-    Ok(Planned { next, metadata_location: location, files, garbage })
+    Ok(Planned { next, commit, files, garbage })
+}
+
+async fn write_metadata(warehouse: &Warehouse, location: &str, metadata: &TableMetadata) -> Result<()> {
+    let json = serde_json::to_vec(metadata).map_err(|error| Error::format("write metadata").with_source(error))?;
+    let write = async { warehouse.file_io().new_output(location)?.write(json.into()).await };
+    write.await.map_err(|error| Error::iceberg(format!("write the metadata {location}"), error))
+}
+
+/// What a server does to come from a table's metadata to the next, if the table is as we know it.
+fn updates(base: &LakeTable, next: &TableMetadata, changes: Vec<TableUpdate>, stamp: Stamp) -> Updates {
+    let before = base.metadata();
+    let schema_id = next.current_schema_id();
+    let mut updates = Vec::new();
+    if schema_id != before.current_schema_id() {
+        let known = before.schema_by_id(schema_id).is_some();
+        let added = || TableUpdate::AddSchema { schema: next.current_schema().as_ref().clone() };
+        updates.extend((!known).then(added));
+        updates.push(TableUpdate::SetCurrentSchema { schema_id: if known { schema_id } else { LAST_ADDED } });
+    }
+    updates.extend(changes);
+    let requirements = vec![
+        TableRequirement::UuidMatch { uuid: before.uuid() },
+        TableRequirement::RefSnapshotIdMatch {
+            r#ref: MAIN_BRANCH.to_owned(),
+            snapshot_id: before.current_snapshot_id(),
+        },
+        TableRequirement::CurrentSchemaIdMatch { current_schema_id: before.current_schema_id() },
+    ];
+    Updates { requirements, updates, key: stamp.unique }
 }
 
 /// Files of another table, or of the same name made anew, must not get into this one.
@@ -122,18 +198,30 @@ fn new_snapshot_id(metadata: &TableMetadata, stamp: Stamp) -> i64 {
     id
 }
 
+/// The last schema that was added, to a server.
+const LAST_ADDED: i32 = -1;
+
+/// A table's next metadata, and how it comes about.
+struct Next {
+    metadata: TableMetadata,
+    changes: Vec<TableUpdate>,
+    expired: Vec<SnapshotRef>,
+    metadata_files: Vec<String>,
+}
+
 fn next_metadata(
     base: &LakeTable,
     snapshot: Snapshot,
     checkpoint: &Checkpoint,
     retention: &Retention,
     now: i64,
-) -> Result<(TableMetadata, Vec<SnapshotRef>, Vec<String>)> {
+) -> Result<Next> {
     let expired = expired(base, retention, now);
     let ids: Vec<i64> = expired.iter().map(|snapshot| snapshot.snapshot_id()).collect();
     let checkpoint = serde_json::to_string(checkpoint)
         .map_err(|error| Error::format("write the checkpoint of a table").with_source(error))?;
     let mut properties = Properties::from([(CHECKPOINT_PROPERTY.to_owned(), checkpoint)]);
+    properties.extend(base.identity_properties()?);
     properties.extend(base.remark().map(|remark| (REMARK_PROPERTY.to_owned(), remark.to_owned())));
     let metadata = base.next_metadata()?;
     let build = || {
@@ -147,7 +235,7 @@ fn next_metadata(
     let built =
         build().map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;
     let metadata_files = built.expired_metadata_logs.into_iter().map(|log| log.metadata_file).collect();
-    Ok((built.metadata, expired, metadata_files))
+    Ok(Next { metadata: built.metadata, changes: built.changes, expired, metadata_files })
 }
 
 /// Snapshots that have been superseded for longer than the retention, or are too many. The oldest go first.
@@ -303,16 +391,22 @@ mod tests {
         let stamp = Stamp { now_millis: 99_000_000_000_000, unique: Uuid::from_u128(1 << 64 | 5) };
         let mut plans = Vec::new();
         for _ in 0..2 {
-            let planned = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), stamp).await.unwrap();
+            let planned = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), MetadataBy::Writer, stamp)
+                .await
+                .unwrap();
             let snapshot = planned.next.metadata().current_snapshot().unwrap();
             assert_eq!((snapshot.snapshot_id(), snapshot.timestamp_ms()), (4, stamp.now_millis));
-            plans.push((planned.files, planned.metadata_location, planned.next.metadata().clone()));
+            plans.push((planned.files, planned.commit.location().map(str::to_owned), planned.next.metadata().clone()));
         }
         assert_eq!(plans[0], plans[1]);
         // The same number for another snapshot of the table gives another one.
-        let next = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), stamp).await.unwrap().next;
+        let next = plan(&warehouse, &batch, &batch.tables[0], &Retention::default(), MetadataBy::Writer, stamp)
+            .await
+            .unwrap()
+            .next;
         let after = self::batch(&next);
-        let planned = plan(&warehouse, &after, &after.tables[0], &Retention::default(), stamp).await.unwrap();
+        let planned =
+            plan(&warehouse, &after, &after.tables[0], &Retention::default(), MetadataBy::Writer, stamp).await.unwrap();
         assert_eq!(planned.next.snapshot_id(), Some(5));
     }
 }

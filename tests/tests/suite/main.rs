@@ -8,6 +8,7 @@ mod extension_refusals;
 mod extension_types;
 mod harness;
 mod mirror;
+mod worker_catalogs;
 mod worker_changes;
 mod worker_companions;
 mod worker_copy;

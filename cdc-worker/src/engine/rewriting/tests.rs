@@ -94,7 +94,7 @@ impl Rig {
         let table = MirroredTable::new(1, Arc::new(spec), identity, lake.clone(), Vec::new(), index);
         // It is never connected.
         let config = tokio_postgres::Config::new();
-        let catalog = Arc::new(SqlCatalog::new(config, "lake_catalog", "lake", (*warehouse).clone()));
+        let catalog = Arc::new(MirrorCatalog::in_source(config, "lake_catalog", "lake", (*warehouse).clone()));
         let wanted = Wanted { file_bytes: 1 << 20, tier_files: 2 };
         let shop = Workshop { catalog, warehouse, epoch: 1, wanted, bytes_per_second: 1 << 40 };
         Self {

@@ -1,0 +1,302 @@
+//! The catalog as a mirror needs it: tables in a catalog of some kind, and the mirror's row in the source database.
+//!
+//! What a try that can't have happened wrote is deleted; what a try that may have happened wrote never is.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
+use iceberg::spec::ManifestFile;
+use tokio_postgres::Config;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::connection::{Connection, quoted};
+use super::foreign::foreign_files;
+use super::jdbc::{JdbcCatalog, JdbcTables};
+use super::redo::Recovered;
+use super::rest::{RestCatalog, RestSettings};
+use super::state::State;
+use super::tables::{Found, TableCatalog};
+use super::{Catalog, IsPinned, Remarked, Retention, Swept};
+use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
+use crate::deadline;
+use crate::error::{Error, Result};
+use crate::live_files::LiveFile;
+use crate::schema::TableSpec;
+use crate::table::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// Where the tables are.
+pub(super) enum Tables {
+    /// In the mirror's own database and schema.
+    Beside(JdbcTables),
+    /// Anywhere else.
+    Apart(Box<dyn TableCatalog>),
+}
+
+/// A catalog of tables, with the mirrors' positions in the source database.
+pub struct MirrorCatalog {
+    pub(super) connection: Connection,
+    pub(super) state: State,
+    pub(super) tables: Tables,
+    pub(super) warehouse: Warehouse,
+    pub(super) retention: Retention,
+    pub(super) deadline: Duration,
+    /// Attempts that may have happened: nothing of theirs is ever deleted.
+    pub(super) unknown: Mutex<HashSet<Uuid>>,
+    /// The manifests of snapshots, by the path of their list, for sweeping.
+    pub(super) lists: Mutex<HashMap<String, Arc<[ManifestFile]>>>,
+    /// Garbage that could not be removed yet.
+    pub(super) deferred: Mutex<BTreeSet<String>>,
+}
+
+impl MirrorCatalog {
+    fn with_tables(config: Config, schema: &str, tables: Tables, warehouse: Warehouse) -> Self {
+        Self {
+            connection: Connection::new(config),
+            state: State::new(&quoted(schema)),
+            tables,
+            warehouse,
+            retention: Retention::default(),
+            deadline: deadline::COMMIT,
+            unknown: Mutex::default(),
+            lists: Mutex::default(),
+            deferred: Mutex::default(),
+        }
+    }
+
+    /// The JDBC catalog `catalog_name` beside the mirrors' rows, in a schema of the database that `config` connects to. No
+    /// connection is made yet.
+    pub fn in_source(config: Config, schema: &str, catalog_name: &str, warehouse: Warehouse) -> Self {
+        let tables = Tables::Beside(JdbcTables::new(schema, catalog_name));
+        Self::with_tables(config, schema, tables, warehouse)
+    }
+
+    /// The JDBC catalog `catalog_name` in `other_schema` of the database that `other` connects to, and the mirrors' rows in
+    /// `schema` of the one that `config` connects to.
+    pub fn in_database(
+        config: Config,
+        schema: &str,
+        other: Config,
+        other_schema: &str,
+        catalog_name: &str,
+        warehouse: Warehouse,
+    ) -> Self {
+        let tables = JdbcCatalog::new(other, other_schema, catalog_name, warehouse.clone());
+        Self::with_tables(config, schema, Tables::Apart(Box::new(tables)), warehouse)
+    }
+
+    /// A REST catalog, and the mirrors' rows in a schema of the database that `config` connects to.
+    pub fn over_rest(config: Config, schema: &str, rest: RestSettings, warehouse: Warehouse) -> Result<Self> {
+        let tables = Tables::Apart(Box::new(RestCatalog::new(rest)?));
+        Ok(Self::with_tables(config, schema, tables, warehouse))
+    }
+
+    /// Sets how long superseded snapshots are kept.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Sets how long one call of [`Catalog::commit`] tries.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Where the tables' files are.
+    pub fn warehouse(&self) -> &Warehouse {
+        &self.warehouse
+    }
+
+    /// Makes what a catalog elsewhere needs for itself, and sees that it answers. The one in the source database is made
+    /// with the mirror's own tables.
+    pub async fn ensure(&self) -> Result<()> {
+        match &self.tables {
+            Tables::Beside(_) => Ok(()),
+            Tables::Apart(tables) => tables.ensure().await,
+        }
+    }
+
+    pub(super) async fn metadata_location(&self, spec: &TableSpec) -> Result<Option<String>> {
+        match &self.tables {
+            Tables::Beside(tables) => tables.location(&self.connection, &spec.namespace, &spec.name).await,
+            Tables::Apart(tables) => tables.location(&spec.namespace, &spec.name).await,
+        }
+    }
+
+    pub(super) async fn find(&self, spec: &TableSpec) -> Result<Option<Found>> {
+        if let Tables::Apart(tables) = &self.tables {
+            return tables.load(&spec.namespace, &spec.name).await;
+        }
+        match self.metadata_location(spec).await? {
+            None => Ok(None),
+            Some(location) => Found::read(&self.warehouse, location).await.map(Some),
+        }
+    }
+
+    /// Whether metadata files are a server's.
+    pub(super) fn is_written_by_server(&self) -> bool {
+        matches!(&self.tables, Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server)
+    }
+
+    /// Whether the catalog's table of this name is the copy that was prepared with this identity.
+    pub(super) async fn is_entered(&self, spec: &TableSpec, uuid: Uuid, location: &str) -> Result<bool> {
+        match &self.tables {
+            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
+                let Some(found) = tables.load(&spec.namespace, &spec.name).await? else { return Ok(false) };
+                let table = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
+                Ok(table.uuid() == uuid || table.metadata().location() == location)
+            }
+            _ => {
+                let current = self.metadata_location(spec).await?;
+                Ok(current.is_some_and(|current| current.starts_with(&format!("{location}/"))))
+            }
+        }
+    }
+
+    /// What a prepared table is to take the place of.
+    async fn replaced(&self, spec: &TableSpec) -> Result<Option<String>> {
+        match &self.tables {
+            // It is looked for when the copy is committed, for it changes until then.
+            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
+                tables.prepare(&spec.namespace).await?;
+                Ok(None)
+            }
+            _ => self.metadata_location(spec).await,
+        }
+    }
+
+    /// The receipt of tables as they are now, of which `garbage` became superfluous.
+    pub(super) fn receipt(&self, batch: &Batch, tables: Vec<CommittedTable>, garbage: Vec<Garbage>) -> CommitReceipt {
+        let mut lists = lock(&self.lists);
+        for table in tables.iter().map(|committed| &committed.table) {
+            if let Some(snapshot) = table.metadata().current_snapshot() {
+                lists.insert(snapshot.manifest_list().to_owned(), table.manifests().into());
+            }
+        }
+        CommitReceipt::new(batch.lsn, tables, garbage)
+    }
+
+    /// The receipt of a batch that an earlier call committed.
+    pub(super) async fn adopt(&self, batch: &Batch) -> Result<CommitReceipt> {
+        let adopt = |change: &TableChange| {
+            let change = change.clone();
+            async move {
+                let base = &change.table;
+                let Some(found) = self.find(base.spec()).await? else {
+                    return Err(base.foreign_change("was dropped by someone else"));
+                };
+                let table = LakeTable::read(&self.warehouse, base.spec().clone(), found).await?;
+                if !change.is_empty() && table.checkpoint().is_none_or(|found| found.attempt != batch.attempt) {
+                    return Err(base.foreign_change("lost the mirror's last commit"));
+                }
+                let foreign_files = self.foreign_beside(&change, &table).await?;
+                Ok::<_, Error>(CommittedTable { table, foreign_files })
+            }
+        };
+        let tables = try_join_all(batch.tables.iter().map(adopt)).await?;
+        Ok(CommitReceipt::new(batch.lsn, tables, Vec::new()))
+    }
+
+    /// What someone else added to a table, which has a change of ours.
+    pub(super) async fn foreign_beside(&self, change: &TableChange, table: &LakeTable) -> Result<Vec<LiveFile>> {
+        let base = &change.table;
+        let written = change.written().map(|file| file.path.as_str());
+        let mut replaced = change.rewrite.removed.clone();
+        if change.rewrite.all_deletes {
+            replaced.extend(base.delete_paths(&self.warehouse).await?);
+        }
+        let ours: BTreeSet<&str> = written.chain(replaced.iter().map(String::as_str)).collect();
+        let before = if change.truncate { base.without_files() } else { base.clone() };
+        foreign_files(&self.warehouse, &before, table, &ours).await
+    }
+
+    /// Deletes files that no snapshot names. Best effort.
+    pub(super) async fn delete(&self, files: &[String]) {
+        let results = join_all(files.iter().map(|file| self.warehouse.file_io().delete(file))).await;
+        for (file, error) in files.iter().zip(results).filter_map(|(file, result)| Some((file, result.err()?))) {
+            warn!(file, %error, "could not remove a file of a commit that did not happen");
+        }
+    }
+}
+
+/// A lock over plain data stays usable after a panic.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Catalog for MirrorCatalog {
+    async fn load(&self, spec: TableSpec) -> Result<Option<LakeTable>> {
+        match self.find(&spec).await? {
+            None => Ok(None),
+            Some(found) => LakeTable::read(&self.warehouse, spec, found).await.map(Some),
+        }
+    }
+
+    async fn load_remarked(&self, spec: TableSpec, by_remark: &Remarked<'_>) -> Result<Option<LakeTable>> {
+        match self.find(&spec).await? {
+            None => Ok(None),
+            Some(found) => LakeTable::read_remarked(&self.warehouse, spec, by_remark, found).await.map(Some),
+        }
+    }
+
+    async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {
+        let replaces = self.replaced(&spec).await?;
+        LakeTable::prepare(&self.warehouse, spec, None, replaces)
+    }
+
+    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable> {
+        let replaces = self.replaced(&spec).await?;
+        LakeTable::prepare(&self.warehouse, spec, Some(uuid), replaces)
+    }
+
+    async fn commit(&self, batch: &Batch) -> Result<Outcome> {
+        match &self.tables {
+            Tables::Beside(tables) => self.commit_beside(tables, batch).await,
+            Tables::Apart(tables) => self.commit_apart(&**tables, batch).await,
+        }
+    }
+
+    async fn recover(&self, mirror: &str, epoch: i64) -> Result<Recovered> {
+        self.recover_pending(mirror, epoch).await
+    }
+
+    async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()> {
+        match &self.tables {
+            Tables::Beside(tables) => tables.drop_entry(&self.connection, namespace, name).await,
+            Tables::Apart(tables) => tables.drop_entry(namespace, name).await,
+        }
+    }
+
+    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
+        self.sweep_garbage(receipt, is_pinned).await
+    }
+
+    async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {
+        if !lock(&self.unknown).contains(&batch.attempt) {
+            let files = batch.tables.iter().flat_map(TableChange::written).map(|file| file.path.clone());
+            let (read, files): (Vec<_>, Vec<_>) = files.partition(|file| is_pinned(file));
+            self.delete(&files).await;
+            self.abandon(read);
+        }
+    }
+
+    fn abandon(&self, files: Vec<String>) {
+        lock(&self.deferred).extend(files);
+    }
+
+    async fn sweep_strays(&self, table: &LakeTable, epoch: i64, is_pinned: &IsPinned<'_>) -> Result<Swept> {
+        self.sweep_strays_of(table, epoch, is_pinned).await
+    }
+
+    async fn discard_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {
+        self.remove_prepared(spec, uuid).await
+    }
+}

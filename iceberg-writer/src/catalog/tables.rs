@@ -1,0 +1,83 @@
+//! What a catalog of tables has to be able to do for a mirror, whatever kind it is.
+//!
+//! Two things are all that is asked of it: that a table can be moved to its next state only from the one that the mover
+//! knows, and that a table's present state can be read. Everything else, above all that several tables move as one and that
+//! nothing moves twice, is the mirror's business ([`super::redo`]).
+
+use async_trait::async_trait;
+use iceberg::spec::TableMetadata;
+
+use crate::commit::{MetadataBy, Planned};
+use crate::error::{Error, Result};
+use crate::table::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// What a catalog has under a table's name.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) location: String,
+    pub(crate) metadata: TableMetadata,
+}
+
+impl Found {
+    /// Reads the metadata that a catalog only has the place of.
+    pub(crate) async fn read(warehouse: &Warehouse, location: String) -> Result<Self> {
+        let metadata = TableMetadata::read_from(warehouse.file_io(), &location).await;
+        let metadata = metadata.map_err(|error| Error::iceberg(format!("read the metadata {location}"), error))?;
+        Ok(Self { location, metadata })
+    }
+}
+
+/// A table on its way from one state to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Move<'a> {
+    pub(crate) base: &'a LakeTable,
+    pub(crate) planned: &'a Planned,
+}
+
+/// What became of some moves.
+#[derive(Debug)]
+pub(crate) enum Moved {
+    /// All of them happened. What the catalog then has of each, where it says so; otherwise it is what was planned.
+    All(Vec<Option<Found>>),
+    /// A table was not where it should be, and none has moved.
+    Conflict,
+    /// None has moved, nor will.
+    Refused(Error),
+    /// They may have happened, or may still.
+    Unknown(Error),
+}
+
+/// A catalog of tables.
+#[async_trait]
+pub(crate) trait TableCatalog: Send + Sync {
+    /// Says which catalog it is, in words without secrets, the same at every start.
+    fn identity(&self) -> &str;
+
+    /// Who writes a table's metadata file.
+    fn metadata_by(&self) -> MetadataBy;
+
+    /// Whether [`Self::commit`] takes more than one table at a time.
+    fn moves_together(&self) -> bool;
+
+    /// The place of a table's metadata, where that is less work than [`Self::load`].
+    async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>>;
+
+    /// What is there of a table.
+    async fn load(&self, namespace: &str, name: &str) -> Result<Option<Found>>;
+
+    /// Makes a namespace, before the files of a table in it are written: a server may keep the one where the others are.
+    async fn prepare(&self, namespace: &str) -> Result<()>;
+
+    /// Makes a table, without rows, where the catalog can only move tables that it has. One that is there already stays.
+    async fn create(&self, prepared: &LakeTable) -> Result<()>;
+
+    /// Moves tables, all or none: one, unless it [moves several together](Self::moves_together).
+    async fn commit(&self, moves: &[Move<'_>]) -> Moved;
+
+    /// Takes a table out. Its files stay.
+    async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()>;
+
+    /// Makes what the catalog needs for itself, and sees that it answers.
+    async fn ensure(&self) -> Result<()>;
+}
