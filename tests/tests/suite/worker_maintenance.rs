@@ -189,13 +189,15 @@ async fn after_many_small_commits_files_and_metadata_are_few() -> Result<()> {
         worker.kill().await?;
         config.maintenance = "enabled = false".to_owned();
         let worker = Worker::start(&config, &postgres).await?;
-        for n in 0..40 {
-            postgres.batch(&format!("INSERT INTO t VALUES ({n} + 5000, 'v')")).await?;
-            tokio::time::sleep(Duration::from_millis(70)).await;
-        }
+        let mut n = 5000;
+        let many = async || {
+            n += 1;
+            postgres.batch(&format!("INSERT INTO t VALUES ({n}, 'v')")).await?;
+            Ok((totals(&postgres, "t").await?.data_files > 24).then_some(()))
+        };
+        Box::pin(eventually("files are many", CATCH_UP, many)).await?;
         Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
         ensure!(rewritten(&worker).await? == 0, "files were rewritten");
-        ensure!(totals(&postgres, "t").await?.data_files > 24, "where are the files?");
         Ok(())
     })
     .await
