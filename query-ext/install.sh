@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the extension lake_query into a Postgres: library, DuckDB's library beside it, control file and script.
+# Installs the extension lake_query into a Postgres: library, beside it DuckDB's library and the extension of it that reads
+# object stores, control file and script.
 # Each file is replaced in one step, so that a server that starts meanwhile finds the old one or the new one, whole.
 set -eu
 
@@ -12,11 +13,11 @@ target=$2
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 library=$("$pg_config" --pkglibdir)
 extension=$("$pg_config" --sharedir)/extension
-duckdb=${DUCKDB_LIB_DIR:-$here/../.deps/duckdb}/libduckdb.so
+duckdb=${DUCKDB_LIB_DIR:-$here/../.deps/duckdb}
 
-for file in "$target/liblake_query.so" "$duckdb"; do
+for file in "$target/liblake_query.so" "$duckdb/libduckdb.so" "$duckdb/httpfs.duckdb_extension"; do
     if [ ! -f "$file" ]; then
-        echo "$0: $file is missing: build with cargo build --release -p lake_query" >&2
+        echo "$0: $file is missing: make setup fetches DuckDB, and cargo build --release -p lake_query builds the extension" >&2
         exit 1
     fi
 done
@@ -35,7 +36,8 @@ put() {
 }
 
 mkdir -p "$library" "$extension"
-put "$duckdb" "$library/libduckdb.so" 755
+put "$duckdb/libduckdb.so" "$library/libduckdb.so" 755
+put "$duckdb/httpfs.duckdb_extension" "$library/httpfs.duckdb_extension" 644
 put "$target/liblake_query.so" "$library/lake_query.so" 755
 put "$here/sql/lake_query--0.1.0.sql" "$extension/lake_query--0.1.0.sql" 644
 put "$here/lake_query.control" "$extension/lake_query.control" 644

@@ -27,7 +27,7 @@ die() {
 
 want=$(cat tests/setup.sh tests/requirements.txt | sha256sum | cut -d' ' -f1)
 if [[ -f $STAMP && $(<"$STAMP") == "$want" && -x $PG_CONFIG && -s $DEPS/duckdb/libduckdb.so &&
-    -x $DEPS/venv/bin/python ]]; then
+    -s $DEPS/duckdb/httpfs.duckdb_extension && -x $DEPS/venv/bin/python ]]; then
     exit 0
 fi
 
@@ -140,8 +140,16 @@ duckdb_library() {
     libduckdb_is_right || die "libduckdb.so is not the expected file (sha256 differs from $DUCKDB_SHA256)"
 }
 
+# The extension that reads object stores, as the readers' package has it: of the same version, and signed.
+duckdb_httpfs() {
+    local from
+    from=$(echo "$DEPS"/venv/lib/python3*/site-packages/duckdb_extension_httpfs/extensions/*/httpfs.duckdb_extension)
+    cmp -s "$from" "$DEPS/duckdb/httpfs.duckdb_extension" || quietly cp "$from" "$DEPS/duckdb/httpfs.duckdb_extension"
+}
+
 system_packages
 python_environment
 duckdb_library
+duckdb_httpfs
 echo "$want" >"$STAMP"
 say 'done'

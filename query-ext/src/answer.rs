@@ -163,7 +163,7 @@ pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) 
                 pgrx::debug1!("lake: the heap answers: {error}");
                 fallback::count(match error.kind() {
                     ErrorKind::OutOfMemory => Reason::Memory,
-                    ErrorKind::Open => Reason::Open,
+                    ErrorKind::Open | ErrorKind::Store => Reason::Open,
                     ErrorKind::Pin => Reason::Pin,
                     ErrorKind::Query | ErrorKind::Cancelled => Reason::Query,
                 });

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use lake_engine::{Engine, Settings};
 use pgrx::prelude::*;
 
-use crate::settings;
+use crate::{settings, store};
 
 thread_local! {
     static ENGINE: RefCell<Option<Rc<Engine>>> = const { RefCell::new(None) };
@@ -54,9 +54,13 @@ pub(crate) fn cancelled() -> bool {
 /// # Errors
 /// When DuckDB does not open.
 pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engine>, lake_engine::Error> {
-    let warehouse = warehouse();
+    let warehouse = store::warehouse();
     let mut directories: Vec<String> = Vec::new();
+    let mut remote = None;
     for file in files {
+        if file.contains("://") {
+            remote = Some(file);
+        }
         let within = warehouse.as_deref().filter(|warehouse| Path::new(file).starts_with(warehouse));
         let parent = || Path::new(file).parent().map(|parent| parent.to_string_lossy().into_owned());
         if let Some(directory) = within.map(str::to_owned).or_else(parent)
@@ -69,15 +73,19 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
         Some(set) => set,
         None => own_directory().map_err(|error| lake_engine::Error::spill(&error))?,
     };
+    let mut store = remote.map(store::of).transpose()?;
     ENGINE.with_borrow_mut(|engine| {
         if let Some(open) = engine {
             let now = open.settings();
             let same = now.memory_mb == settings::engine_memory()
                 && now.threads == settings::engine_threads()
-                && now.temp_directory == spill;
+                && now.temp_directory == spill
+                && (store.is_none() || now.store == store);
             if same && directories.iter().all(|directory| now.allowed_directories.contains(directory)) {
                 return Ok(Rc::clone(open));
             }
+            // As the directories do, the store stays for those who read from it.
+            store = store.or_else(|| now.store.clone());
             for directory in &now.allowed_directories {
                 if !directories.contains(directory) {
                     directories.push(directory.clone());
@@ -92,6 +100,7 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
             threads: settings::engine_threads(),
             temp_directory: spill,
             allowed_directories: directories,
+            store,
             cancelled,
         })?);
         *engine = Some(Rc::clone(&opened));
@@ -110,17 +119,4 @@ unsafe extern "C-unwind" fn close(_code: i32, _arg: pg_sys::Datum) {
             let _ = std::fs::remove_dir_all(directory);
         }
     });
-}
-
-/// The local directory of the warehouse, when it is one.
-fn warehouse() -> Option<String> {
-    // SAFETY: GetConfigOption answers null for a setting that does not exist; the text is copied at once.
-    let option = |name: &std::ffi::CStr| unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| std::ffi::CStr::from_ptr(value).to_string_lossy().into_owned())
-    };
-    match option(c"lake.warehouse").filter(|set| !set.is_empty()) {
-        Some(set) => set.strip_prefix("file://").map(|path| path.trim_end_matches('/').to_owned()),
-        None => option(c"data_directory").map(|data| format!("{data}/lake/warehouse")),
-    }
 }

@@ -35,6 +35,7 @@ mod pin;
 mod planner;
 mod security;
 mod settings;
+mod store;
 mod tree;
 mod version;
 mod whole;

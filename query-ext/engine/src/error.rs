@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Query,
     /// DuckDB could not be opened or configured.
     Open,
+    /// The object store of the warehouse cannot be read.
+    Store,
     /// What the read service sent cannot be used.
     Pin,
 }
@@ -47,6 +49,11 @@ impl Error {
         Self::new(ErrorKind::Open, format!("could not make a directory for temporary files: {cause}"))
     }
 
+    /// The object store cannot be read as it is set.
+    pub fn store(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Store, context)
+    }
+
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -62,6 +69,10 @@ impl Error {
         match self.kind {
             ErrorKind::OutOfMemory => Some("Raise lake.engine_memory, or give lake.temp_directory more room."),
             ErrorKind::Open => Some("Check lake.engine_memory, lake.engine_threads and lake.temp_directory."),
+            ErrorKind::Store => Some(
+                "Queries of an object store need lake.warehouse = 's3://…', a key in lake.store_access_key_id and \
+                 lake.store_secret_access_key_file, and the extension's whole installation.",
+            ),
             ErrorKind::Cancelled | ErrorKind::Query | ErrorKind::Pin => None,
         }
     }

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, text_of};
 use crate::rows::{Delivery, Rows};
 use crate::scan::{PinnedScan, ScanTable};
 use crate::slot::Slots;
+use crate::store::ObjectStore;
 use crate::watchdog::Watchdog;
 use crate::{deleted, fresh};
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub temp_directory: String,
     /// The only directories whose files can be read.
     pub allowed_directories: Vec<String>,
+    /// The object store that some of them are in.
+    pub store: Option<ObjectStore>,
     /// Asked from the watchdog's thread while a query runs: is it to stop? Must not touch anything but flags.
     pub cancelled: fn() -> bool,
 }
@@ -105,6 +108,9 @@ impl Engine {
         let slots = Arc::new(Slots::default());
         deleted::register(connection.raw, &slots)?;
         fresh::register(connection.raw, &slots)?;
+        if let Some(store) = &settings.store {
+            store.admit(|statement| connection.execute(statement))?;
+        }
         let directories: Vec<String> = settings.allowed_directories.iter().map(|path| quote(path)).collect();
         for statement in [
             "SET TimeZone = 'UTC'".into(),

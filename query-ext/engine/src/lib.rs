@@ -6,7 +6,8 @@
 //!
 //! * **No signal lands on a DuckDB thread.** Every call that may start a thread runs with all signals blocked, and a
 //!   thread inherits the mask of the one that starts it ([`Engine::open`]).
-//! * **Nothing outside the allowed directories is read or written.** External access is off, the allowed directories are
+//! * **Nothing outside the allowed directories is read or written.** A directory may be a prefix of an object store, for
+//!   which alone its key counts ([`ObjectStore`]). External access is off, the allowed directories are
 //!   fixed at opening, and the configuration is locked; another set of directories needs another [`Engine`].
 //! * **A pinned table lives as long as the rows read from it.** [`Rows`] owns the [`PinnedScan`]s its SQL names; a slot's number
 //!   is never given out twice, so SQL that outlives its slot fails instead of reading another table.
@@ -21,6 +22,7 @@ mod instance;
 mod rows;
 mod scan;
 mod slot;
+mod store;
 mod watchdog;
 
 pub use chunk::{Chunk, ColumnKind, Vector};
@@ -28,3 +30,4 @@ pub use error::{Error, ErrorKind};
 pub use instance::{Engine, Settings};
 pub use rows::{Delivery, Rows};
 pub use scan::{PinnedScan, ScanColumn, ScanFile, ScanTable};
+pub use store::ObjectStore;

@@ -20,6 +20,7 @@ fn engine(directory: &std::path::Path, cancelled: fn() -> bool) -> Engine {
         threads: 2,
         temp_directory: directory.join("spill").to_str().unwrap().into(),
         allowed_directories: vec![directory.to_str().unwrap().into()],
+        store: None,
         cancelled,
     })
     .unwrap()

@@ -25,7 +25,7 @@ pub(crate) async fn mirror(postgres: &Postgres, tables: &[&str]) -> Result<()> {
 }
 
 /// Both relations give the same rows and column types.
-async fn same(postgres: &Postgres, query: &str, heap: &str, lake: &str) -> Result<()> {
+pub(crate) async fn same(postgres: &Postgres, query: &str, heap: &str, lake: &str) -> Result<()> {
     let heap = postgres.rows(&query.replace("{t}", heap)).await?;
     let mirrored = postgres.rows(&query.replace("{t}", lake)).await?;
     ensure!(heap == mirrored, "{query}\nheap: {heap:.300?}\nlake: {mirrored:.300?}");

@@ -5,6 +5,7 @@ mod extension_crash;
 mod extension_history;
 mod extension_mirror;
 mod extension_refusals;
+mod extension_stores;
 mod extension_types;
 mod harness;
 mod mirror;

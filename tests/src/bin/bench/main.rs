@@ -14,6 +14,7 @@ mod measure;
 mod report;
 mod rig;
 mod source_cost;
+mod write_cost;
 
 use std::process::ExitCode;
 
@@ -41,8 +42,8 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 8] =
-    ["compact", "copy", "drain", "huge_txn", "index", "many_commits", "many_tables", "source_cost"];
+const SCENARIOS: [&str; 9] =
+    ["compact", "copy", "drain", "huge_txn", "index", "many_commits", "many_tables", "source_cost", "write_cost"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -80,7 +81,8 @@ async fn run() -> Result<()> {
             "index" => index::run(size).await,
             "many_commits" => many_commits::run(size).await,
             "many_tables" => many_tables::run(size).await,
-            _ => source_cost::run(size).await,
+            "source_cost" => source_cost::run(size).await,
+            _ => write_cost::run(size).await,
         };
         for measure in found.with_context(|| format!("scenario {scenario}"))? {
             measure.print();
