@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int64Type;
-use iceberg_writer::{ColumnSpec, PgType, TableSpec};
+use iceberg_writer::{ColumnSpec, PgType, StoreOptions, TableSpec};
 use proptest::prelude::*;
 
 use super::super::stage::write_rows;
@@ -84,10 +84,10 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(identity: RowIdentity) -> Self {
+    async fn new(identity: RowIdentity) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("file://{}/lake", directory.path().display());
-        let warehouse = Arc::new(Warehouse::open(&url).unwrap());
+        let warehouse = Arc::new(Warehouse::open(&url, &StoreOptions::default()).await.unwrap());
         let spec = spec(identity);
         let lake = LakeTable::prepare(&warehouse, spec.clone(), None, None).unwrap();
         let index = IndexStore::create(&directory.path().join("index")).unwrap().table(identity);
@@ -164,11 +164,7 @@ impl Rig {
                     self.rewritten += u64::from(waits);
                 }
             }
-            Happening::Fail => {
-                if self.order.take().is_some() {
-                    self.table.give_up_compaction().unwrap();
-                }
-            }
+            Happening::Fail if self.order.take().is_some() => drop(self.table.give_up_compaction().unwrap()),
             _ => {}
         }
         self.check().await;
@@ -246,7 +242,7 @@ fn sorted(rows: &[Row]) -> Vec<Row> {
 fn run(identity: RowIdentity, happenings: Vec<Happening>) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut rig = Rig::new(identity);
+        let mut rig = Rig::new(identity).await;
         for happening in happenings {
             rig.happen(happening).await;
         }
