@@ -193,8 +193,9 @@ impl Upkeep {
     }
 
     fn history_is_due(&mut self, count: u64, more: usize) -> bool {
-        let due = count >= self.history_files + more as u64;
-        if due || count < self.history_files {
+        // Fewer than before: some were rewritten, and others came meanwhile.
+        let due = count >= self.history_files + more as u64 || count < self.history_files;
+        if due {
             self.history_files = count;
         }
         due

@@ -24,6 +24,7 @@ struct Totals {
     snapshots: usize,
     data_files: u64,
     delete_files: u64,
+    bytes: u64,
     metadata_bytes: u64,
 }
 
@@ -43,12 +44,13 @@ async fn totals(postgres: &Postgres, table: &str) -> Result<Totals> {
         snapshots: snapshots.len(),
         data_files: total("total-data-files")?,
         delete_files: total("total-delete-files")?,
+        bytes: total("total-files-size")?,
         metadata_bytes: json.len() as u64,
     })
 }
 
 /// A worker that commits and rewrites as often as it can.
-async fn restless(postgres: &Postgres, tables: &[&str]) -> Result<WorkerConfig> {
+fn restless(postgres: &Postgres, tables: &[&str]) -> Result<WorkerConfig> {
     let mut config = WorkerConfig::new(postgres, "one", tables)?;
     config.interval = "30ms".to_owned();
     config.file_size = Some("256KiB".to_owned());
@@ -73,7 +75,7 @@ fn of_other_kinds(turn: u64) -> String {
 async fn rewritten(worker: &Worker) -> Result<u64> {
     let (_, metrics) = worker.admin("/metrics").await?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("lake_rewritten_files_total "));
-    Ok(line.map_or(Ok(0.0), str::parse::<f64>)?.round() as u64)
+    Ok(line.map_or(Ok(0), str::parse)?)
 }
 
 async fn rewrites_go_on(worker: &Worker) -> Result<()> {
@@ -102,7 +104,7 @@ async fn files_are_rewritten_under_way_through_kills_resyncs_and_alterations() -
         Source::publish(&postgres, &EVERY).await?;
         postgres.batch(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}", Source::ROLE)).await?;
         postgres.batch("ALTER PUBLICATION lakemirror SET (publish_via_partition_root = true)").await?;
-        let mut config = restless(&postgres, &WITH_KEYS).await?;
+        let mut config = restless(&postgres, &WITH_KEYS)?;
         config.append_only = vec!["public.log".to_owned()];
         config.history = vec!["bank.left".to_owned()];
         let mut worker = Worker::start(&config, &postgres).await?;
@@ -143,12 +145,17 @@ async fn files_are_rewritten_under_way_through_kills_resyncs_and_alterations() -
         let seen = oracle.assert_invariant(Workload::INVARIANT, &Workload::TOTAL.to_string(), ALL).await?;
         ensure!(seen > 10, "only {seen} positions");
         for table in ["left", "right", "ledger", "scratch", "twins", "parts", "log", "left_history"] {
+            let mut last = None;
             let few = async || {
                 let totals = totals(&postgres, table).await?;
-                Ok((totals.data_files <= 24 && totals.delete_files <= 24).then_some(()))
+                // Those of about the wanted size, and few that are smaller.
+                let most = 24 + totals.bytes / (128 << 10);
+                let few = totals.data_files <= most && totals.delete_files <= 24;
+                last = Some(totals);
+                Ok(few.then_some(()))
             };
             let few = Box::pin(eventually("few files", CATCH_UP, few)).await;
-            few.with_context(|| format!("{table}"))?;
+            few.with_context(|| format!("{table}: {last:?}"))?;
         }
         no_strays(&oracle, &config.warehouse).await?;
         ensure!(worker.runs()?, "the worker has ended");
@@ -226,7 +233,7 @@ async fn by_hand_all_files_become_one_and_former_snapshots_expire() -> Result<()
         let oracle = Oracle::new(&postgres);
         oracle.assert_equal(&postgres, &tables, CATCH_UP).await?;
         let before = totals(&postgres, "t").await?;
-        ensure!(before.data_files > 5 && before.delete_files > 2 && before.snapshots > 5, "{before:?}");
+        ensure!(before.data_files > 5 && before.delete_files > 0 && before.snapshots > 5, "{before:?}");
         let done = config.call(&["maintain", "--expire-snapshots", "public.t"]).await?;
         ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         for table in ["t", "t_history"] {
