@@ -58,7 +58,15 @@ fn wait(relation: pg_sys::Oid, timeout: Duration) -> Result<u64, Error> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match ask_flush(relation, target, left) {
-            Ok(lsn) => return Ok(lsn),
+            Ok(lsn) => {
+                // A copy that was asked for a moment ago the engine may not have seen; the registry knows.
+                if registry::now(|| registry::as_owner(|| registry::mirrored_table(relation)))?
+                    .is_some_and(|table| table.state == "streaming")
+                {
+                    return Ok(lsn);
+                }
+                "the table is to be copied anew".clone_into(&mut last);
+            }
             Err(ClientError::Refused(refusal)) => {
                 // A table that has errored will not come; anything else (a table the engine has yet to see, a commit
                 // that failed once) may.

@@ -3,6 +3,7 @@
 mod extension_columns;
 mod extension_crash;
 mod extension_history;
+mod extension_maintenance;
 mod extension_mirror;
 mod extension_refusals;
 mod extension_stores;
