@@ -28,7 +28,7 @@ SPARK_PACKAGES = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0,org.p
 
 class DuckDB:
     def __init__(self, request):
-        self.session = read_lake.duckdb_session()
+        self.session = read_lake.duckdb_session(request)
 
     def rows(self, location, snapshot):
         at = f", snapshot_from_id = {snapshot}::UBIGINT" if snapshot else ""
