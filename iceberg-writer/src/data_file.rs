@@ -9,8 +9,8 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 use iceberg::io::FileWrite;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Struct, StructType,
-    deserialize_data_file_from_json, serialize_data_file_to_json,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, deserialize_data_file_from_json,
+    serialize_data_file_to_json,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -19,10 +19,12 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::error::{Error, Result};
+use crate::partition::Partition;
 use crate::pg_type::PgType;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
@@ -45,40 +47,66 @@ pub struct WrittenFile {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
+    /// The partition it is in.
+    pub partition: Partition,
     pub(crate) entry: DataFile,
 }
 
 impl WrittenFile {
-    pub(crate) fn new(entry: DataFile) -> Self {
+    pub(crate) fn new(entry: DataFile, partition: Partition) -> Self {
         Self {
             path: entry.file_path().to_owned(),
             rows: entry.record_count(),
             bytes: entry.file_size_in_bytes(),
+            partition,
             entry,
         }
     }
 
-    /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry.
+    /// Whether its rows are in the table's order, as it is with the next commit.
+    pub fn is_sorted(&self) -> bool {
+        self.entry.sort_order_id().is_some_and(|order| order != 0)
+    }
+
+    /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry, and the
+    /// partition spec that it is for.
     pub fn to_json(&self) -> Result<String> {
-        let partition = StructType::new(Vec::new());
-        serialize_data_file_to_json(self.entry.clone(), &partition, FormatVersion::V2)
-            .map_err(|error| Error::iceberg(format!("describe {}", self.path), error))
+        let entry = serialize_data_file_to_json(self.entry.clone(), self.partition.fields(), FormatVersion::V2)
+            .map_err(|error| Error::iceberg(format!("describe {}", self.path), error))?;
+        serde_json::to_string(&Recorded { spec_id: self.partition.spec_id(), entry })
+            .map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))
     }
 
     /// A file of this table that an earlier process wrote, from what [`Self::to_json`] gave.
     pub fn from_json(table: &LakeTable, json: &str) -> Result<Self> {
+        let context = || format!("take over a file of {}", table.full_name());
+        // Versions of before, which knew no partitions, have written the entry alone.
+        let Recorded { spec_id, entry } =
+            serde_json::from_str(json).unwrap_or_else(|_| Recorded { spec_id: 0, entry: json.to_owned() });
+        let fields = table.partition_fields(&*table.partition_spec(spec_id)?)?;
         // The columns that it has after the next commit: the file may have been written for them.
-        let (partition, schema) = (StructType::new(Vec::new()), table.next_schema()?);
-        deserialize_data_file_from_json(json, 0, &partition, &schema)
-            .map(Self::new)
-            .map_err(|error| Error::iceberg(format!("take over a file of {}", table.full_name()), error))
+        let schema = table.next_schema()?;
+        let entry = deserialize_data_file_from_json(&entry, spec_id, &fields, &schema)
+            .map_err(|error| Error::iceberg(context(), error))?;
+        let partition = Partition::new(spec_id, fields, entry.partition().clone());
+        Ok(Self::new(entry, partition))
     }
+}
+
+/// A file as text. The entry is text in it, for the library reads a partition's values in the order in which they come.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    spec_id: i32,
+    entry: String,
 }
 
 /// Writes one data file.
 pub struct DataFileWriter {
     path: String,
-    spec: TableSpec,
+    table: LakeTable,
+    /// `None`: the only one that there is.
+    partition: Option<Partition>,
+    is_sorted: bool,
     warehouse: Warehouse,
     parquet: Option<ParquetOutput>,
     rows: u64,
@@ -90,11 +118,27 @@ impl DataFileWriter {
     pub fn create(warehouse: &Warehouse, table: &LakeTable, epoch: i64, attempt: Uuid, ordinal: u32) -> Self {
         Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
-            spec: table.spec().clone(),
+            table: table.clone(),
+            partition: None,
+            is_sorted: false,
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
         }
+    }
+
+    /// Its rows are of this partition. A file of a table that has partitions is in one.
+    #[must_use]
+    pub fn in_partition(mut self, partition: &Partition) -> Self {
+        self.partition = Some(partition.clone());
+        self
+    }
+
+    /// Its rows come in the table's order, if that has one.
+    #[must_use]
+    pub fn in_order(mut self, is_sorted: bool) -> Self {
+        self.is_sorted = is_sorted;
+        self
     }
 
     /// Appends rows. The columns are those of [`TableSpec::arrow_schema`], in its order.
@@ -104,16 +148,12 @@ impl DataFileWriter {
         }
         let parquet = match &mut self.parquet {
             Some(parquet) => parquet,
-            None => self.parquet.insert(
-                ParquetOutput::create(
-                    &self.warehouse,
-                    &self.path,
-                    self.spec.arrow_schema(),
-                    self.spec.parquet_schema()?,
-                    data_properties(&self.spec),
-                )
-                .await?,
-            ),
+            None => {
+                let (spec, path) = (self.table.spec(), &self.path);
+                let (schema, properties) = (spec.arrow_schema(), data_properties(spec));
+                let output = ParquetOutput::create(&self.warehouse, path, schema, spec.parquet_schema()?, properties);
+                self.parquet.insert(output.await?)
+            }
         };
         parquet.write(batch).await?;
         self.rows += batch.num_rows() as u64;
@@ -139,22 +179,37 @@ impl DataFileWriter {
     pub async fn close(self) -> Result<Option<WrittenFile>> {
         let Some(parquet) = self.parquet else { return Ok(None) };
         let (footer, bytes) = parquet.close().await?;
-        let mut builder = data_file(&self.path, DataContentType::Data, self.rows, bytes);
-        describe_columns(&mut builder, &footer, &self.spec.iceberg_schema()?);
+        let partition = match self.partition {
+            Some(partition) => partition,
+            None => self.table.only_partition()?,
+        };
+        let mut builder = data_file(&self.path, DataContentType::Data, &partition, self.rows, bytes);
+        describe_columns(&mut builder, &footer, &self.table.spec().iceberg_schema()?);
+        if self.is_sorted {
+            let order = self.table.next_sort_order()?.order_id;
+            builder.sort_order_id(i32::try_from(order).unwrap_or_default());
+        }
         let entry =
             builder.build().map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))?;
-        Ok(Some(WrittenFile::new(entry)))
+        Ok(Some(WrittenFile::new(entry, partition)))
     }
 }
 
 /// What all kinds of file entries have in common.
-pub(crate) fn data_file(path: &str, content: DataContentType, rows: u64, bytes: u64) -> DataFileBuilder {
+pub(crate) fn data_file(
+    path: &str,
+    content: DataContentType,
+    partition: &Partition,
+    rows: u64,
+    bytes: u64,
+) -> DataFileBuilder {
     let mut builder = DataFileBuilder::default();
     builder
         .content(content)
         .file_path(path.to_owned())
         .file_format(DataFileFormat::Parquet)
-        .partition(Struct::empty())
+        .partition_spec_id(partition.spec_id())
+        .partition(partition.values().clone())
         .record_count(rows)
         .file_size_in_bytes(bytes);
     builder

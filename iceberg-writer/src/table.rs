@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use iceberg::spec::{
-    FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, SnapshotRef, TableMetadata, TableMetadataRef,
+    FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, SnapshotRef, TableMetadata, TableMetadataRef, Transform,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::catalog::{Found, Remarked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evolution::REMARK_PROPERTY;
+use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::stamp::Stamp;
@@ -74,8 +75,11 @@ pub struct LakeTable {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     spec: TableSpec,
+    /// How the next commit is to leave it laid out; `None`: as it is.
+    layout: Option<Layout>,
     /// What the next commit is to remember with it, if that is new.
     remark: Option<String>,
     metadata: TableMetadataRef,
@@ -114,15 +118,21 @@ impl LakeTable {
         pinned_snapshots: BTreeSet<i64>,
     ) -> Self {
         let copy = CopyOf::of(&metadata);
-        Self { inner: Arc::new(Inner { spec, remark: None, metadata, copy, entry, manifests, pinned_snapshots }) }
+        let inner = Inner { spec, layout: None, remark: None, metadata, copy, entry, manifests, pinned_snapshots };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The same table, described otherwise.
     pub(crate) fn with_spec(&self, spec: TableSpec, remark: Option<String>) -> Self {
-        let Inner { metadata, copy, entry, manifests, pinned_snapshots, .. } = &*self.inner;
-        let (metadata, copy, entry, manifests) = (Arc::clone(metadata), copy.clone(), entry.clone(), manifests.clone());
-        let pinned_snapshots = pinned_snapshots.clone();
-        Self { inner: Arc::new(Inner { spec, remark, metadata, copy, entry, manifests, pinned_snapshots }) }
+        Self { inner: Arc::new(Inner { spec, remark, ..(*self.inner).clone() }) }
+    }
+
+    pub(crate) fn with_metadata(&self, metadata: TableMetadata) -> Self {
+        Self { inner: Arc::new(Inner { metadata: Arc::new(metadata), ..(*self.inner).clone() }) }
+    }
+
+    pub(crate) fn with_layout(&self, layout: Option<Layout>) -> Self {
+        Self { inner: Arc::new(Inner { layout, ..(*self.inner).clone() }) }
     }
 
     /// The same table, with companions for these columns too, by field id: its files may have them.
@@ -139,27 +149,24 @@ impl LakeTable {
 
     /// The same table after a truncation.
     pub(crate) fn without_files(&self) -> Self {
-        let Inner { spec, metadata, entry, pinned_snapshots, .. } = &*self.inner;
-        Self::from_parts(spec.clone(), Arc::clone(metadata), entry.clone(), Vec::new(), pinned_snapshots.clone())
-            .with_spec(spec.clone(), self.inner.remark.clone())
+        Self { inner: Arc::new(Inner { manifests: Vec::new(), ..(*self.inner).clone() }) }
     }
 
     /// The same prepared table, meant to replace another entry.
     pub(crate) fn replacing(&self, replaces: Option<String>) -> Self {
-        let Inner { spec, metadata, manifests, .. } = &*self.inner;
-        let entry = Entry::Absent { replaces };
-        Self::from_parts(spec.clone(), Arc::clone(metadata), entry, manifests.clone(), BTreeSet::new())
-            .with_spec(spec.clone(), self.inner.remark.clone())
+        let (entry, pinned_snapshots) = (Entry::Absent { replaces }, BTreeSet::new());
+        Self { inner: Arc::new(Inner { entry, pinned_snapshots, ..(*self.inner).clone() }) }
     }
 
     /// A prepared table in the place of the one that the catalog has: the next commit puts this copy's schema and files
     /// where that one's are, and readers see one or the other.
     pub(crate) fn onto(&self, there: &Self) -> Self {
-        let Inner { spec, remark, copy, .. } = &*self.inner;
+        let Inner { spec, layout, remark, copy, .. } = &*self.inner;
         let Inner { metadata, entry, manifests, pinned_snapshots, .. } = &*there.inner;
         Self {
             inner: Arc::new(Inner {
                 spec: spec.clone(),
+                layout: layout.clone(),
                 remark: remark.clone(),
                 metadata: Arc::clone(metadata),
                 copy: copy.clone(),
@@ -192,7 +199,7 @@ impl LakeTable {
 
     /// The table as it was at an earlier snapshot, which it must still have.
     pub(crate) async fn at_snapshot(&self, warehouse: &Warehouse, id: Option<i64>) -> Result<Self> {
-        let Inner { spec, remark, metadata, entry, pinned_snapshots, .. } = &*self.inner;
+        let metadata = &self.inner.metadata;
         let manifests = match id {
             None => Vec::new(),
             Some(id) => {
@@ -202,9 +209,7 @@ impl LakeTable {
                 read_manifest_list(warehouse, snapshot).await?
             }
         };
-        let (metadata, pinned) = (Arc::clone(metadata), pinned_snapshots.clone());
-        Ok(Self::from_parts(spec.clone(), metadata, entry.clone(), manifests, pinned)
-            .with_spec(spec.clone(), remark.clone()))
+        Ok(Self { inner: Arc::new(Inner { manifests, ..(*self.inner).clone() }) })
     }
 
     /// A table that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
@@ -265,12 +270,12 @@ impl LakeTable {
 
     /// The table as someone else's commit has left it, which was to change no column: `self` may be about to.
     pub(crate) async fn read_again(&self, warehouse: &Warehouse, found: Found) -> Result<Self> {
-        let Inner { spec, remark, metadata, .. } = &*self.inner;
+        let Inner { spec, layout, remark, metadata, .. } = &*self.inner;
         let found = Self::read_undescribed(warehouse, spec.clone(), found).await?;
         if found.metadata().current_schema().as_struct() != metadata.current_schema().as_struct() {
             spec.check_schema(found.metadata().current_schema())?;
         }
-        Ok(found.with_spec(spec.clone(), remark.clone()))
+        Ok(found.with_spec(spec.clone(), remark.clone()).with_layout(layout.clone()))
     }
 
     /// The table that the catalog has, whatever its columns are.
@@ -285,8 +290,9 @@ impl LakeTable {
         if metadata.format_version() != FormatVersion::V2 {
             return Err(unsupported("is not of format version 2"));
         }
-        if !metadata.default_partition_spec().is_unpartitioned() {
-            return Err(unsupported("is partitioned"));
+        let fields = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
+        if fields.into_iter().any(|field| field.transform == Transform::Unknown) {
+            return Err(unsupported("is partitioned by a transform that is not known"));
         }
         let manifests = match metadata.current_snapshot() {
             Some(snapshot) => read_manifest_list(warehouse, snapshot).await?,
@@ -357,6 +363,11 @@ impl LakeTable {
     /// What the next commit is to remember with the table.
     pub(crate) fn remark(&self) -> Option<&str> {
         self.inner.remark.as_deref()
+    }
+
+    /// How the next commit is to leave the table laid out; `None`: as it is.
+    pub(crate) fn layout(&self) -> Option<&Layout> {
+        self.inner.layout.as_ref()
     }
 
     pub(crate) fn metadata(&self) -> &TableMetadata {

@@ -25,6 +25,7 @@ mod commits;
 mod faults;
 mod foreign;
 mod pairs;
+mod partitions;
 mod proxy;
 mod readers;
 mod redo;

@@ -6,7 +6,7 @@ use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::{EngineConfig, ListedTable, TableSelection};
+use crate::config::{EngineConfig, ListedLayout, ListedTable, TableSelection};
 use crate::error::{Error, ErrorKind};
 use crate::registry::ensure_schema;
 use crate::source::relation::{SourceTable, Wanted};
@@ -134,6 +134,7 @@ pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()
             name: name.clone(),
             append_only: known.is_some_and(|table| table.append_only),
             history: known.is_some_and(|table| table.history),
+            layout: ListedLayout::default(),
         };
         listed(config, &client, &table).await.map_err(Error::of_the_source)?;
         relations.push(relation);

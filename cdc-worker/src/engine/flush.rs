@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_position_deletes,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, write_position_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
+use crate::table::WrittenRows;
 
 use super::answer::Need;
 use super::catalog;
@@ -23,6 +24,11 @@ use super::start::own_failure;
 const IDLE_ADVANCE_BYTES: u64 = 1 << 20;
 /// An idle mirror commits at most this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The files of a batch that is not made.
+fn paths_of(parts: &[(u32, Uuid, WrittenRows)]) -> Vec<String> {
+    parts.iter().flat_map(|(_, _, written)| &written.files).map(|file| file.path.clone()).collect()
+}
 
 /// How often tables' folders are looked through for what nothing names. It is a listing of each, and finds little.
 const STRAYS_INTERVAL: Duration = Duration::from_hours(1);
@@ -86,8 +92,18 @@ impl Session {
                 let (truncate, rewrite, expire) = (pending.truncate, pending.rewrite, pending.expire);
                 let mut data = pending.staged;
                 let written =
-                    write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
-                data.extend(written.iter().cloned());
+                    write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await;
+                let written = match written {
+                    Ok(written) => written,
+                    // A row that fits in no partition: the table stops, and the next batch brings the others.
+                    Err(error) if error.kind() == ErrorKind::Table => {
+                        self.catalog.abandon(paths_of(&parts));
+                        self.fail_table(relation, error);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                };
+                data.extend(written.files.iter().cloned());
                 let deletes =
                     write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
@@ -110,7 +126,7 @@ impl Session {
                 if own.is_some() {
                     // The others will bring their staged and rewritten files again.
                     for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
-                        change.data = written;
+                        change.data = written.files;
                         change.rewrite = Rewrite::default();
                     }
                 }
@@ -158,7 +174,7 @@ impl Session {
     }
 
     /// Brings memory in line with what was committed.
-    async fn took(&mut self, receipt: &CommitReceipt, parts: Vec<(u32, Uuid, Vec<WrittenFile>)>) -> Result<()> {
+    async fn took(&mut self, receipt: &CommitReceipt, parts: Vec<(u32, Uuid, WrittenRows)>) -> Result<()> {
         self.committed = receipt.lsn();
         self.last_commit = Instant::now();
         self.oldest_pending = None;

@@ -1,7 +1,11 @@
 //! The work of a rewrite, beside the stream: old files are read, new ones written, at no more than so many bytes a second.
 //!
+//! Files of a sorted table are merged (`merging`), so that what comes of them is sorted too.
+//!
 //! It ends with files that no table has. They are read back before anybody hears of them: for the position index, and for
 //! the proof that their rows can be read.
+
+mod merging;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +13,9 @@ use std::time::Duration;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
-use iceberg_writer::{Catalog as _, DataFileWriter, LakeTable, MirrorCatalog, Warehouse, WrittenFile, scan_columns};
+use iceberg_writer::{
+    Catalog as _, DataFileWriter, LakeTable, MirrorCatalog, Partition, Sorter, Warehouse, WrittenFile, scan_columns,
+};
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,7 +23,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 use crate::stored_keys::each_stored_key;
-use crate::table::{Candidate, Extent, IndexWriter, Order, Output, RowIdentity, Wanted, choose};
+use crate::table::{Candidate, Extent, IndexWriter, Order, Output, Position, Rewritten, RowIdentity, Wanted, choose};
 
 /// What all rewrites of a mirror have in common.
 #[derive(Clone)]
@@ -70,6 +76,8 @@ struct Rewriter<'a> {
     shop: &'a Workshop,
     lake: &'a LakeTable,
     attempt: Uuid,
+    partition: Option<Partition>,
+    is_sorted: bool,
     most_outputs: u64,
     pace: Pace,
     open: Option<DataFileWriter>,
@@ -80,7 +88,8 @@ impl<'a> Rewriter<'a> {
     fn new(shop: &'a Workshop, lake: &'a LakeTable, most_outputs: u64) -> Self {
         let pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second: shop.bytes_per_second };
         let done = Unclaimed { catalog: Arc::clone(&shop.catalog), written: Vec::new() };
-        Self { shop, lake, attempt: Uuid::now_v7(), most_outputs, pace, open: None, done }
+        let (partition, is_sorted) = (None, false);
+        Self { shop, lake, attempt: Uuid::now_v7(), partition, is_sorted, most_outputs, pace, open: None, done }
     }
 
     /// Takes the live rows of a file.
@@ -107,9 +116,11 @@ impl<'a> Rewriter<'a> {
     async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let ordinal = u32::try_from(self.done.written.len()).unwrap_or(u32::MAX);
         let Workshop { warehouse, epoch, wanted, .. } = self.shop;
-        let open = self
-            .open
-            .get_or_insert_with(|| DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal));
+        let create = || {
+            let writer = DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal);
+            self.partition.iter().fold(writer, DataFileWriter::in_partition).in_order(self.is_sorted)
+        };
+        let open = self.open.get_or_insert_with(create);
         open.write(rows).await?;
         let full = open.bytes_written() as u64 >= wanted.file_bytes;
         if full && u64::from(ordinal) + 1 < self.most_outputs {
@@ -143,22 +154,36 @@ fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result
 }
 
 /// Rewrites files of a mirrored table, and indexes where the rows are then.
-pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Vec<Output>> {
+pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Rewritten> {
     let mut rewriter = Rewriter::new(shop, &order.lake, order.most_outputs);
-    for input in &*order.inputs {
-        rewriter.take(&input.path, input.rows, input.bytes, &input.deleted).await?;
+    (rewriter.partition, rewriter.is_sorted) = (Some(order.partition.clone()), order.is_sorted);
+    let mut places = None;
+    match Sorter::new(&order.lake)?.filter(|_| order.is_sorted) {
+        Some(sorter) => places = Some(merging::merge(&mut rewriter, &sorter, &order.inputs).await?),
+        None => {
+            for input in &*order.inputs {
+                rewriter.take(&input.path, input.rows, input.bytes, &input.deleted).await?;
+            }
+        }
     }
     let outputs = rewriter.finish().await?;
-    index(shop, order, &outputs.written).await?;
-    Ok(outputs.claim())
+    index(shop, order, &outputs.written, places.as_deref()).await?;
+    Ok(Rewritten { outputs: outputs.claim(), places })
 }
 
-async fn index(shop: &Workshop, order: &Order, outputs: &[Output]) -> Result<()> {
+async fn index(shop: &Workshop, order: &Order, outputs: &[Output], places: Option<&[u32]>) -> Result<()> {
     if order.identity == RowIdentity::AppendOnly {
         return Ok(());
     }
     let mut writer = IndexWriter::new(order.moved.clone());
-    let mut old = order.old_positions();
+    let mut old: Box<dyn Iterator<Item = Position> + Send> = Box::new(order.old_positions());
+    if let Some(places) = places {
+        let mut moved = vec![Position { file: 0, row: 0 }; places.len()];
+        for (position, place) in old.zip(places) {
+            moved[*place as usize] = position;
+        }
+        old = Box::new(moved.into_iter());
+    }
     for (output, number) in outputs.iter().zip(0..) {
         each_stored_key(&shop.warehouse, &order.lake, order.identity, &output.file.path, |row, key| {
             let old = old.next().ok_or_else(|| Error::new(ErrorKind::Index, "a rewritten file has rows too many"))?;
@@ -173,13 +198,17 @@ async fn index(shop: &Workshop, order: &Order, outputs: &[Output]) -> Result<()>
 }
 
 /// What of a history is rewritten: the files that go, and those that come.
-pub(super) struct Rewritten {
+pub(super) struct RewrittenHistory {
     pub(super) removed: Vec<String>,
     pub(super) data: Vec<WrittenFile>,
 }
 
 /// Rewrites files of a table of which no row is ever deleted, and whose files nobody keeps in memory.
-pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: Extent) -> Result<Option<Rewritten>> {
+pub(super) async fn rewrite_history(
+    shop: &Workshop,
+    lake: &LakeTable,
+    extent: Extent,
+) -> Result<Option<RewrittenHistory>> {
     let files = lake.live_files(&shop.warehouse).await?;
     let candidates: Vec<Candidate> = files
         .iter()
@@ -196,7 +225,7 @@ pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: E
         removed.push(file.path.clone());
     }
     let data = rewriter.finish().await?.claim().into_iter().map(|output| output.file).collect();
-    Ok(Some(Rewritten { removed, data }))
+    Ok(Some(RewrittenHistory { removed, data }))
 }
 
 #[cfg(test)]

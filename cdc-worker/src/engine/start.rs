@@ -19,7 +19,7 @@ use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
-use crate::source::{connect, preflight, publication, relation, sending, shape, slot};
+use crate::source::{connect, layout, preflight, publication, relation, sending, shape, slot};
 use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
@@ -156,8 +156,21 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[List
     let mut relations = Vec::with_capacity(tables.len());
     for table in tables {
         let relation = relation::resolve(control, &table.name).await?;
-        relations.push(WantedTable { relation, append_only: table.append_only, history: table.history });
-        if let Some(known) = registered.iter().find(|known| known.relation == relation) {
+        let known = registered.iter().find(|known| known.relation == relation);
+        let layout = match (layout::listed(control, relation, &config.source.publication, &table.layout).await, known) {
+            (Ok(layout), _) => layout,
+            // A column has got another name, say: that is no reason not to go on.
+            (Err(error), Some(known)) if error.kind() == ErrorKind::Config => {
+                tracing::warn!(table = table.name, error = %error.report(), "the table stays laid out as it is");
+                known.layout.clone()
+            }
+            (Err(error), _) => {
+                let hint = error.hint().unwrap_or_default().to_owned();
+                return Err(Error::new(error.kind(), format!("{}: {}", table.name, error.report())).with_hint(hint));
+            }
+        };
+        relations.push(WantedTable { relation, append_only: table.append_only, history: table.history, layout });
+        if let Some(known) = known {
             if known.history || !table.history {
                 continue;
             }
@@ -267,6 +280,7 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
+    let lake = lake.map(|lake| lake.laid_out(&registered.layout));
     let Some(lake) = lake else {
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
@@ -327,6 +341,7 @@ async fn reload(
     let mut streaming =
         Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;
+    streaming.layout = registered.layout.clone();
     streaming.history = history;
     Ok(Reloaded::Table(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }

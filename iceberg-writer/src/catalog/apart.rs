@@ -335,7 +335,11 @@ impl MirrorCatalog {
             )
         })?;
         let there = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-        step.change.table = prepared.onto(&there);
+        let onto = prepared.onto(&there);
+        if onto.next_partition_spec()?.spec_id() != prepared.next_partition_spec()?.spec_id() {
+            return Err(there.foreign_change("got another partition spec while its copy was made"));
+        }
+        step.change.table = onto;
         step.change.truncate = true;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use iceberg::spec::{DataContentType, ManifestFile};
 
 use crate::error::Result;
-use crate::live_files::{LiveFile, load_live_entries};
+use crate::live_files::{LiveFile, load_live_by_spec, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -36,8 +36,8 @@ pub(super) async fn foreign_files(
         table.manifests().iter().filter(own).cloned().collect::<Vec<_>>()
     };
     let old = load_live_entries(warehouse, &missing_from(base, &after)).await?;
-    let new = load_live_entries(warehouse, &missing_from(found, &before)).await?;
-    let present: BTreeSet<&str> = new.iter().map(|entry| entry.file_path()).collect();
+    let new = load_live_by_spec(warehouse, &missing_from(found, &before)).await?;
+    let present: BTreeSet<&str> = new.iter().map(|(_, entry)| entry.file_path()).collect();
     let is_lost = |entry: &&iceberg::spec::ManifestEntryRef| {
         !present.contains(entry.file_path()) && !ours.contains(entry.file_path())
     };
@@ -47,17 +47,12 @@ pub(super) async fn foreign_files(
     }
     let known: BTreeSet<&str> = old.iter().map(|entry| entry.file_path()).chain(ours.iter().copied()).collect();
     let mut added = Vec::new();
-    for entry in new.iter().filter(|entry| !known.contains(entry.file_path())) {
+    for (spec_id, entry) in new.iter().filter(|(_, entry)| !known.contains(entry.file_path())) {
         if entry.content_type() != DataContentType::Data {
             let what = format!("had rows deleted by someone else, in {}", entry.file_path());
             return Err(base.foreign_change(&what));
         }
-        added.push(LiveFile {
-            path: entry.file_path().to_owned(),
-            rows: entry.record_count(),
-            bytes: entry.file_size_in_bytes(),
-            deleted: roaring::RoaringTreemap::new(),
-        });
+        added.push(found.live_file(*spec_id, entry)?);
     }
     Ok(added)
 }

@@ -172,6 +172,22 @@ impl MirrorCatalog {
         }
     }
 
+    async fn prepare_as(&self, spec: TableSpec, uuid: Option<Uuid>) -> Result<LakeTable> {
+        let replaces = self.replaced(&spec).await?;
+        let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
+        let prepared = LakeTable::prepare(&self.warehouse, spec, uuid, replaces)?;
+        match &self.tables {
+            // It takes the place of the table that is there, which keeps its specs and orders.
+            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
+                match tables.load(&namespace, &name).await? {
+                    Some(found) => prepared.numbered_like(&found.metadata),
+                    None => Ok(prepared),
+                }
+            }
+            _ => Ok(prepared),
+        }
+    }
+
     /// The receipt of tables as they are now, of which `garbage` became superfluous.
     pub(super) fn receipt(&self, batch: &Batch, tables: Vec<CommittedTable>, garbage: Vec<Garbage>) -> CommitReceipt {
         let mut lists = lock(&self.lists);
@@ -248,13 +264,11 @@ impl Catalog for MirrorCatalog {
     }
 
     async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {
-        let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, None, replaces)
+        self.prepare_as(spec, None).await
     }
 
     async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable> {
-        let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, Some(uuid), replaces)
+        self.prepare_as(spec, Some(uuid)).await
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Outcome> {

@@ -47,12 +47,13 @@ use super::tables::TableCatalog;
 use crate::commit::{Batch, LeftOut, MetadataBy, Rewrite, TableChange};
 use crate::data_file::WrittenFile;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::table::{Checkpoint, Entry, LakeTable};
 
 /// The form of the record; another one is not understood.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a mirror is when nothing is on its way any more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,7 +90,10 @@ struct RecordedChange {
     truncate: bool,
     /// Manifest entries, each as text.
     data: Vec<String>,
-    deletes: Option<String>,
+    deletes: Vec<String>,
+    /// How the batch lays the table out; `None`: as it was.
+    #[serde(default)]
+    layout: Option<Layout>,
     rewrite: RecordedRewrite,
     expire: bool,
 }
@@ -170,7 +174,8 @@ impl RecordedChange {
             snapshot: table.snapshot_id(),
             truncate: change.truncate,
             data: change.data.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
-            deletes: change.deletes.as_ref().map(WrittenFile::to_json).transpose()?,
+            deletes: change.deletes.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
+            layout: table.layout().filter(|_| !table.has_its_layout()).cloned(),
         })
     }
 
@@ -181,19 +186,19 @@ impl RecordedChange {
             Err(error) if error.table().is_some() => (self.prepare(catalog, None)?, Standing::Elsewhere(error)),
             Err(error) => return Err(error),
         };
-        let table = table.with_spec(self.spec.clone(), self.remark.clone());
+        let table = table.with_spec(self.spec.clone(), self.remark.clone()).with_layout(self.layout.clone());
         let file = |json: &String| WrittenFile::from_json(&table, json);
         let mut change = TableChange {
             table: table.clone(),
             truncate: self.truncate,
             data: Vec::new(),
-            deletes: None,
+            deletes: Vec::new(),
             rewrite: Rewrite::default(),
             expire: self.expire,
         };
         if matches!(standing, Standing::Before) {
             change.data = self.data.iter().map(file).collect::<Result<_>>()?;
-            change.deletes = self.deletes.as_ref().map(file).transpose()?;
+            change.deletes = self.deletes.iter().map(file).collect::<Result<_>>()?;
             let RecordedRewrite { removed, data, all_deletes, alone } = &self.rewrite;
             let (removed, data) = (removed.clone(), data.iter().map(file).collect::<Result<_>>()?);
             change.rewrite = Rewrite { removed, data, all_deletes: *all_deletes, alone: *alone };

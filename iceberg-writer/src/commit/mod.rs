@@ -49,8 +49,8 @@ pub struct TableChange {
     pub truncate: bool,
     /// Files to add.
     pub data: Vec<WrittenFile>,
-    /// Positions to delete, in older files and in those of `data`.
-    pub deletes: Option<WrittenFile>,
+    /// Positions to delete, in older files and in those of `data`: delete files, each of one partition.
+    pub deletes: Vec<WrittenFile>,
     /// Files that take the place of others, with the same rows.
     pub rewrite: Rewrite,
     /// Let all former snapshots expire, however young they are.
@@ -78,11 +78,11 @@ impl Rewrite {
 }
 
 impl TableChange {
-    /// Whether the table stays as it is: it exists with its columns, and nothing is added or removed.
+    /// Whether the table stays as it is: it exists with its columns and its layout, and nothing is added or removed.
     pub(crate) fn is_empty(&self) -> bool {
-        let same_columns = self.table.has_its_schema().unwrap_or(false);
+        let same_columns = self.table.has_its_schema().unwrap_or(false) && self.table.has_its_layout();
         let there = self.table.metadata_location().is_some();
-        let nothing = self.data.is_empty() && self.deletes.is_none() && self.rewrite.is_empty();
+        let nothing = self.data.is_empty() && self.deletes.is_empty() && self.rewrite.is_empty();
         there && same_columns && !self.truncate && nothing && !self.expire
     }
 

@@ -171,6 +171,9 @@ fn updates(base: &LakeTable, next: &TableMetadata, changes: Vec<TableUpdate>, st
             snapshot_id: before.current_snapshot_id(),
         },
         TableRequirement::CurrentSchemaIdMatch { current_schema_id: before.current_schema_id() },
+        // Files say by number which spec they are of.
+        TableRequirement::DefaultSpecIdMatch { default_spec_id: before.default_partition_spec_id() },
+        TableRequirement::LastAssignedPartitionIdMatch { last_assigned_partition_id: before.last_partition_id() },
     ];
     Updates { requirements, updates, key: stamp.unique }
 }
@@ -224,13 +227,9 @@ fn next_metadata(
     properties.extend(base.identity_properties()?);
     properties.extend(base.remark().map(|remark| (REMARK_PROPERTY.to_owned(), remark.to_owned())));
     let metadata = base.next_metadata()?;
+    let builder = base.lay_out(metadata.into_builder(base.metadata_location().map(str::to_owned)))?;
     let build = || {
-        metadata
-            .into_builder(base.metadata_location().map(str::to_owned))
-            .set_branch_snapshot(snapshot, MAIN_BRANCH)?
-            .remove_snapshots(&ids)
-            .set_properties(properties)?
-            .build()
+        builder.set_branch_snapshot(snapshot, MAIN_BRANCH)?.remove_snapshots(&ids).set_properties(properties)?.build()
     };
     let built =
         build().map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;
@@ -270,7 +269,7 @@ fn summary(
     manifests: &NewManifests,
     previous: &TableMetadata,
 ) -> Summary {
-    let removes = change.deletes.is_some() || !manifests.removed.is_empty();
+    let removes = !change.deletes.is_empty() || !manifests.removed.is_empty();
     let operation = match (change.added_data().next().is_none(), removes) {
         _ if change.rewrite.alone => Operation::Replace,
         (_, false) => Operation::Append,
@@ -296,11 +295,9 @@ fn summary(
     count("added-data-files", change.added_data().count() as u64);
     count("added-records", change.added_data().map(|file| file.rows).sum());
     count("added-files-size", added_bytes);
-    if let Some(deletes) = &change.deletes {
-        count("added-delete-files", 1);
-        count("added-position-delete-files", 1);
-        count("added-position-deletes", deletes.rows);
-    }
+    count("added-delete-files", change.deletes.len() as u64);
+    count("added-position-delete-files", change.deletes.len() as u64);
+    count("added-position-deletes", change.deletes.iter().map(|file| file.rows).sum());
     count("deleted-data-files", gone.len() as u64);
     count("deleted-records", rows(&gone));
     count("removed-delete-files", undone.len() as u64);
@@ -367,7 +364,7 @@ mod tests {
             table: table.clone(),
             truncate: true,
             data: Vec::new(),
-            deletes: None,
+            deletes: Vec::new(),
             rewrite,
             expire: false,
         };

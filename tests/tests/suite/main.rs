@@ -3,6 +3,7 @@
 mod extension_columns;
 mod extension_crash;
 mod extension_history;
+mod extension_layout;
 mod extension_maintenance;
 mod extension_mirror;
 mod extension_refusals;
@@ -20,6 +21,7 @@ mod worker_history;
 mod worker_identity;
 mod worker_isolation;
 mod worker_kinds;
+mod worker_layout;
 mod worker_maintenance;
 mod worker_partitions;
 mod worker_prepared;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int64Type;
-use iceberg_writer::{ColumnSpec, PgType, StoreOptions, TableSpec};
+use iceberg_writer::{ColumnSpec, Layout, PgType, StoreOptions, TableSpec, WrittenFile};
 use proptest::prelude::*;
 
 use super::super::stage::write_rows;
 use super::*;
 use crate::decode::message::{Cell, Tuple};
-use crate::table::{IndexStore, MirroredTable, OldValues, Step};
+use crate::table::{IndexStore, MirroredTable, OldValues, Step, WrittenRows};
 
 /// A row: its key, and a value.
 type Row = (i64, i64);
@@ -84,12 +84,12 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new(identity: RowIdentity) -> Self {
+    async fn new(identity: RowIdentity, layout: Layout) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("file://{}/lake", directory.path().display());
         let warehouse = Arc::new(Warehouse::open(&url, &StoreOptions::default()).await.unwrap());
         let spec = spec(identity);
-        let lake = LakeTable::prepare(&warehouse, spec.clone(), None, None).unwrap();
+        let lake = LakeTable::prepare(&warehouse, spec.clone(), None, None).unwrap().laid_out(&layout);
         let index = IndexStore::create(&directory.path().join("index")).unwrap().table(identity);
         let table = MirroredTable::new(1, Arc::new(spec), identity, lake.clone(), Vec::new(), index);
         // It is never connected.
@@ -170,7 +170,7 @@ impl Rig {
         self.check().await;
     }
 
-    async fn write(&self, batches: &[RecordBatch]) -> Vec<WrittenFile> {
+    async fn write(&self, batches: &[RecordBatch]) -> WrittenRows {
         write_rows(&self.shop.warehouse, &self.lake, 1, Uuid::now_v7(), 1 << 20, batches).await.unwrap()
     }
 
@@ -185,22 +185,37 @@ impl Rig {
             assert!(self.committed.remove(path).is_some(), "{path} is not there");
         }
         if pending.rewrite.alone {
-            assert!(written.is_empty() && pending.staged.is_empty() && !pending.truncate);
+            assert!(written.files.is_empty() && pending.staged.is_empty() && !pending.truncate);
             assert_eq!(sorted(&self.rows), sorted(&self.committed_rows));
         }
-        for file in pending.staged.iter().chain(&written).chain(&pending.rewrite.data) {
+        for file in pending.staged.iter().chain(&written.files).chain(&pending.rewrite.data) {
             self.committed.insert(file.path.clone(), RoaringTreemap::new());
+            self.check_file(file).await;
         }
         if pending.rewrite.all_deletes {
             self.committed.values_mut().for_each(|deleted| *deleted = RoaringTreemap::new());
         }
         for (path, rows) in pending.deletes {
-            *self.committed.get_mut(&path).unwrap() |= rows;
+            *self.committed.get_mut(&path).unwrap() |= rows.positions;
         }
         self.table.committed(self.lake.clone(), &written).unwrap();
         self.committed_rows.clone_from(&self.rows);
         let found = self.read(self.committed.iter().map(|(path, deleted)| (path.as_str(), deleted))).await;
         assert_eq!(found, sorted(&self.rows), "what Iceberg has");
+    }
+
+    /// Rows of one partition, in order if the file says so; a table with an order has no other files here.
+    async fn check_file(&self, file: &WrittenFile) {
+        let batches = scan_columns(&self.shop.warehouse, &self.lake, &file.path, &[0, 1]).await.unwrap();
+        let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+        let rows: Vec<Row> = batches.iter().flat_map(rows_of).collect();
+        let mut divider = iceberg_writer::Divider::new(&self.lake).unwrap();
+        for batch in &batches {
+            divider.divide(batch).unwrap();
+        }
+        assert_eq!((divider.count(), divider.partition(0)), (1, Some(&file.partition)));
+        assert_eq!(file.is_sorted(), self.lake.sorted_by().unwrap() != 0);
+        assert!(!file.is_sorted() || rows.is_sorted_by_key(|row| std::cmp::Reverse(row.1)), "{rows:?}");
     }
 
     /// What readers are shown.
@@ -239,10 +254,16 @@ fn sorted(rows: &[Row]) -> Vec<Row> {
     rows
 }
 
-fn run(identity: RowIdentity, happenings: Vec<Happening>) -> u64 {
+/// No layout, partitions, an order, and both.
+fn layouts() -> [Layout; 4] {
+    [("", ""), ("truncate(10, k)", ""), ("", "v DESC"), ("bucket(3, k)", "v DESC, k")]
+        .map(|(partition_by, sort_by)| Layout::parse(partition_by, sort_by, &spec(RowIdentity::Key).columns).unwrap())
+}
+
+fn run(identity: RowIdentity, layout: Layout, happenings: Vec<Happening>) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut rig = Rig::new(identity).await;
+        let mut rig = Rig::new(identity, layout).await;
         for happening in happenings {
             rig.happen(happening).await;
         }
@@ -252,19 +273,21 @@ fn run(identity: RowIdentity, happenings: Vec<Happening>) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn a_table_with_a_key_is_the_same_when_its_files_are_rewritten(
         happenings in proptest::collection::vec(happening(), 1..120),
+        layout in 0usize..4,
     ) {
-        run(RowIdentity::Key, happenings);
+        run(RowIdentity::Key, layouts()[layout].clone(), happenings);
     }
 
     #[test]
     fn a_table_of_equal_rows_is_the_same_when_its_files_are_rewritten(
         happenings in proptest::collection::vec(happening(), 1..120),
+        layout in 0usize..4,
     ) {
-        run(RowIdentity::FullRow, happenings);
+        run(RowIdentity::FullRow, layouts()[layout].clone(), happenings);
     }
 }
 
@@ -285,6 +308,8 @@ fn rows_are_deleted_before_during_and_after_a_rewrite() {
         ]);
         happenings.extend([Happening::Finish, Happening::Update(0, None), Happening::Commit, Happening::Delete(1)]);
         happenings.extend([Happening::Commit, Happening::Begin(Extent::All), Happening::Finish, Happening::Commit]);
-        assert_eq!(run(identity, happenings), 2);
+        for layout in layouts() {
+            assert!(run(identity, layout, happenings.clone()) >= 2);
+        }
     }
 }
