@@ -52,7 +52,7 @@ impl Session {
     ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
-        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse, &config.lake.store).await?);
+        let warehouse = Arc::new(catalog::open_warehouse(config).await?);
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
         if first {
@@ -260,7 +260,7 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let lake = match committed(catalog, registered, described.spec.clone()).await {
+    let lake = match committed(catalog, &config.mirror, registered, described.spec.clone()).await {
         Ok(lake) => lake,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
@@ -296,7 +296,7 @@ async fn reload(
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
-    let history = match histories::reload(catalog, registered, lake.spec()).await {
+    let history = match histories::reload(catalog, &config.mirror, registered, lake.spec()).await {
         Ok(history) => history,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
@@ -305,7 +305,13 @@ async fn reload(
     };
     let identity = described.identity;
     let index = store.table(identity);
-    let files = lake.live_files(warehouse).await?;
+    let files = match lake.live_files(warehouse).await {
+        Ok(files) => files,
+        Err(error) if error.table().is_some() => {
+            return stopped(config, control, registered, own_failure(&error), begin).await.map(Reloaded::Table);
+        }
+        Err(error) => return Err(error.into()),
+    };
     match build_index(warehouse, &lake, identity, &index, &files).await {
         Ok(()) => {}
         // Rows of a partition that was emptied beside the stream, say, and came again.
@@ -334,14 +340,23 @@ async fn reload(
 /// The Iceberg table that the mirror has committed for a table, if it has.
 async fn committed(
     catalog: &MirrorCatalog,
+    mirror: &str,
     registered: &RegisteredTable,
     described: TableSpec,
 ) -> Result<Option<LakeTable>> {
     if matches!(registered.state, TableState::Requested | TableState::Errored) {
         return Ok(None);
     }
-    match load(catalog, described).await {
-        Ok(lake) => Ok(lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid))),
+    let loaded = async {
+        let lake = load(catalog, described).await?;
+        let lake = lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid));
+        if let Some(lake) = &lake {
+            catalog.check(lake, mirror).await?;
+        }
+        Ok::<_, iceberg_writer::Error>(lake)
+    };
+    match loaded.await {
+        Ok(lake) => Ok(lake),
         // An earlier mirror of the table left another one under its name; the copy will replace it.
         Err(error) if error.table().is_some() && registered.state == TableState::Copying => Ok(None),
         // Something is wrong with this table (its columns changed, say), not with the catalog.

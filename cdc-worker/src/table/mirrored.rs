@@ -163,7 +163,10 @@ impl MirroredTable {
     }
 
     pub(crate) fn has_changes(&self) -> bool {
-        !self.delta.is_empty() || self.spec != self.committed_spec || self.has_rewritten()
+        !self.delta.is_empty()
+            || self.spec != self.committed_spec
+            || self.has_rewritten()
+            || self.has_dangling_deletes()
     }
 
     /// Rows that Iceberg has not got, in memory and in staged files.
