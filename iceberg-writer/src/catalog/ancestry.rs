@@ -114,7 +114,8 @@ struct Known {
 
 impl Known {
     fn of(metadata: &TableMetadata) -> Self {
-        let snapshots = metadata.snapshots().map(|snapshot| (snapshot.snapshot_id(), snapshot.clone())).collect();
+        let known = metadata.snapshots().map(|snapshot| (snapshot.snapshot_id(), SnapshotRef::clone(snapshot)));
+        let snapshots = known.collect();
         let mut seen = HashSet::new();
         let older = metadata.metadata_log().iter().map(|log| log.metadata_file.clone());
         Self { snapshots, older: older.filter(|file| seen.insert(file.clone())).collect() }
