@@ -59,7 +59,7 @@ test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensio
 .PHONY: test-readers
 test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the lake (fetches 500 MB the first time)
 	@tests/readers.sh
-	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover
 
 .PHONY: bench
 bench: build ## whole scenarios beside a peer (SCENARIO=compact|copy|drain|huge_txn|index|many_commits|many_tables|source_cost|write_cost SCALE=1 RUNS=3)

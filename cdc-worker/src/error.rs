@@ -166,7 +166,11 @@ impl std::error::Error for Error {
 impl From<iceberg_writer::Error> for Error {
     fn from(error: iceberg_writer::Error) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self { kind: ErrorKind::Lake, message: error.to_string(), hint, source: Some(Box::new(error)) }
+        let kind = match error.kind() {
+            iceberg_writer::ErrorKind::Fenced => ErrorKind::Fenced,
+            _ => ErrorKind::Lake,
+        };
+        Self { kind, message: error.to_string(), hint, source: Some(Box::new(error)) }
     }
 }
 

@@ -29,6 +29,15 @@ pub struct LiveFile {
     pub is_sorted: bool,
 }
 
+impl LiveFile {
+    /// Its rows that are not deleted.
+    pub fn live_rows(&self) -> u64 {
+        // Who deletes a row that a file has not has deleted nothing.
+        let deleted = self.rows.checked_sub(1).map_or(0, |last| self.deleted.rank(last));
+        self.rows - deleted
+    }
+}
+
 impl LakeTable {
     /// How many data files the table consists of.
     pub fn data_file_count(&self) -> u64 {
@@ -45,6 +54,16 @@ impl LakeTable {
             u64::from(manifest.added_files_count.unwrap_or(0) + manifest.existing_files_count.unwrap_or(0))
         };
         self.manifests().iter().filter(|manifest| manifest.content == kind).map(live).sum()
+    }
+
+    /// How many positions the table's delete files hold. They are more than its deleted rows when some are of files that
+    /// the table has no more, which another engine's compaction leaves.
+    pub fn deleted_position_count(&self) -> u64 {
+        let live = |manifest: &ManifestFile| {
+            manifest.added_rows_count.unwrap_or(0) + manifest.existing_rows_count.unwrap_or(0)
+        };
+        let of_deletes = |manifest: &&ManifestFile| manifest.content == ManifestContentType::Deletes;
+        self.manifests().iter().filter(of_deletes).map(live).sum()
     }
 
     /// The paths of the table's delete files.

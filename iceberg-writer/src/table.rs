@@ -397,6 +397,16 @@ impl LakeTable {
             .with_table(&self.inner.spec.namespace, &self.inner.spec.name)
             .with_hint("only the mirror may change or remove rows of its tables; copy the table again to repair it")
     }
+
+    /// The error for a table whose files someone else rewrote, when a batch names positions in those that are gone.
+    pub(crate) fn rewritten(&self) -> Error {
+        Error::new(
+            ErrorKind::Rewritten,
+            format!("another engine rewrote files of the lake's table {}", self.full_name()),
+        )
+        .with_table(&self.inner.spec.namespace, &self.inner.spec.name)
+        .with_hint("nothing is lost: the table is read anew, and its changes are made again")
+    }
 }
 
 /// The library does not show a table's references; its JSON does.

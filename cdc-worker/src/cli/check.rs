@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
 
 use crate::Result;
@@ -40,7 +39,7 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
             }
         }
     }
-    match Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(Error::from) {
+    match crate::engine::open_warehouse(config).await {
         Ok(warehouse) => {
             if let Err(error) = crate::engine::open_catalog(config, &warehouse).await {
                 find(&error);

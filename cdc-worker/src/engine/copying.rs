@@ -32,6 +32,7 @@ use crate::table::PositionIndex;
 
 use super::entry::{Entry, Table};
 use super::session::Session;
+use super::start::own_failure;
 use super::waiting::keep;
 
 /// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
@@ -238,7 +239,16 @@ impl Session {
         let (lake, progress) = match taken_over {
             Some(taken_over) => taken_over,
             None => {
-                let lake = self.catalog.prepare(source.spec.clone()).await?.laid_out(&registered.layout);
+                let lake = match self.catalog.prepare(source.spec.clone()).await {
+                    Ok(lake) => lake.laid_out(&registered.layout),
+                    // Somebody else's table has the name.
+                    Err(error) if error.table().is_some() => {
+                        self.tables.insert(relation, Table::errored(source.schema, source.name, String::new(), None));
+                        self.fail_table(relation, own_failure(&error));
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
                 (lake, Progress::default())
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, write_position_deletes,
+    Batch, Catalog, CommitReceipt, ErrorKind as LakeErrorKind, LakeTable, Lsn, Outcome, Rewrite, TableChange,
+    write_position_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -123,6 +124,7 @@ impl Session {
             Ok(outcome) => outcome,
             Err(error) => {
                 let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
+                let own = own.filter(|_| error.kind() != LakeErrorKind::Rewritten);
                 if own.is_some() {
                     // The others will bring their staged and rewritten files again.
                     for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
@@ -134,6 +136,10 @@ impl Session {
                 // of it, for its UPDATE waits for a commit that is still under way.
                 let leases = self.leases.clone();
                 self.catalog.discard(&batch, &|path: &str| leases.holds(path)).await;
+                if error.kind() == LakeErrorKind::Rewritten {
+                    // The session that follows reads where the rows are now, and WAL brings the batch again.
+                    return Err(Error::new(ErrorKind::Protocol, format!("{error}; reading it anew")));
+                }
                 let Some(relation) = own else { return Err(error.into()) };
                 // One table's own failure (I6): without it, the next batch brings the others.
                 self.fail_table(relation, own_failure(&error));
@@ -198,11 +204,11 @@ impl Session {
                 }
                 return Err(Error::new(ErrorKind::Protocol, "a commit's receipt does not tell of a table"));
             };
-            if !committed.foreign_files.is_empty() {
-                // The session that follows reads the foreign rows into the index.
+            if committed.rewritten || !committed.foreign_files.is_empty() {
+                // The session that follows reads the rows of those files into the index.
                 return Err(Error::new(
                     ErrorKind::Protocol,
-                    "another engine appended to a mirrored table; reading it anew",
+                    "another engine committed to a mirrored table; reading it anew",
                 ));
             }
             streaming.committed(committed.table.clone(), &written)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, LakeTable, Lsn, MirrorCatalog, TableSpec, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, LiveFile, Lsn, MirrorCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -52,7 +52,7 @@ impl Session {
     ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
-        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse, &config.lake.store).await?);
+        let warehouse = Arc::new(catalog::open_warehouse(config).await?);
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
         if first {
@@ -273,7 +273,7 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let lake = match committed(catalog, registered, described.spec.clone()).await {
+    let lake = match committed(catalog, &config.mirror, registered, described.spec.clone()).await {
         Ok(lake) => lake,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
@@ -310,7 +310,7 @@ async fn reload(
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
-    let history = match histories::reload(catalog, registered, lake.spec()).await {
+    let history = match histories::reload(catalog, &config.mirror, registered, lake.spec()).await {
         Ok(history) => history,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
@@ -319,9 +319,8 @@ async fn reload(
     };
     let identity = described.identity;
     let index = store.table(identity);
-    let files = lake.live_files(warehouse).await?;
-    match build_index(warehouse, &lake, identity, &index, &files).await {
-        Ok(()) => {}
+    let files = match build_index(warehouse, &lake, identity, &index).await {
+        Ok(files) => files,
         // Rows of a partition that was emptied beside the stream, say, and came again.
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
             tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
@@ -332,7 +331,7 @@ async fn reload(
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
-    }
+    };
     let files = files.into_iter().map(FileState::new).collect();
     let (namespace, name) = registered.lake_name();
     let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
@@ -349,14 +348,23 @@ async fn reload(
 /// The Iceberg table that the mirror has committed for a table, if it has.
 async fn committed(
     catalog: &MirrorCatalog,
+    mirror: &str,
     registered: &RegisteredTable,
     described: TableSpec,
 ) -> Result<Option<LakeTable>> {
     if matches!(registered.state, TableState::Requested | TableState::Errored) {
         return Ok(None);
     }
-    match load(catalog, described).await {
-        Ok(lake) => Ok(lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid))),
+    let loaded = async {
+        let lake = load(catalog, described).await?;
+        let lake = lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid));
+        if let Some(lake) = &lake {
+            catalog.check(lake, mirror).await?;
+        }
+        Ok::<_, iceberg_writer::Error>(lake)
+    };
+    match loaded.await {
+        Ok(lake) => Ok(lake),
         // An earlier mirror of the table left another one under its name; the copy will replace it.
         Err(error) if error.table().is_some() && registered.state == TableState::Copying => Ok(None),
         // Something is wrong with this table (its columns changed, say), not with the catalog.
@@ -405,16 +413,19 @@ pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 
-/// Reads the identity's columns of all files into the index. Deleted rows are left out.
+/// Reads the identity's columns of all files into the index. Deleted rows are left out. Gives the files.
 async fn build_index(
     warehouse: &Warehouse,
     lake: &LakeTable,
     identity: RowIdentity,
     index: &PositionIndex,
-    files: &[iceberg_writer::LiveFile],
-) -> Result<()> {
+) -> Result<Vec<LiveFile>> {
+    let files = lake.live_files(warehouse).await.map_err(|error| match error.table() {
+        Some(_) => own_failure(&error),
+        None => error.into(),
+    })?;
     if identity == RowIdentity::AppendOnly {
-        return Ok(());
+        return Ok(files);
     }
     let mut writer = IndexWriter::new(index.clone());
     for (file, live) in files.iter().enumerate() {
@@ -428,5 +439,6 @@ async fn build_index(
         })
         .await?;
     }
-    writer.finish()
+    writer.finish()?;
+    Ok(files)
 }

@@ -332,9 +332,20 @@ impl MirroredTable {
         rewrite
     }
 
+    /// Whether Iceberg has deleted positions of files that it has no more, as another engine's compaction leaves them.
+    pub(crate) fn has_dangling_deletes(&self) -> bool {
+        let count = self.lake.deleted_position_count();
+        if count == 0 || self.delta.truncated {
+            return false;
+        }
+        let deleted: u64 = self.files.iter().map(|(_, file)| file.deleted.len()).sum();
+        let pending: u64 = self.delta.deletes.values().map(RoaringTreemap::len).sum();
+        count > deleted.saturating_sub(pending)
+    }
+
     /// Whether the next commit has all deleted positions in one file. It must when a data file goes in which Iceberg has
-    /// deletions: readers count positions, and DuckDB fails at a table that has more of them than rows. And it does when
-    /// there are too many delete files.
+    /// deletions, or when another engine has let one go: readers count positions, and DuckDB fails at a table that has more
+    /// of them than rows. And it does when there are too many delete files.
     fn merges_deletes(&self, arrived: Option<&Arrived<'_>>) -> bool {
         let count = self.lake.delete_file_count();
         if count == 0 {
@@ -347,7 +358,9 @@ impl MirroredTable {
         let deleted = self.files.iter().filter(|(_, file)| !file.deleted.is_empty());
         let least = deleted.map(|(_, file)| &file.partition).collect::<HashSet<_>>().len() as u64;
         let most = most.max(least.saturating_mul(2));
-        count >= most || arrived.is_some_and(|arrived| arrived.compaction.inputs.iter().any(is_deleted))
+        count >= most
+            || self.has_dangling_deletes()
+            || arrived.is_some_and(|arrived| arrived.compaction.inputs.iter().any(is_deleted))
     }
 
     /// Takes note that what [`Self::pending_rewrite`] gave is in Iceberg.

@@ -179,7 +179,7 @@ impl MirroredTable {
 
     pub(crate) fn has_changes(&self) -> bool {
         let described = self.spec != self.committed_spec || !self.lake.has_its_layout();
-        !self.delta.is_empty() || described || self.has_rewritten()
+        !self.delta.is_empty() || described || self.has_rewritten() || self.has_dangling_deletes()
     }
 
     /// Rows that Iceberg has not got, in memory and in staged files.

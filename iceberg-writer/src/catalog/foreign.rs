@@ -1,20 +1,69 @@
 //! What to make of a table that someone else committed to.
 //!
 //! Files that were only added are taken over. Positions that the caller holds stay true then, because no file it knows
-//! went away or lost rows. Everything else is an error that names the table.
+//! went away or lost rows. Where files were rewritten and no row was changed ([`super::ancestry`] says how that is known), the
+//! table is taken over, and the positions are not. Everything else is an error that names the table.
 
 use std::collections::BTreeSet;
 
 use iceberg::spec::{DataContentType, ManifestFile};
+use tracing::info;
+use uuid::Uuid;
 
+use super::ancestry::Ancestry;
 use crate::error::Result;
 use crate::live_files::{LiveFile, load_live_by_spec, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
+/// What someone else made of a table.
+pub(super) enum Foreign {
+    /// There are these files besides, and all that there were.
+    Added(Vec<LiveFile>),
+    /// The rows are in other files.
+    Rewritten,
+}
+
+/// What happened to a table between `base` and `found`, where that has changed no row which the mirror knows. Files in `ours`
+/// don't count as foreign; they may have come or gone. `by` is the mirror and the attempt that wants to know.
+pub(super) async fn foreign_commits(
+    warehouse: &Warehouse,
+    base: &LakeTable,
+    found: &LakeTable,
+    ours: &BTreeSet<&str>,
+    by: (&str, Uuid),
+) -> Result<Foreign> {
+    let (mirror, attempt) = by;
+    let added = foreign_files(warehouse, base, found, ours).await;
+    if base.uuid() != found.uuid() {
+        return added.map(Foreign::Added);
+    }
+    let ancestry = match (Ancestry::of(warehouse, found, mirror).await, &added) {
+        (Ok(ancestry), _) => ancestry,
+        // That all files are there is proof enough.
+        (Err(_), Ok(_)) => return added.map(Foreign::Added),
+        (Err(error), Err(_)) => return Err(error),
+    };
+    match added {
+        Ok(files) => {
+            if ancestry.has_rewrites() {
+                ancestry.prove(warehouse, found).await?;
+            }
+            Ok(Foreign::Added(files))
+        }
+        // Manifests that are gone with expired snapshots say nothing against what has been proved without them.
+        Err(error) if ancestry.has_rewrites() || ancestry.ends_at(attempt) || error.table().is_none() => {
+            ancestry.prove(warehouse, found).await?;
+            info!(table = found.full_name(), "another engine rewrote files; the table is taken over");
+            Ok(Foreign::Rewritten)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The files that `found` has and `base` has not, when that is all that happened between the two. Files in `ours` don't
 /// count as foreign; they may have come or gone.
-pub(super) async fn foreign_files(
+async fn foreign_files(
     warehouse: &Warehouse,
     base: &LakeTable,
     found: &LakeTable,

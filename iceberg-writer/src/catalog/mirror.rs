@@ -13,8 +13,9 @@ use tokio_postgres::Config;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::ancestry::Ancestry;
 use super::connection::{Connection, quoted};
-use super::foreign::foreign_files;
+use super::foreign::{Foreign, foreign_commits};
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
 use super::rest::{RestCatalog, RestSettings};
@@ -23,8 +24,7 @@ use super::tables::{Found, TableCatalog};
 use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
 use crate::deadline;
-use crate::error::{Error, Result};
-use crate::live_files::LiveFile;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -166,9 +166,21 @@ impl MirrorCatalog {
             // It is looked for when the copy is committed, for it changes until then.
             Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
                 tables.prepare(&spec.namespace).await?;
+                if let Some(found) = tables.load(&spec.namespace, &spec.name).await? {
+                    found.may_be_replaced(spec)?;
+                }
                 Ok(None)
             }
-            _ => self.metadata_location(spec).await,
+            _ => {
+                let Some(location) = self.metadata_location(spec).await? else { return Ok(None) };
+                match Found::read(&self.warehouse, location.clone()).await {
+                    Ok(found) => found.may_be_replaced(spec)?,
+                    // Of what is gone, or is no table, nobody can have rows.
+                    Err(error) if error.kind() == ErrorKind::Format => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(Some(location))
+            }
         }
     }
 
@@ -212,16 +224,21 @@ impl MirrorCatalog {
                 if !change.is_empty() && table.checkpoint().is_none_or(|found| found.attempt != batch.attempt) {
                     return Err(base.foreign_change("lost the mirror's last commit"));
                 }
-                let foreign_files = self.foreign_beside(&change, &table).await?;
-                Ok::<_, Error>(CommittedTable { table, foreign_files })
+                let foreign = self.foreign_beside(&change, &table, batch).await?;
+                Ok::<_, Error>(committed_table(table, foreign))
             }
         };
         let tables = try_join_all(batch.tables.iter().map(adopt)).await?;
         Ok(CommitReceipt::new(batch.lsn, tables, Vec::new()))
     }
 
-    /// What someone else added to a table, which has a change of ours.
-    pub(super) async fn foreign_beside(&self, change: &TableChange, table: &LakeTable) -> Result<Vec<LiveFile>> {
+    /// What someone else did to a table, which has a change of ours.
+    pub(super) async fn foreign_beside(
+        &self,
+        change: &TableChange,
+        table: &LakeTable,
+        batch: &Batch,
+    ) -> Result<Foreign> {
         let base = &change.table;
         let written = change.written().map(|file| file.path.as_str());
         let mut replaced = change.rewrite.removed.clone();
@@ -230,7 +247,7 @@ impl MirrorCatalog {
         }
         let ours: BTreeSet<&str> = written.chain(replaced.iter().map(String::as_str)).collect();
         let before = if change.truncate { base.without_files() } else { base.clone() };
-        foreign_files(&self.warehouse, &before, table, &ours).await
+        foreign_commits(&self.warehouse, &before, table, &ours, (&batch.mirror, batch.attempt)).await
     }
 
     /// Deletes files that no snapshot names. Best effort.
@@ -239,6 +256,13 @@ impl MirrorCatalog {
         for (file, error) in files.iter().zip(results).filter_map(|(file, result)| Some((file, result.err()?))) {
             warn!(file, %error, "could not remove a file of a commit that did not happen");
         }
+    }
+}
+
+fn committed_table(table: LakeTable, foreign: Foreign) -> CommittedTable {
+    match foreign {
+        Foreign::Added(foreign_files) => CommittedTable { table, foreign_files, rewritten: false },
+        Foreign::Rewritten => CommittedTable { table, foreign_files: Vec::new(), rewritten: true },
     }
 }
 
@@ -261,6 +285,10 @@ impl Catalog for MirrorCatalog {
             None => Ok(None),
             Some(found) => LakeTable::read_remarked(&self.warehouse, spec, by_remark, found).await.map(Some),
         }
+    }
+
+    async fn check(&self, table: &LakeTable, mirror: &str) -> Result<()> {
+        Ancestry::of(&self.warehouse, table, mirror).await?.prove(&self.warehouse, table).await
     }
 
     async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {

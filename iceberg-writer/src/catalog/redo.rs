@@ -31,6 +31,11 @@
 //! is made, or refused because it was made. Nothing of a batch that may be decided is ever deleted.
 //!
 //! # What cannot go on
+//! A table of which another engine has rewritten files cannot take a batch that names them. Where it could only have been
+//! moved together with all others, or is the only one, nothing that was ever sent can be granted any more, for it asserted
+//! the snapshot before the rewrite: the batch is withdrawn, whoever sent it, and WAL brings its changes again. Where tables
+//! move one by one, they are looked at before the batch is put on record. A rewrite in the moments between is met as follows.
+//!
 //! A table that someone else dropped, or took rows from, cannot take the batch. As long as no table has it and no answer is
 //! outstanding, the batch is withdrawn from the record, and the caller tries without that table. Otherwise the others get the
 //! batch and that table is *left out*: the row says so in the same UPDATE that moves the position, until the next batch is
@@ -41,12 +46,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::foreign::foreign_files;
+use super::ancestry::Ancestry;
+use super::foreign::{Foreign, foreign_commits};
 use super::mirror::{MirrorCatalog, Tables};
 use super::tables::TableCatalog;
 use crate::commit::{Batch, LeftOut, MetadataBy, Rewrite, TableChange};
 use crate::data_file::WrittenFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Retry};
 use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
@@ -180,8 +186,14 @@ impl RecordedChange {
     }
 
     /// The change again, of the table as it is now.
-    async fn restore(self, catalog: &MirrorCatalog, tables: &dyn TableCatalog, attempt: Uuid) -> Result<Recorded> {
-        let (table, standing) = match self.find(catalog, tables, attempt).await {
+    async fn restore(
+        self,
+        catalog: &MirrorCatalog,
+        tables: &dyn TableCatalog,
+        mirror: &str,
+        attempt: Uuid,
+    ) -> Result<Recorded> {
+        let (table, standing) = match self.find(catalog, tables, mirror, attempt).await {
             Ok(found) => found,
             Err(error) if error.table().is_some() => (self.prepare(catalog, None)?, Standing::Elsewhere(error)),
             Err(error) => return Err(error),
@@ -206,6 +218,13 @@ impl RecordedChange {
         Ok(Recorded { change, standing })
     }
 
+    /// As [`TableChange::names_no_files`].
+    fn names_no_files(&self) -> bool {
+        let RecordedRewrite { removed, data, all_deletes, .. } = &self.rewrite;
+        let rewrites = !removed.is_empty() || !data.is_empty() || *all_deletes;
+        self.truncate || self.deletes.is_empty() && !rewrites
+    }
+
     fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>) -> Result<LakeTable> {
         LakeTable::prepare(&catalog.warehouse, self.spec.clone(), Some(self.uuid), replaces)
     }
@@ -215,6 +234,7 @@ impl RecordedChange {
         &self,
         catalog: &MirrorCatalog,
         tables: &dyn TableCatalog,
+        mirror: &str,
         attempt: Uuid,
     ) -> Result<(LakeTable, Standing)> {
         let warehouse = &catalog.warehouse;
@@ -241,8 +261,18 @@ impl RecordedChange {
         }
         if table.snapshot_id() != self.snapshot {
             // Someone else's commit came in between. Its rows are read when the mirror goes on.
-            let before = table.at_snapshot(warehouse, self.snapshot).await?;
-            foreign_files(warehouse, &before, &table, &BTreeSet::new()).await?;
+            let foreign = match table.at_snapshot(warehouse, self.snapshot).await {
+                Ok(before) => foreign_commits(warehouse, &before, &table, &BTreeSet::new(), (mirror, attempt)).await?,
+                // It has expired since, or its files have. What came after it still tells.
+                Err(error) if error.retry() == Retry::Never => {
+                    Ancestry::of(warehouse, &table, mirror).await?.prove(warehouse, &table).await?;
+                    Foreign::Rewritten
+                }
+                Err(error) => return Err(error),
+            };
+            if matches!(foreign, Foreign::Rewritten) && !self.names_no_files() {
+                return Err(table.rewritten());
+            }
         }
         Ok((table, Standing::Before))
     }
@@ -270,7 +300,7 @@ impl MirrorCatalog {
                 record.lsn.parse().map_err(|error| Error::format("read the batch on record").with_source(error))?;
             let mut recorded = Vec::with_capacity(record.tables.len());
             for change in record.tables {
-                recorded.push(change.restore(self, &**tables, record.attempt).await?);
+                recorded.push(change.restore(self, &**tables, mirror, record.attempt).await?);
             }
             tracing::info!(mirror, attempt = %record.attempt, %lsn, tables = recorded.len(), "finishing a commit");
             let changes = recorded.iter().map(|table| table.change.clone()).collect();

@@ -86,6 +86,11 @@ impl TableChange {
         there && same_columns && !self.truncate && nothing && !self.expire
     }
 
+    /// Whether it can be made of whatever files the table consists of: it names none.
+    pub(crate) fn names_no_files(&self) -> bool {
+        self.truncate || self.deletes.is_empty() && self.rewrite.is_empty()
+    }
+
     /// The files the caller wrote for it.
     pub(crate) fn written(&self) -> impl Iterator<Item = &WrittenFile> {
         self.added_data().chain(&self.deletes)
@@ -144,6 +149,8 @@ pub struct CommittedTable {
     /// Files that someone else added since the caller's last look at the table, and that are part of it now. The caller
     /// has not indexed their rows yet.
     pub foreign_files: Vec<LiveFile>,
+    /// Someone else rewrote files of it since: what the caller knows of positions in the table is void.
+    pub rewritten: bool,
 }
 
 impl CommitReceipt {

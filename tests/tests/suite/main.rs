@@ -36,6 +36,7 @@ mod worker_stores;
 mod worker_strays;
 mod worker_stream;
 mod worker_streamed;
+mod worker_takeover;
 mod worker_toast;
 mod worker_truncate;
 mod worker_types;
