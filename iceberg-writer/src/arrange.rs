@@ -1,6 +1,7 @@
 //! Rows in the order in which they go into files: partition after partition, sorted where the table is to be.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, Rows, SortField};
@@ -72,7 +73,7 @@ impl<'a> Arranged<'a> {
 
     /// The rows of a part.
     pub fn batches_of(&self, part: &Part) -> impl Iterator<Item = Result<RecordBatch>> {
-        let as_they_came = part.rows.is_none().then_some(self.batches).unwrap_or_default();
+        let as_they_came = if part.rows.is_none() { self.batches } else { &[] };
         let arranged = take_rows(self.batches, part.rows.as_deref().unwrap_or_default());
         as_they_came.iter().cloned().map(Ok).chain(arranged)
     }
@@ -155,7 +156,7 @@ impl Sorter {
 
     /// What rows are compared by.
     pub fn keys(&self, rows: &RecordBatch) -> Result<Rows> {
-        let columns: Vec<ArrayRef> = self.columns.iter().map(|place| rows.column(*place).clone()).collect();
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|place| Arc::clone(rows.column(*place))).collect();
         self.converter.convert_columns(&columns).map_err(|error| Error::format("sort rows").with_source(error))
     }
 }

@@ -215,22 +215,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             .with_hint("the README lists all keys")
     })?;
     let password = password(PASSWORD_VARIABLE, "source.password_file", file.source.password_file.as_deref())?;
-    if file.tables.is_empty() && file.append_only.is_empty() {
-        return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
-    }
-    if let Some(name) = file.append_only.iter().find(|name| file.tables.contains(name)) {
-        return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
-            .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
-    }
-    let is_listed = |name: &&String| file.tables.contains(name) || file.append_only.contains(name);
-    if let Some(name) = file.history.iter().find(|name| !is_listed(name)) {
-        return Err(config_error(format!("\"{name}\" is in history, and not in tables"))
-            .with_hint("name it in tables too, written in the same way"));
-    }
-    if let Some(name) = file.layout.keys().find(|name| !is_listed(name)) {
-        return Err(config_error(format!("[layout.\"{name}\"] is of a table that is not in tables"))
-            .with_hint("name it in tables too, written in the same way"));
-    }
+    check_lists(&file)?;
     let (history, layout) = (&file.history, &file.layout);
     let tables = listed(file.tables, history, layout, false).chain(listed(file.append_only, history, layout, true));
     let tables = TableSelection::Listed(tables.collect());
@@ -333,6 +318,27 @@ fn maintenance(maintenance: &Maintenance) -> Result<MaintenanceConfig, Error> {
         return Err(config_error(format!("maintenance.tier_files = {tier_files}")).with_hint("between 2 and 64"));
     }
     Ok(MaintenanceConfig { enabled: maintenance.enabled.unwrap_or(default.enabled), bytes_per_second, tier_files })
+}
+
+/// Every table is in one list, and what is said of a table is said of one in a list.
+fn check_lists(file: &File) -> Result<(), Error> {
+    if file.tables.is_empty() && file.append_only.is_empty() {
+        return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
+    }
+    if let Some(name) = file.append_only.iter().find(|name| file.tables.contains(name)) {
+        return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
+            .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
+    }
+    let is_listed = |name: &&String| file.tables.contains(name) || file.append_only.contains(name);
+    if let Some(name) = file.history.iter().find(|name| !is_listed(name)) {
+        return Err(config_error(format!("\"{name}\" is in history, and not in tables"))
+            .with_hint("name it in tables too, written in the same way"));
+    }
+    if let Some(name) = file.layout.keys().find(|name| !is_listed(name)) {
+        return Err(config_error(format!("[layout.\"{name}\"] is of a table that is not in tables"))
+            .with_hint("name it in tables too, written in the same way"));
+    }
+    Ok(())
 }
 
 fn listed(

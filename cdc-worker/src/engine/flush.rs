@@ -146,23 +146,7 @@ impl Session {
                 return Ok(());
             }
         };
-        let receipt = match outcome {
-            Outcome::Committed(receipt) => receipt,
-            Outcome::Refused { found } => {
-                let found = found.map_or_else(|| "nowhere".to_owned(), |lsn| lsn.to_string());
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the lake stands at {found}, not at {} where this worker left it", self.committed),
-                ));
-            }
-            Outcome::Fenced { epoch } => {
-                return Err(Error::new(
-                    ErrorKind::Fenced,
-                    format!("a newer worker (epoch {epoch}) has taken the mirror over"),
-                )
-                .with_hint("this one stops; nothing is lost"));
-            }
-        };
+        let receipt = self.receipt_of(outcome)?;
         self.took(&receipt, parts).await?;
         self.let_wal_go().await?;
         self.acknowledge(&Acknowledgement::from(&receipt));
@@ -173,6 +157,23 @@ impl Session {
         crate::serve::metrics::committed(begun.elapsed());
         self.sweep(receipt);
         Ok(())
+    }
+
+    /// The proof that a batch is committed; it may not be, for somebody else writes the mirror.
+    fn receipt_of(&self, outcome: Outcome) -> Result<CommitReceipt> {
+        match outcome {
+            Outcome::Committed(receipt) => Ok(receipt),
+            Outcome::Refused { found } => {
+                let found = found.map_or_else(|| "nowhere".to_owned(), |lsn| lsn.to_string());
+                let left = self.committed;
+                let what = format!("the lake stands at {found}, not at {left} where this worker left it");
+                Err(Error::new(ErrorKind::Protocol, what))
+            }
+            Outcome::Fenced { epoch } => {
+                let what = format!("a newer worker (epoch {epoch}) has taken the mirror over");
+                Err(Error::new(ErrorKind::Fenced, what).with_hint("this one stops; nothing is lost"))
+            }
+        }
     }
 
     fn relation_of(&self, namespace: &str, name: &str) -> Option<u32> {

@@ -11,7 +11,7 @@
 //! Until that commit, and for ever if it does not come, the table is what it was: readers see the old files or the new ones, never some
 //! of each.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -188,6 +188,21 @@ impl Arrived<'_> {
     }
 }
 
+/// Files that may become one: of one partition; and sorted ones, which are merged, apart from the others.
+#[expect(clippy::disallowed_types, reason = "it is only asked, and gives places in the order of the files")]
+fn by_partition<'a>(files: impl Iterator<Item = (u32, &'a FileState)>) -> Vec<Vec<(u32, &'a FileState)>> {
+    let mut partitions: Vec<Vec<(u32, &FileState)>> = Vec::new();
+    let mut places = std::collections::HashMap::<(&Partition, bool), usize>::new();
+    for (number, file) in files {
+        let place = *places.entry((&file.partition, file.is_sorted)).or_insert(partitions.len());
+        if place == partitions.len() {
+            partitions.push(Vec::new());
+        }
+        partitions[place].push((number, file));
+    }
+    partitions
+}
+
 impl MirroredTable {
     /// Whether its files may be rewritten now. A copy of several snapshots must be left as it is while changes ask of which
     /// one a row is; what a TRUNCATE leaves is nothing; and one rewrite is enough.
@@ -204,16 +219,7 @@ impl MirroredTable {
             return Ok(None);
         }
         let committed = self.files.len().saturating_sub(self.delta.staged.len());
-        // Files of one partition only may become one; and sorted ones, which are merged, are apart from the others.
-        let mut partitions: Vec<Vec<(u32, &FileState)>> = Vec::new();
-        let mut places: HashMap<(&Partition, bool), usize> = HashMap::new();
-        for (number, file) in self.files.iter().take(committed) {
-            let place = *places.entry((&file.partition, file.is_sorted)).or_insert_with(|| {
-                partitions.push(Vec::new());
-                partitions.len() - 1
-            });
-            partitions[place].push((number, file));
-        }
+        let partitions = by_partition(self.files.iter().take(committed));
         let chosen = partitions.iter().find_map(|files| {
             let candidates: Vec<Candidate> = files.iter().map(|(_, file)| file.candidate()).collect();
             let mut chosen = choose(&candidates, wanted, extent);
@@ -355,8 +361,7 @@ impl MirroredTable {
         let positions: u64 = self.files.iter().map(|(_, file)| file.deleted.len()).sum();
         let most = (positions / POSITIONS_A_FILE).clamp(*MERGED_DELETE_FILES.start(), *MERGED_DELETE_FILES.end());
         // Merged, there is still one for each partition.
-        let deleted = self.files.iter().filter(|(_, file)| !file.deleted.is_empty());
-        let least = deleted.map(|(_, file)| &file.partition).collect::<HashSet<_>>().len() as u64;
+        let least = by_partition(self.files.iter().filter(|(_, file)| !file.deleted.is_empty())).len() as u64;
         let most = most.max(least.saturating_mul(2));
         count >= most
             || self.has_dangling_deletes()

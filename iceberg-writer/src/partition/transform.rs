@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn moments_before_1970_and_far_away_are_in_their_own_partitions() {
-        let day = Arc::new(Date32Array::from(vec![Some(0), Some(-1), None, Some(-719_528), Some(2_145_031_948)]));
+        let days = vec![Some(0), Some(-1), None, Some(-719_528), Some(2_145_031_948)];
         assert_eq!(
-            numbers(Transform::Day, day.clone()),
+            numbers(Transform::Day, Arc::new(Date32Array::from(days))),
             [Some(0), Some(-1), None, Some(-719_528), Some(2_145_031_948)]
         );
         // 4713 BC is -4712; Postgres' dates end in 5874897.
