@@ -233,8 +233,8 @@ mod tests {
             ("\"id", "", "\"id"),
             ("id, id", "", "twice"),
             ("x", "", "floating point"),
-            ("", "id UP", "id UP"),
-            ("", "id NULLS", "id NULLS"),
+            ("", "id UP", "id up is not understood"),
+            ("", "id NULLS", "id nulls is not understood"),
             ("", "bucket(1, id)", "sort_by"),
             ("", "nothing", "there is no column \"nothing\""),
         ] {

@@ -110,13 +110,13 @@ mod tests {
 
     #[test]
     fn moments_before_1970_and_far_away_are_in_their_own_partitions() {
-        let days = vec![Some(0), Some(-1), None, Some(-719_528), Some(2_145_031_948)];
+        let days = vec![Some(0), Some(-1), None, Some(-719_528), Some(2_145_042_905)];
         assert_eq!(
             numbers(Transform::Day, Arc::new(Date32Array::from(days))),
-            [Some(0), Some(-1), None, Some(-719_528), Some(2_145_031_948)]
+            [Some(0), Some(-1), None, Some(-719_528), Some(2_145_042_905)]
         );
         // 4713 BC is -4712; Postgres' dates end in 5874897.
-        let day: ArrayRef = Arc::new(Date32Array::from(vec![0, -1, 31, -719_528, -719_529, 2_145_031_948]));
+        let day: ArrayRef = Arc::new(Date32Array::from(vec![0, -1, 31, -719_528, -719_529, 2_145_042_905]));
         assert_eq!(
             numbers(Transform::Year, Arc::clone(&day)),
             [Some(0), Some(-1), Some(0), Some(-1970), Some(-1971), Some(5_872_927)]
