@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Lsn, TableSpec};
+use iceberg_writer::{Catalog as _, Lsn, TableSpec};
 use tokio::time::Instant;
 
 use crate::Result;
@@ -138,6 +138,7 @@ impl Session {
         let (shown, binary) = (self.shown(relation), self.format.is_binary());
         let Some(streaming) = self.following(relation) else { return Ok(false) };
         (streaming.columns.ahead, streaming.columns.quiet) = (None, None);
+        let mut unwanted = Vec::new();
         let changed = match followed {
             Followed::Same(seen) => {
                 if streaming.columns.seen.as_ref() != Some(&seen) {
@@ -166,6 +167,8 @@ impl Session {
                     return Ok(false);
                 }
                 streaming.table.change_columns(spec, &seen)?;
+                // A column that rows were sorted by may be gone.
+                unwanted = streaming.table.lay_out(&streaming.layout)?;
                 streaming.columns.seen = Some(seen);
                 streaming.columns.shown = false;
                 true
@@ -188,6 +191,7 @@ impl Session {
             streaming.table.doubt_keys(!unique);
             streaming.checked = true;
         }
+        self.catalog.abandon(unwanted);
         Ok(changed)
     }
 

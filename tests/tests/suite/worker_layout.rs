@@ -163,10 +163,14 @@ async fn columns_that_partitions_are_of_change_with_the_source() -> Result<()> {
         let postgres = source(&["public.ids", "public.names"], TABLES).await?;
         let mut config = WorkerConfig::new(&postgres, "one", &["public.ids", "public.names"])?;
         config.layout = layouts().into_iter().take(2).collect();
+        config.layout[1].2 = "v DESC, at".to_owned();
         let worker = Worker::start(&config, &postgres).await?;
         let (oracle, tables) = (Oracle::new(&postgres), ["public.ids", "public.names"]);
         equal(&postgres, &oracle, &tables).await?;
 
+        // Rows are sorted by what is left of their order.
+        postgres.batch("ALTER TABLE names DROP COLUMN v; UPDATE names SET id = id + 1000 WHERE id % 3 = 0").await?;
+        equal(&postgres, &oracle, &tables).await?;
         // Another name for the column: the field's stays, and files are found by number.
         postgres.batch("ALTER TABLE ids RENAME at TO moment; UPDATE ids SET v = 'renamed' WHERE id % 3 = 0").await?;
         let renamed = equal(&postgres, &oracle, &tables).await?.remove(0);
