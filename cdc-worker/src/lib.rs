@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};
-pub use iceberg_writer::StoreOptions;
+pub use iceberg_writer::{Format, StoreOptions};
 pub use source::identifier::quote;
 
 /// Result of the engine's functions.

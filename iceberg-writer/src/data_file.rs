@@ -23,8 +23,9 @@ use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::error::{Error, Result};
+use crate::lineage::with_lineage;
 use crate::pg_type::PgType;
-use crate::schema::TableSpec;
+use crate::schema::{SpecField, TableSpec, arrow_schema_of};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -43,19 +44,14 @@ pub struct WrittenFile {
     pub path: String,
     /// Its rows (of a delete file: the positions in it).
     pub rows: u64,
-    /// Its size.
+    /// Its size; of a deletion vector, that of its part of the file.
     pub bytes: u64,
     pub(crate) entry: DataFile,
 }
 
 impl WrittenFile {
     pub(crate) fn new(entry: DataFile) -> Self {
-        Self {
-            path: entry.file_path().to_owned(),
-            rows: entry.record_count(),
-            bytes: entry.file_size_in_bytes(),
-            entry,
-        }
+        Self { path: entry.file_path().to_owned(), rows: entry.record_count(), bytes: size_of(&entry), entry }
     }
 
     /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry.
@@ -79,6 +75,7 @@ impl WrittenFile {
 pub struct DataFileWriter {
     path: String,
     spec: TableSpec,
+    fields: Vec<SpecField>,
     warehouse: Warehouse,
     parquet: Option<ParquetOutput>,
     rows: u64,
@@ -91,10 +88,20 @@ impl DataFileWriter {
         Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
             spec: table.spec().clone(),
+            fields: table.spec().fields(),
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
         }
+    }
+
+    /// The same for rows that were in other files before: behind the columns they have what [`scan_with_lineage`] gives.
+    ///
+    /// [`scan_with_lineage`]: crate::scan_with_lineage
+    #[must_use]
+    pub fn with_lineage(mut self) -> Self {
+        self.fields = with_lineage(&self.spec);
+        self
     }
 
     /// Appends rows. The columns are those of [`TableSpec::arrow_schema`], in its order.
@@ -108,8 +115,8 @@ impl DataFileWriter {
                 ParquetOutput::create(
                     &self.warehouse,
                     &self.path,
-                    self.spec.arrow_schema(),
-                    self.spec.parquet_schema()?,
+                    arrow_schema_of(&self.fields),
+                    self.spec.parquet_schema(&self.fields)?,
                     data_properties(&self.spec),
                 )
                 .await?,
@@ -145,6 +152,12 @@ impl DataFileWriter {
             builder.build().map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))?;
         Ok(Some(WrittenFile::new(entry)))
     }
+}
+
+/// What an entry takes of storage: a deletion vector is a part of a file.
+pub(crate) fn size_of(entry: &DataFile) -> u64 {
+    let part = entry.content_size_in_bytes().and_then(|size| u64::try_from(size).ok());
+    part.unwrap_or(entry.file_size_in_bytes())
 }
 
 /// What all kinds of file entries have in common.

@@ -4,7 +4,7 @@
 //! position; it knows nothing of WAL, of replication or of a Postgres server's insides. A caller
 //!
 //! 1. describes a table by a [`TableSpec`] and loads or prepares it in a [`Catalog`],
-//! 2. writes rows with a [`DataFileWriter`] and deleted positions with [`write_position_deletes`],
+//! 2. writes rows with a [`DataFileWriter`] and deleted positions with [`write_deletes`],
 //! 3. hands everything over as one [`Batch`] and gets an [`Outcome`].
 //!
 //! Only [`Catalog::commit`] and [`Catalog::resolve`] make a [`CommitReceipt`], so a type that takes one (the
@@ -15,8 +15,12 @@ mod catalog;
 mod commit;
 mod data_file;
 mod deadline;
+mod deletes;
+mod deletion_vectors;
 mod error;
 mod evolution;
+mod format;
+mod lineage;
 mod live_files;
 mod lsn;
 mod parquet_schema;
@@ -32,11 +36,13 @@ mod warehouse;
 pub use catalog::{Catalog, IsPinned, MirrorCatalog, Recovered, Remarked, RestAuth, RestSettings, Retention, Swept};
 pub use commit::{Batch, CommitReceipt, CommittedTable, LeftOut, Outcome, Rewrite, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};
+pub use deletes::write_deletes;
 pub use error::{Error, ErrorKind, Result, Retry};
+pub use format::Format;
+pub use lineage::{Lineage, scan_with_lineage};
 pub use live_files::LiveFile;
 pub use lsn::{Lsn, ParseLsnError};
 pub use pg_type::{Documented, PgType, TypeFacts};
-pub use position_deletes::write_position_deletes;
 pub use row_reader::{RowStream, read_rows, scan_columns};
 pub use schema::{ColumnSpec, TableSpec, companion_id};
 pub use storage::{StoreOptions, StoreRequests};

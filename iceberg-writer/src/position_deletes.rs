@@ -3,7 +3,6 @@
 //! One file a table and commit, sorted by file and position. When it is about one data file only, it says so, which lets
 //! readers pass over it for all others.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,18 +31,14 @@ const POS: (&str, i32) = ("pos", 2_147_483_545);
 /// Rows handed to the encoder at once.
 const BATCH_ROWS: usize = 64 * 1024;
 
-/// Writes the deleted positions of a table's data files as one file. `None`, and no file, when there are none.
-pub async fn write_position_deletes(
+/// Writes the deleted positions of a table's data files as one file.
+pub(crate) async fn write_position_deletes(
     warehouse: &Warehouse,
     table: &LakeTable,
     epoch: i64,
     attempt: Uuid,
-    deleted: &BTreeMap<String, RoaringTreemap>,
-) -> Result<Option<WrittenFile>> {
-    let files: Vec<_> = deleted.iter().filter(|(_, positions)| !positions.is_empty()).collect();
-    if files.is_empty() {
-        return Ok(None);
-    }
+    files: &[(&String, &RoaringTreemap)],
+) -> Result<WrittenFile> {
     let path = format!("{}/data/{epoch}-{attempt}-deletes.parquet", table.location());
     // Not cut short: readers compare the bounds of `file_path` with a data file's whole name.
     let properties = properties().set_statistics_truncate_length(None).build();
@@ -67,11 +62,11 @@ pub async fn write_position_deletes(
     let (footer, bytes) = output.close().await?;
     let mut builder = data_file(&path, DataContentType::PositionDeletes, rows, bytes);
     describe_columns(&mut builder, &footer, &iceberg_schema(&path)?);
-    if let [(only, _)] = files.as_slice() {
+    if let [(only, _)] = files {
         builder.referenced_data_file(Some((*only).clone()));
     }
     let entry = builder.build().map_err(|error| Error::format(format!("describe {path}")).with_source(error))?;
-    Ok(Some(WrittenFile::new(entry)))
+    Ok(WrittenFile::new(entry))
 }
 
 /// Adds what a position delete file of any writer deletes to `deleted`.

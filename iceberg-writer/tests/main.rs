@@ -35,3 +35,4 @@ mod rewrites;
 mod server;
 mod stores;
 mod types;
+mod vectors;

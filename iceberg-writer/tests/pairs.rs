@@ -9,7 +9,7 @@ use arrow_array::{Int64Array, RecordBatch, StringArray};
 use futures_util::TryStreamExt;
 use iceberg_writer::{
     ColumnSpec, DataFileWriter, LakeTable, PgType, Rewrite, TableChange, TableSpec, Warehouse, WrittenFile,
-    scan_columns, write_position_deletes,
+    scan_columns, write_deletes,
 };
 use roaring::RoaringTreemap;
 use uuid::Uuid;
@@ -40,10 +40,10 @@ pub(crate) async fn data_file(lake: &Warehouse, table: &LakeTable, ids: impl Int
     writer.close().await.unwrap().unwrap()
 }
 
-pub(crate) async fn deletes(lake: &Warehouse, table: &LakeTable, positions: &[(&str, &[u64])]) -> Option<WrittenFile> {
+pub(crate) async fn deletes(lake: &Warehouse, table: &LakeTable, positions: &[(&str, &[u64])]) -> Vec<WrittenFile> {
     let deleted: BTreeMap<String, RoaringTreemap> =
         positions.iter().map(|(path, rows)| ((*path).to_owned(), rows.iter().copied().collect())).collect();
-    write_position_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
+    write_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
 }
 
 pub(crate) fn append(table: &LakeTable, data: Vec<WrittenFile>) -> TableChange {
@@ -51,7 +51,7 @@ pub(crate) fn append(table: &LakeTable, data: Vec<WrittenFile>) -> TableChange {
         table: table.clone(),
         truncate: false,
         data,
-        deletes: None,
+        deletes: Vec::new(),
         rewrite: Rewrite::default(),
         expire: false,
     }

@@ -237,7 +237,7 @@ impl Session {
         let (lake, progress) = match taken_over {
             Some(taken_over) => taken_over,
             None => {
-                let lake = self.catalog.prepare(source.spec.clone()).await?;
+                let lake = self.catalog.prepare(source.spec.clone(), self.config.lake.format).await?;
                 self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
                 (lake, Progress::default())
             }
@@ -305,7 +305,9 @@ impl Session {
 
     /// What an earlier process has done of a copy. `None`: nothing that would be of use.
     async fn take_over(&self, source: &SourceTable, abandoned: &Abandoned) -> Result<Option<(LakeTable, Progress)>> {
-        let lake = self.catalog.prepare_again(source.spec.clone(), abandoned.table_uuid).await?;
+        // Its files are the same in any format.
+        let format = self.config.lake.format;
+        let lake = self.catalog.prepare_again(source.spec.clone(), format, abandoned.table_uuid).await?;
         let lake = abandoned.companions().map_or_else(|_| lake.clone(), |of| lake.with_companions(of));
         let shown = source.shown();
         match abandoned.progress(&lake) {

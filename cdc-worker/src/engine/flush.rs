@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_position_deletes,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -88,8 +88,7 @@ impl Session {
                 let written =
                     write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
                 data.extend(written.iter().cloned());
-                let deletes =
-                    write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
+                let deletes = write_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
                 changes.push(TableChange { table: lake, truncate, data, deletes, rewrite, expire });
             }

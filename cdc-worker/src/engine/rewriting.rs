@@ -9,7 +9,10 @@ use std::time::Duration;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
-use iceberg_writer::{Catalog as _, DataFileWriter, LakeTable, MirrorCatalog, Warehouse, WrittenFile, scan_columns};
+use iceberg_writer::{
+    Catalog as _, DataFileWriter, LakeTable, Lineage, MirrorCatalog, Warehouse, WrittenFile, scan_columns,
+    scan_with_lineage,
+};
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -69,6 +72,8 @@ impl Drop for Unclaimed {
 struct Rewriter<'a> {
     shop: &'a Workshop,
     lake: &'a LakeTable,
+    /// Where the rows come from, if they are to say so wherever they are.
+    lineage: Option<Lineage>,
     attempt: Uuid,
     most_outputs: u64,
     pace: Pace,
@@ -77,10 +82,10 @@ struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    fn new(shop: &'a Workshop, lake: &'a LakeTable, most_outputs: u64) -> Self {
+    fn new(shop: &'a Workshop, lake: &'a LakeTable, lineage: Option<Lineage>, most_outputs: u64) -> Self {
         let pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second: shop.bytes_per_second };
         let done = Unclaimed { catalog: Arc::clone(&shop.catalog), written: Vec::new() };
-        Self { shop, lake, attempt: Uuid::now_v7(), most_outputs, pace, open: None, done }
+        Self { shop, lake, lineage, attempt: Uuid::now_v7(), most_outputs, pace, open: None, done }
     }
 
     /// Takes the live rows of a file.
@@ -88,8 +93,13 @@ impl<'a> Rewriter<'a> {
         if deleted.len() >= rows {
             return Ok(());
         }
-        let columns: Vec<usize> = (0..self.lake.spec().columns.len()).collect();
-        let mut batches = scan_columns(&self.shop.warehouse, self.lake, path, &columns).await?;
+        let mut batches = match &self.lineage {
+            Some(lineage) => scan_with_lineage(&self.shop.warehouse, self.lake, path, lineage).await?,
+            None => {
+                let columns: Vec<usize> = (0..self.lake.spec().columns.len()).collect();
+                scan_columns(&self.shop.warehouse, self.lake, path, &columns).await?
+            }
+        };
         let mut first = 0u64;
         while let Some(batch) = batches.try_next().await? {
             let count = batch.num_rows() as u64;
@@ -107,9 +117,11 @@ impl<'a> Rewriter<'a> {
     async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let ordinal = u32::try_from(self.done.written.len()).unwrap_or(u32::MAX);
         let Workshop { warehouse, epoch, wanted, .. } = self.shop;
-        let open = self
-            .open
-            .get_or_insert_with(|| DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal));
+        let create = || {
+            let writer = DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal);
+            if self.lineage.is_some() { writer.with_lineage() } else { writer }
+        };
+        let open = self.open.get_or_insert_with(create);
         open.write(rows).await?;
         let full = open.bytes_written() as u64 >= wanted.file_bytes;
         if full && u64::from(ordinal) + 1 < self.most_outputs {
@@ -144,7 +156,11 @@ fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result
 
 /// Rewrites files of a mirrored table, and indexes where the rows are then.
 pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Vec<Output>> {
-    let mut rewriter = Rewriter::new(shop, &order.lake, order.most_outputs);
+    rewrite_rows(shop, order, order.lake.lineage(&shop.warehouse).await?).await
+}
+
+async fn rewrite_rows(shop: &Workshop, order: &Order, lineage: Option<Lineage>) -> Result<Vec<Output>> {
+    let mut rewriter = Rewriter::new(shop, &order.lake, lineage, order.most_outputs);
     for input in &*order.inputs {
         rewriter.take(&input.path, input.rows, input.bytes, &input.deleted).await?;
     }
@@ -189,7 +205,8 @@ pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: E
     if chosen.is_empty() {
         return Ok(None);
     }
-    let mut rewriter = Rewriter::new(shop, lake, u64::MAX);
+    let lineage = lake.lineage(&shop.warehouse).await?;
+    let mut rewriter = Rewriter::new(shop, lake, lineage, u64::MAX);
     let mut removed = Vec::with_capacity(chosen.len());
     for file in chosen.into_iter().filter_map(|at| files.get(at)) {
         rewriter.take(&file.path, file.rows, file.bytes, &file.deleted).await?;

@@ -6,6 +6,7 @@
 //! ones already or not. The position index follows by itself (`index::moving`).
 //!
 //! Delete files have no life of their own: what is deleted in each file is in memory, so that a commit can write all of it anew.
+//! (Deletion vectors come and go with their data file: of them there is nothing to be merged.)
 //!
 //! Until that commit, and for ever if it does not come, the table is what it was: readers see the old files or the new ones, never some
 //! of each.
@@ -292,7 +293,7 @@ impl MirroredTable {
     /// there are too many delete files.
     fn merges_deletes(&self, arrived: Option<&Arrived<'_>>) -> bool {
         let count = self.lake.delete_file_count();
-        if count == 0 {
+        if count == 0 || self.has_vectors() {
             return false;
         }
         let is_deleted = |input: &Input| self.files.get(input.number).is_some_and(|file| !file.deleted.is_empty());

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{LakeTable, Rewrite, TableSpec, WrittenFile};
+use iceberg_writer::{Format, LakeTable, Rewrite, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -66,6 +66,7 @@ pub(crate) enum OldValues<'a> {
 #[derive(Default)]
 pub(crate) struct Pending {
     pub(crate) batches: Vec<RecordBatch>,
+    /// What is to be deleted, as [`iceberg_writer::write_deletes`] wants it for a table of its format.
     pub(crate) deletes: BTreeMap<String, RoaringTreemap>,
     pub(crate) truncate: bool,
     /// Files to add that are written already.
@@ -360,8 +361,11 @@ impl MirroredTable {
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
-        let path =
-            |(&file, rows): (&u32, &RoaringTreemap)| Some((self.files.get(file)?.path.to_string(), rows.clone()));
+        let replaces = self.has_vectors();
+        let path = |(&number, rows): (&u32, &RoaringTreemap)| {
+            let file = self.files.get(number)?;
+            Some((file.path.to_string(), if replaces { (*file.deleted).clone() } else { rows.clone() }))
+        };
         let mut deletes = self.delta.deletes.iter().filter_map(path).collect();
         let rewrite = self.pending_rewrite(&mut deletes);
         Ok(Pending {
@@ -372,6 +376,11 @@ impl MirroredTable {
             truncate: self.delta.truncated,
             staged: self.delta.staged.clone(),
         })
+    }
+
+    /// Whether what is deleted in a file takes the place of what was.
+    pub(super) fn has_vectors(&self) -> bool {
+        self.lake.format() >= Format::V3
     }
 
     /// The rows in memory, to be written for [`Self::stage`].

@@ -1,15 +1,13 @@
 //! Moving the tables of a batch that is on record, in a catalog that the mirror's row is not part of. Why this is right is
 //! said in [`super::redo`].
 
-use std::collections::BTreeSet;
-
 use futures_util::future::try_join_all;
 use iceberg::spec::TableMetadata;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::beside::refused;
-use super::foreign::foreign_files;
+use super::foreign::{Ours, foreign_files};
 use super::mirror::{MirrorCatalog, lock};
 use super::redo::{Record, Recorded, Standing, left_out_text};
 use super::tables::{Found, Move, Moved, TableCatalog};
@@ -335,7 +333,7 @@ impl MirrorCatalog {
             )
         })?;
         let there = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-        step.change.table = prepared.onto(&there);
+        step.change.table = prepared.onto(&there)?;
         step.change.truncate = true;
         Ok(())
     }
@@ -386,7 +384,7 @@ impl MirrorCatalog {
         }
         let Some(found) = found else { return Err(base.foreign_change("was dropped by someone else")) };
         let found = base.read_again(&self.warehouse, found).await?;
-        let mut files = foreign_files(&self.warehouse, &base, &found, &BTreeSet::new()).await?;
+        let mut files = foreign_files(&self.warehouse, &base, &found, &Ours::default()).await?;
         self.drop_plan(step).await;
         info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
         if !step.change.truncate {

@@ -4,15 +4,13 @@
 //! an earlier try whose end is unknown has ended when the statement returns: either it moved the row, and the attempt id
 //! says so, or it did not happen. Then each table's entry is moved from the metadata the plan was made from.
 
-use std::collections::BTreeSet;
-
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Catalog;
 use super::connection::{Connection, Parameter, Session};
-use super::foreign::foreign_files;
+use super::foreign::{Ours, foreign_files};
 use super::jdbc::JdbcTables;
 use super::mirror::{MirrorCatalog, lock};
 use super::state::{MirrorRow, State};
@@ -202,7 +200,7 @@ impl MirrorCatalog {
             (Entry::Current(_), Some(location)) => {
                 let found = Found::read(&self.warehouse, location).await?;
                 let found = base.read_again(&self.warehouse, found).await?;
-                let mut files = foreign_files(&self.warehouse, base, &found, &BTreeSet::new()).await?;
+                let mut files = foreign_files(&self.warehouse, base, &found, &Ours::default()).await?;
                 info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
                 if !step.change.truncate {
                     step.foreign_files.append(&mut files);

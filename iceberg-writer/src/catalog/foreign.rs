@@ -5,20 +5,35 @@
 
 use std::collections::BTreeSet;
 
-use iceberg::spec::{DataContentType, ManifestFile};
+use iceberg::spec::{DataContentType, ManifestEntryRef, ManifestFile};
 
 use crate::error::Result;
 use crate::live_files::{LiveFile, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
-/// The files that `found` has and `base` has not, when that is all that happened between the two. Files in `ours` don't
-/// count as foreign; they may have come or gone.
+/// What is not foreign.
+#[derive(Default)]
+pub(super) struct Ours<'a> {
+    /// Files that may have come or gone.
+    pub(super) files: BTreeSet<&'a str>,
+    /// Data files whose deletion vectors may have gone.
+    pub(super) vectors_of: BTreeSet<String>,
+}
+
+/// A file, or a part of it: deletion vectors may share one.
+type Identity<'a> = (&'a str, Option<i64>);
+
+fn identity(entry: &ManifestEntryRef) -> Identity<'_> {
+    (entry.file_path(), entry.data_file().content_offset())
+}
+
+/// The files that `found` has and `base` has not, when that is all that happened between the two, but for `ours`.
 pub(super) async fn foreign_files(
     warehouse: &Warehouse,
     base: &LakeTable,
     found: &LakeTable,
-    ours: &BTreeSet<&str>,
+    ours: &Ours<'_>,
 ) -> Result<Vec<LiveFile>> {
     if base.uuid() != found.uuid() {
         return Err(base.foreign_change("was dropped and made again by someone else"));
@@ -37,17 +52,23 @@ pub(super) async fn foreign_files(
     };
     let old = load_live_entries(warehouse, &missing_from(base, &after)).await?;
     let new = load_live_entries(warehouse, &missing_from(found, &before)).await?;
-    let present: BTreeSet<&str> = new.iter().map(|entry| entry.file_path()).collect();
-    let is_lost = |entry: &&iceberg::spec::ManifestEntryRef| {
-        !present.contains(entry.file_path()) && !ours.contains(entry.file_path())
+    let present: BTreeSet<Identity<'_>> = new.iter().map(identity).collect();
+    let is_replaced = |entry: &ManifestEntryRef| {
+        let of = entry.data_file().referenced_data_file().filter(|_| entry.content_type() != DataContentType::Data);
+        of.is_some_and(|data_file| ours.vectors_of.contains(&data_file))
+    };
+    let is_lost = |entry: &&ManifestEntryRef| {
+        !present.contains(&identity(entry)) && !ours.files.contains(entry.file_path()) && !is_replaced(entry)
     };
     if let Some(gone) = old.iter().find(is_lost) {
         let what = format!("lost the file {} to someone else's commit", gone.file_path());
         return Err(base.foreign_change(&what));
     }
-    let known: BTreeSet<&str> = old.iter().map(|entry| entry.file_path()).chain(ours.iter().copied()).collect();
+    let known: BTreeSet<Identity<'_>> = old.iter().map(identity).collect();
+    let is_known =
+        |entry: &ManifestEntryRef| known.contains(&identity(entry)) || ours.files.contains(entry.file_path());
     let mut added = Vec::new();
-    for entry in new.iter().filter(|entry| !known.contains(entry.file_path())) {
+    for entry in new.iter().filter(|entry| !is_known(entry)) {
         if entry.content_type() != DataContentType::Data {
             let what = format!("had rows deleted by someone else, in {}", entry.file_path());
             return Err(base.foreign_change(&what));

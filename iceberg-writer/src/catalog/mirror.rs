@@ -14,7 +14,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::connection::{Connection, quoted};
-use super::foreign::foreign_files;
+use super::foreign::{Ours, foreign_files};
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
 use super::rest::{RestCatalog, RestSettings};
@@ -24,6 +24,7 @@ use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
 use crate::deadline;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::live_files::LiveFile;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
@@ -92,7 +93,7 @@ impl MirrorCatalog {
     /// A REST catalog, and the mirrors' rows in a schema of the database that `config` connects to.
     pub fn over_rest(config: Config, schema: &str, rest: RestSettings, warehouse: Warehouse) -> Result<Self> {
         let tables = Tables::Apart(Box::new(RestCatalog::new(rest)?));
-        Ok(Self::with_tables(config, schema, tables, warehouse))
+        Ok(Self::with_tables(config, schema, tables, warehouse.guarded()))
     }
 
     /// Sets how long superseded snapshots are kept.
@@ -212,7 +213,8 @@ impl MirrorCatalog {
         if change.rewrite.all_deletes {
             replaced.extend(base.delete_paths(&self.warehouse).await?);
         }
-        let ours: BTreeSet<&str> = written.chain(replaced.iter().map(String::as_str)).collect();
+        let files = written.chain(replaced.iter().map(String::as_str)).collect();
+        let ours = Ours { files, vectors_of: change.vectors_of() };
         let before = if change.truncate { base.without_files() } else { base.clone() };
         foreign_files(&self.warehouse, &before, table, &ours).await
     }
@@ -247,14 +249,14 @@ impl Catalog for MirrorCatalog {
         }
     }
 
-    async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {
+    async fn prepare(&self, spec: TableSpec, format: Format) -> Result<LakeTable> {
         let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, None, replaces)
+        LakeTable::prepare(&self.warehouse, spec, format, None, replaces)
     }
 
-    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable> {
+    async fn prepare_again(&self, spec: TableSpec, format: Format, uuid: Uuid) -> Result<LakeTable> {
         let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, Some(uuid), replaces)
+        LakeTable::prepare(&self.warehouse, spec, format, Some(uuid), replaces)
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Outcome> {
@@ -282,6 +284,8 @@ impl Catalog for MirrorCatalog {
     async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {
         if !lock(&self.unknown).contains(&batch.attempt) {
             let files = batch.tables.iter().flat_map(TableChange::written).map(|file| file.path.clone());
+            // Deletion vectors share one.
+            let files = files.collect::<BTreeSet<_>>().into_iter();
             let (read, files): (Vec<_>, Vec<_>) = files.partition(|file| is_pinned(file));
             self.delete(&files).await;
             self.abandon(read);

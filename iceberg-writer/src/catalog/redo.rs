@@ -36,17 +36,16 @@
 //! batch and that table is *left out*: the row says so in the same UPDATE that moves the position, until the next batch is
 //! decided. So whoever starts next knows that the table has to stop, although the position is past what it has (I6).
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::foreign::foreign_files;
+use super::foreign::{Ours, foreign_files};
 use super::mirror::{MirrorCatalog, Tables};
 use super::tables::TableCatalog;
 use crate::commit::{Batch, LeftOut, MetadataBy, Rewrite, TableChange};
 use crate::data_file::WrittenFile;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::table::{Checkpoint, Entry, LakeTable};
@@ -89,9 +88,27 @@ struct RecordedChange {
     truncate: bool,
     /// Manifest entries, each as text.
     data: Vec<String>,
-    deletes: Option<String>,
+    #[serde(deserialize_with = "one_or_several")]
+    deletes: Vec<String>,
+    /// What a prepared table is to be of. Records of before there was a choice do not say.
+    #[serde(default)]
+    format: Format,
     rewrite: RecordedRewrite,
     expire: bool,
+}
+
+/// Records of before there were deletion vectors have one file of deletions, or none.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Files {
+        One(Option<String>),
+        Several(Vec<String>),
+    }
+    Ok(match Files::deserialize(from)? {
+        Files::One(file) => file.into_iter().collect(),
+        Files::Several(files) => files,
+    })
 }
 
 /// Files that take the place of others.
@@ -170,7 +187,8 @@ impl RecordedChange {
             snapshot: table.snapshot_id(),
             truncate: change.truncate,
             data: change.data.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
-            deletes: change.deletes.as_ref().map(WrittenFile::to_json).transpose()?,
+            deletes: change.deletes.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
+            format: table.format(),
         })
     }
 
@@ -187,13 +205,13 @@ impl RecordedChange {
             table: table.clone(),
             truncate: self.truncate,
             data: Vec::new(),
-            deletes: None,
+            deletes: Vec::new(),
             rewrite: Rewrite::default(),
             expire: self.expire,
         };
         if matches!(standing, Standing::Before) {
             change.data = self.data.iter().map(file).collect::<Result<_>>()?;
-            change.deletes = self.deletes.as_ref().map(file).transpose()?;
+            change.deletes = self.deletes.iter().map(file).collect::<Result<_>>()?;
             let RecordedRewrite { removed, data, all_deletes, alone } = &self.rewrite;
             let (removed, data) = (removed.clone(), data.iter().map(file).collect::<Result<_>>()?);
             change.rewrite = Rewrite { removed, data, all_deletes: *all_deletes, alone: *alone };
@@ -202,7 +220,7 @@ impl RecordedChange {
     }
 
     fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>) -> Result<LakeTable> {
-        LakeTable::prepare(&catalog.warehouse, self.spec.clone(), Some(self.uuid), replaces)
+        LakeTable::prepare(&catalog.warehouse, self.spec.clone(), self.format, Some(self.uuid), replaces)
     }
 
     /// The table as the catalog has it, and what that means for the batch.
@@ -237,7 +255,7 @@ impl RecordedChange {
         if table.snapshot_id() != self.snapshot {
             // Someone else's commit came in between. Its rows are read when the mirror goes on.
             let before = table.at_snapshot(warehouse, self.snapshot).await?;
-            foreign_files(warehouse, &before, &table, &BTreeSet::new()).await?;
+            foreign_files(warehouse, &before, &table, &Ours::default()).await?;
         }
         Ok((table, Standing::Before))
     }

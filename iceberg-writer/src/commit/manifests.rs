@@ -4,6 +4,9 @@
 //! merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
 //! numbers they came with. Those that take others' places are new files as all are: with the number of this snapshot, they
 //! are out of the reach of delete files from before, and within that of the ones that come with them.
+//!
+//! Deletion vectors are found by the data file that they are about, so each commit that brings or removes some has to look at
+//! all there are. It leaves them in one manifest, for the next to look at.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use uuid::Uuid;
 
 use super::TableChange;
 use crate::data_file::WrittenFile;
+use crate::deletion_vectors::is_vector;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::live_files::load_live_entries;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -66,13 +71,13 @@ pub(super) async fn next_manifests(
     let (data, removed_data) = of_kind(ManifestContentType::Data);
     let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
     let added_data: Vec<WrittenFile> = change.added_data().cloned().collect();
-    let added_deletes: Vec<WrittenFile> = change.deletes.iter().cloned().collect();
+    let added_deletes: Vec<WrittenFile> = change.deletes.clone();
     // A truncation has removed them already.
     let replaced = if change.truncate { BTreeSet::new() } else { change.rewrite.removed.iter().cloned().collect() };
     let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
     let ((mut all, mut removed), (deletes, undone)) = futures_util::future::try_join(
         writer.write(ManifestContentType::Data, data, &added_data, removed_data, replaced),
-        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, BTreeSet::new()),
+        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, change.vectors_of()),
     )
     .await?;
     all.extend(deletes);
@@ -98,7 +103,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// The manifests of one kind after the change, and the files that are removed: `kept`, merged when they are too many,
-    /// without the files `replaced`, and the new entries.
+    /// without the files `replaced` (or the deletion vectors of these data files), and the new entries.
     async fn write(
         &self,
         kind: ManifestContentType,
@@ -107,7 +112,12 @@ impl Writer<'_> {
         mut removed: Vec<ManifestEntryRef>,
         replaced: BTreeSet<String>,
     ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
-        let (kept, mut existing) = self.take_out(kept, replaced, &mut removed).await?;
+        let (kept, mut existing) = match (kind, self.base.format()) {
+            (ManifestContentType::Deletes, Format::V3) => {
+                self.take_out_vectors(kept, &replaced, !added.is_empty(), &mut removed).await?
+            }
+            _ => self.take_out(kept, replaced, &mut removed).await?,
+        };
         let small = |manifest: &ManifestFile| manifest.manifest_length < LARGE_MANIFEST_BYTES;
         let (mut small, mut result): (Vec<_>, Vec<_>) = kept.into_iter().partition(small);
         if small.len() + usize::from(!added.is_empty()) <= MERGE_MANIFESTS {
@@ -172,15 +182,55 @@ impl Writer<'_> {
         }
     }
 
+    /// Takes the deletion vectors of some data files out of the manifests that have them. Gives the manifests that stay, and
+    /// what else is in the others: where there is a new manifest, it is to have all.
+    async fn take_out_vectors(
+        &self,
+        manifests: Vec<ManifestFile>,
+        of: &BTreeSet<String>,
+        adds: bool,
+        removed: &mut Vec<ManifestEntryRef>,
+    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
+        if of.is_empty() {
+            return Ok((manifests, Vec::new()));
+        }
+        let load = manifests.iter().map(|manifest| load_live_entries(self.warehouse, std::slice::from_ref(manifest)));
+        let entries = futures_util::future::try_join_all(load).await?;
+        if let Some(other) = entries.iter().flatten().find(|entry| !is_vector(entry.data_file())) {
+            // What such a file deletes of a data file could not be removed with that.
+            let what = format!("has a position delete file of before it was of version 3, {}", other.file_path());
+            return Err(self.base.foreign_change(&what));
+        }
+        let goes = |entry: &ManifestEntryRef| {
+            entry.data_file().referenced_data_file().is_some_and(|data_file| of.contains(&data_file))
+        };
+        if !adds && !entries.iter().flatten().any(goes) {
+            return Ok((manifests, Vec::new()));
+        }
+        let (mut kept, mut existing) = (Vec::new(), Vec::new());
+        for (manifest, entries) in manifests.into_iter().zip(entries) {
+            let (gone, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(goes);
+            if gone.is_empty() && manifest.manifest_length >= LARGE_MANIFEST_BYTES {
+                kept.push(manifest);
+            } else {
+                removed.extend(gone);
+                existing.extend(others);
+            }
+        }
+        Ok((kept, existing))
+    }
+
     fn open(&self, kind: ManifestContentType, path: &str) -> iceberg::Result<ManifestWriter> {
         let metadata = self.base.metadata();
         let output = self.warehouse.file_io().new_output(path)?;
         let schema = Arc::clone(&self.schema);
         let spec = metadata.default_partition_spec().as_ref().clone();
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec);
-        Ok(match kind {
-            ManifestContentType::Data => builder.build_v2_data(),
-            ManifestContentType::Deletes => builder.build_v2_deletes(),
+        Ok(match (self.base.format(), kind) {
+            (Format::V2, ManifestContentType::Data) => builder.build_v2_data(),
+            (Format::V2, ManifestContentType::Deletes) => builder.build_v2_deletes(),
+            (Format::V3, ManifestContentType::Data) => builder.build_v3_data(),
+            (Format::V3, ManifestContentType::Deletes) => builder.build_v3_deletes(),
         })
     }
 }
@@ -199,15 +249,40 @@ pub(super) async fn write_manifest_list(
     path: &str,
     parent: Option<i64>,
     snapshot: NewSnapshot,
+    rows: Option<RowRange>,
     manifests: &[ManifestFile],
 ) -> Result<()> {
     let write = async {
         let output = warehouse.file_io().new_output(path)?.writer().await?;
-        let mut list = ManifestListWriter::v2(output, snapshot.id, parent, snapshot.sequence_number);
+        let NewSnapshot { id, sequence_number, .. } = snapshot;
+        let mut list = match rows {
+            None => ManifestListWriter::v2(output, id, parent, sequence_number),
+            Some(rows) => ManifestListWriter::v3(output, id, parent, sequence_number, Some(rows.first)),
+        };
         list.add_manifests(manifests.iter().cloned())?;
         list.close().await
     };
     write.await.map_err(|error| Error::iceberg(format!("write the manifest list {path}"), error))
+}
+
+/// The numbers that a snapshot's new rows get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowRange {
+    pub(super) first: u64,
+    pub(super) count: u64,
+}
+
+/// Lets the rows of data manifests that have no numbers yet be counted from `first` on, as the specification has it: all rows
+/// of a manifest take some, also those that have theirs from before.
+pub(super) fn assign_row_ids(manifests: &mut [ManifestFile], first: u64) -> RowRange {
+    let mut next = first;
+    for manifest in manifests.iter_mut().filter(|manifest| manifest.content == ManifestContentType::Data) {
+        if manifest.first_row_id.is_none() {
+            manifest.first_row_id = Some(next);
+            next += manifest.existing_rows_count.unwrap_or(0) + manifest.added_rows_count.unwrap_or(0);
+        }
+    }
+    RowRange { first, count: next - first }
 }
 
 /// The numbers the manifest list gives to new manifests, for those who go on with the list in memory.
