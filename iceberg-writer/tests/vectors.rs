@@ -204,6 +204,9 @@ async fn rows_keep_their_numbers(kind: Kind) {
     assert_eq!(readers::lineage(&lake, "events").await, now);
 }
 
+/// A data file, and what is deleted in it.
+type Deleted<'a> = (&'a str, &'a [u64]);
+
 /// Vectors in one file, as other writers put them.
 async fn together(lake: &Lake, table: &LakeTable, vectors: &[WrittenFile]) -> Vec<WrittenFile> {
     let (mut file, mut entries) = (b"PFA1".to_vec(), Vec::new());
@@ -228,7 +231,7 @@ async fn a_file_of_several_vectors_is_there_as_long_as_one_of_them_counts() {
     let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
     let (mut table, a, b) = two_files(&lake).await;
     // The first file has a vector of each; the second replaces one of them, and the third the other.
-    let steps: [(&[(&str, &[u64])], bool, &[i64]); 3] = [
+    let steps: [(&[Deleted<'_>], bool, &[i64]); 3] = [
         (&[(&a.path, &[1, 2]), (&b.path, &[0])], true, &[1, 2, 10]),
         (&[(&a.path, &[1, 2, 3])], true, &[1, 2, 3, 10]),
         (&[(&b.path, &[0, 1])], false, &[1, 2, 3, 10, 11]),
@@ -257,7 +260,7 @@ async fn a_vector_is_there_as_long_as_it_counts(kind: Kind) {
     let lake = Lake::new(kind).await;
     let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
     let (mut table, a, b) = two_files(&lake).await;
-    let steps: [(&[(&str, &[u64])], &[i64]); 3] = [
+    let steps: [(&[Deleted<'_>], &[i64]); 3] = [
         (&[(&a.path, &[1, 2]), (&b.path, &[0])], &[1, 2, 10]),
         (&[(&a.path, &[1, 2, 3])], &[1, 2, 3, 10]),
         (&[(&b.path, &[0, 1])], &[1, 2, 3, 10, 11]),

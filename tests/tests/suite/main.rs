@@ -37,6 +37,7 @@ mod worker_streamed;
 mod worker_toast;
 mod worker_truncate;
 mod worker_types;
+mod worker_vectors;
 mod worker_versions;
 
 use std::time::Duration;
