@@ -4,6 +4,9 @@ SHELL := /bin/bash
 
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 CARGO_FLAGS ?=
+# What `make build` builds beside the programs. With --all-targets the tests too: then all is compiled once, for tests need
+# some libraries with other features than programs do.
+BUILD_TARGETS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RELEASE := $(TARGET_DIR)/release
 PYTHON := $(CURDIR)/.deps/venv/bin/python
@@ -27,7 +30,7 @@ setup: ## install what is missing: Postgres, libclang, libduckdb, the Python rea
 .PHONY: build
 build: setup ## build everything (10 minutes the first time, seconds after that)
 	@echo 'build: cargo build --release (about 10 minutes the first time on 2 cores)'
-	cargo build --release --workspace $(CARGO_FLAGS)
+	cargo build --release --workspace $(BUILD_TARGETS) $(CARGO_FLAGS)
 
 .PHONY: extensions
 extensions: build ## build the extensions for the Postgres of PG_CONFIG (10 minutes the first time, unless it is 15)
@@ -56,7 +59,7 @@ test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensio
 .PHONY: test-readers
 test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the lake (fetches 500 MB the first time)
 	@tests/readers.sh
-	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover
 
 .PHONY: bench
 bench: build ## whole scenarios beside a peer (SCENARIO=compact|copy|drain|huge_txn|index|many_commits|many_tables|source_cost|write_cost SCALE=1 RUNS=3)

@@ -226,6 +226,20 @@ pub struct ListedTable {
     pub append_only: bool,
     /// Its changes are kept too, in a table of their own.
     pub history: bool,
+    /// How it is to be laid out in Iceberg.
+    pub layout: ListedLayout,
+}
+
+/// Partitions and order of a table's files, as a user wrote them. Empty: none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListedLayout {
+    /// Columns and transforms of them: `day(created_at), bucket(16, id)`.
+    #[serde(default)]
+    pub partition_by: String,
+    /// Columns, as in ORDER BY.
+    #[serde(default)]
+    pub sort_by: String,
 }
 
 impl EngineConfig {

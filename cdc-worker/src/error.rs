@@ -100,6 +100,13 @@ impl Error {
         }
     }
 
+    /// An error of the lake that is about rows of one table, which stops then, and not of the lake.
+    pub(crate) fn of_rows(error: iceberg_writer::Error) -> Self {
+        let is_own = error.table().is_some();
+        let error = Self::from(error);
+        if is_own { error.of_kind(ErrorKind::Table) } else { error }
+    }
+
     /// Whether the engine may try again by itself.
     pub fn retry(&self) -> Retry {
         match self.kind {
@@ -159,7 +166,11 @@ impl std::error::Error for Error {
 impl From<iceberg_writer::Error> for Error {
     fn from(error: iceberg_writer::Error) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self { kind: ErrorKind::Lake, message: error.to_string(), hint, source: Some(Box::new(error)) }
+        let kind = match error.kind() {
+            iceberg_writer::ErrorKind::Fenced => ErrorKind::Fenced,
+            _ => ErrorKind::Lake,
+        };
+        Self { kind, message: error.to_string(), hint, source: Some(Box::new(error)) }
     }
 }
 

@@ -33,12 +33,14 @@ mod table;
 
 pub use config::{
     CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, JdbcCatalogConfig, LakeConfig,
-    ListedTable, MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
+    ListedLayout, ListedTable, MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable,
+    default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};
 pub use iceberg_writer::{Format, StoreOptions};
 pub use source::identifier::quote;
+pub use source::layout::layout_of_told;
 
 /// Result of the engine's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 use iceberg::io::FileWrite;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Struct, StructType,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, PrimitiveType,
     deserialize_data_file_from_json, serialize_data_file_to_json,
 };
 use parquet::arrow::ArrowWriter;
@@ -19,11 +19,13 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::error::{Error, Result};
 use crate::lineage::with_lineage;
+use crate::partition::Partition;
 use crate::pg_type::PgType;
 use crate::schema::{SpecField, TableSpec, arrow_schema_of};
 use crate::table::LakeTable;
@@ -34,6 +36,10 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// A column with more distinct values than fit is written without a dictionary: a larger one costs more time to build,
 /// in vain for keys and the like, than it saves space.
 const DICTIONARY_BYTES: usize = 128 << 10;
+/// Of so many values that a row group has not, a reader of its bloom filter looks for one all the same. Measured on half a
+/// million keys like UUIDs in text: a file with filters is 5 % larger and takes 9 % longer to write; with a hundredth
+/// instead, 9 % larger and 27 % longer, which is much for a row group or two that a reader of a hundred passes over besides.
+const FALSE_POSITIVES: f64 = 0.05;
 /// Bytes of text that a statistics value keeps.
 const STATISTICS_BYTES: usize = 32;
 
@@ -46,36 +52,62 @@ pub struct WrittenFile {
     pub rows: u64,
     /// Its size; of a deletion vector, that of its part of the file.
     pub bytes: u64,
+    /// The partition it is in.
+    pub partition: Partition,
     pub(crate) entry: DataFile,
 }
 
 impl WrittenFile {
-    pub(crate) fn new(entry: DataFile) -> Self {
-        Self { path: entry.file_path().to_owned(), rows: entry.record_count(), bytes: size_of(&entry), entry }
+    pub(crate) fn new(entry: DataFile, partition: Partition) -> Self {
+        let (path, rows, bytes) = (entry.file_path().to_owned(), entry.record_count(), size_of(&entry));
+        Self { path, rows, bytes, partition, entry }
     }
 
-    /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry.
+    /// Whether its rows are in the table's order, as it is with the next commit.
+    pub fn is_sorted(&self) -> bool {
+        self.entry.sort_order_id().is_some_and(|order| order != 0)
+    }
+
+    /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry, and the
+    /// partition spec that it is for.
     pub fn to_json(&self) -> Result<String> {
-        let partition = StructType::new(Vec::new());
-        serialize_data_file_to_json(self.entry.clone(), &partition, FormatVersion::V2)
-            .map_err(|error| Error::iceberg(format!("describe {}", self.path), error))
+        let entry = serialize_data_file_to_json(self.entry.clone(), self.partition.fields(), FormatVersion::V2)
+            .map_err(|error| Error::iceberg(format!("describe {}", self.path), error))?;
+        serde_json::to_string(&Recorded { spec_id: self.partition.spec_id(), entry })
+            .map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))
     }
 
     /// A file of this table that an earlier process wrote, from what [`Self::to_json`] gave.
     pub fn from_json(table: &LakeTable, json: &str) -> Result<Self> {
+        let context = || format!("take over a file of {}", table.full_name());
+        // Versions of before, which knew no partitions, have written the entry alone.
+        let Recorded { spec_id, entry } =
+            serde_json::from_str(json).unwrap_or_else(|_| Recorded { spec_id: 0, entry: json.to_owned() });
+        let fields = table.partition_fields(&*table.partition_spec(spec_id)?)?;
         // The columns that it has after the next commit: the file may have been written for them.
-        let (partition, schema) = (StructType::new(Vec::new()), table.next_schema()?);
-        deserialize_data_file_from_json(json, 0, &partition, &schema)
-            .map(Self::new)
-            .map_err(|error| Error::iceberg(format!("take over a file of {}", table.full_name()), error))
+        let schema = table.next_schema()?;
+        let entry = deserialize_data_file_from_json(&entry, spec_id, &fields, &schema)
+            .map_err(|error| Error::iceberg(context(), error))?;
+        let partition = Partition::new(spec_id, fields, entry.partition().clone());
+        Ok(Self::new(entry, partition))
     }
+}
+
+/// A file as text. The entry is text in it, for the library reads a partition's values in the order in which they come.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    spec_id: i32,
+    entry: String,
 }
 
 /// Writes one data file.
 pub struct DataFileWriter {
     path: String,
-    spec: TableSpec,
+    table: LakeTable,
     fields: Vec<SpecField>,
+    /// `None`: the only one that there is.
+    partition: Option<Partition>,
+    is_sorted: bool,
     warehouse: Warehouse,
     parquet: Option<ParquetOutput>,
     rows: u64,
@@ -87,8 +119,10 @@ impl DataFileWriter {
     pub fn create(warehouse: &Warehouse, table: &LakeTable, epoch: i64, attempt: Uuid, ordinal: u32) -> Self {
         Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
-            spec: table.spec().clone(),
+            table: table.clone(),
             fields: table.spec().fields(),
+            partition: None,
+            is_sorted: false,
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
@@ -100,7 +134,21 @@ impl DataFileWriter {
     /// [`scan_with_lineage`]: crate::scan_with_lineage
     #[must_use]
     pub fn with_lineage(mut self) -> Self {
-        self.fields = with_lineage(&self.spec);
+        self.fields = with_lineage(self.table.spec());
+        self
+    }
+
+    /// Its rows are of this partition. A file of a table that has partitions is in one.
+    #[must_use]
+    pub fn in_partition(mut self, partition: &Partition) -> Self {
+        self.partition = Some(partition.clone());
+        self
+    }
+
+    /// Its rows come in the table's order, if that has one.
+    #[must_use]
+    pub fn in_order(mut self, is_sorted: bool) -> Self {
+        self.is_sorted = is_sorted;
         self
     }
 
@@ -111,16 +159,13 @@ impl DataFileWriter {
         }
         let parquet = match &mut self.parquet {
             Some(parquet) => parquet,
-            None => self.parquet.insert(
-                ParquetOutput::create(
-                    &self.warehouse,
-                    &self.path,
-                    arrow_schema_of(&self.fields),
-                    self.spec.parquet_schema(&self.fields)?,
-                    data_properties(&self.spec),
-                )
-                .await?,
-            ),
+            None => {
+                let (spec, path) = (self.table.spec(), &self.path);
+                let (schema, properties) = (arrow_schema_of(&self.fields), data_properties(spec));
+                let parquet_schema = spec.parquet_schema(&self.fields)?;
+                let output = ParquetOutput::create(&self.warehouse, path, schema, parquet_schema, properties);
+                self.parquet.insert(output.await?)
+            }
         };
         parquet.write(batch).await?;
         self.rows += batch.num_rows() as u64;
@@ -146,11 +191,19 @@ impl DataFileWriter {
     pub async fn close(self) -> Result<Option<WrittenFile>> {
         let Some(parquet) = self.parquet else { return Ok(None) };
         let (footer, bytes) = parquet.close().await?;
-        let mut builder = data_file(&self.path, DataContentType::Data, self.rows, bytes);
-        describe_columns(&mut builder, &footer, &self.spec.iceberg_schema()?);
+        let partition = match self.partition {
+            Some(partition) => partition,
+            None => self.table.only_partition()?,
+        };
+        let mut builder = data_file(&self.path, DataContentType::Data, &partition, self.rows, bytes);
+        describe_columns(&mut builder, &footer, &self.table.spec().iceberg_schema()?);
+        if self.is_sorted {
+            let order = self.table.next_sort_order()?.order_id;
+            builder.sort_order_id(i32::try_from(order).unwrap_or_default());
+        }
         let entry =
             builder.build().map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))?;
-        Ok(Some(WrittenFile::new(entry)))
+        Ok(Some(WrittenFile::new(entry, partition)))
     }
 }
 
@@ -161,13 +214,20 @@ pub(crate) fn size_of(entry: &DataFile) -> u64 {
 }
 
 /// What all kinds of file entries have in common.
-pub(crate) fn data_file(path: &str, content: DataContentType, rows: u64, bytes: u64) -> DataFileBuilder {
+pub(crate) fn data_file(
+    path: &str,
+    content: DataContentType,
+    partition: &Partition,
+    rows: u64,
+    bytes: u64,
+) -> DataFileBuilder {
     let mut builder = DataFileBuilder::default();
     builder
         .content(content)
         .file_path(path.to_owned())
         .file_format(DataFileFormat::Parquet)
-        .partition(Struct::empty())
+        .partition_spec_id(partition.spec_id())
+        .partition(partition.values().clone())
         .record_count(rows)
         .file_size_in_bytes(bytes);
     builder
@@ -191,6 +251,10 @@ fn data_properties(spec: &TableSpec) -> WriterProperties {
         // No value comes twice: a dictionary would be given up each time, after it has cost space and time.
         builder = builder.set_column_dictionary_enabled(ColumnPath::from(spec.columns[key].name.as_str()), false);
     }
+    for column in spec.key.iter().map(|key| &spec.columns[*key]).filter(|column| is_scattered(&column.pg_type)) {
+        // Sized for a full row group, and folded to what the rows need: a file of ten rows has one of 32 bytes.
+        builder = builder.set_column_bloom_filter_fpp(ColumnPath::from(column.name.as_str()), FALSE_POSITIVES);
+    }
     for column in &spec.columns {
         if matches!(column.pg_type, PgType::Float4 | PgType::Float8) {
             // See `bounds`: readers would skip rows that hold NaN.
@@ -199,6 +263,13 @@ fn data_properties(spec: &TableSpec) -> WriterProperties {
         }
     }
     builder.build()
+}
+
+/// Whether values of a key are of no order in time, as a rule: the bounds of a file then say nothing about which are in it,
+/// and a bloom filter does. Numbers and times mostly grow, so that bounds tell, and a filter would cost more than them: it
+/// is an eighth of a bigint's size.
+fn is_scattered(key: &PgType) -> bool {
+    matches!(key.iceberg(), PrimitiveType::String | PrimitiveType::Uuid | PrimitiveType::Binary)
 }
 
 type Encoder = ArrowWriter<Vec<u8>>;

@@ -16,7 +16,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::data_file::{WrittenFile, data_file};
+use crate::deletes::DeletedRows;
 use crate::error::{Error, Result};
+use crate::partition::Partition;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -69,14 +71,14 @@ pub(crate) async fn write_vectors(
     table: &LakeTable,
     epoch: i64,
     attempt: Uuid,
-    deleted: &[(&String, &RoaringTreemap)],
+    deleted: &[(&String, &DeletedRows)],
 ) -> Result<Vec<WrittenFile>> {
     let mut written = Vec::with_capacity(deleted.len());
     for some in deleted.chunks(WRITES_AT_ONCE) {
         let mut writes = Vec::with_capacity(some.len());
-        for vector in some {
+        for (data_file, DeletedRows { partition, positions }) in some {
             let path = table.puffin_path(&format!("{epoch}-{attempt}-deletes-{:05}", written.len() + writes.len()));
-            writes.push(write_file(warehouse, path, std::slice::from_ref(vector)));
+            writes.push(write_file(warehouse, path, partition, data_file, positions));
         }
         written.extend(try_join_all(writes).await?.into_iter().flatten());
     }
@@ -86,22 +88,24 @@ pub(crate) async fn write_vectors(
 async fn write_file(
     warehouse: &Warehouse,
     path: String,
-    deleted: &[(&String, &RoaringTreemap)],
+    partition: &Partition,
+    data_file_path: &String,
+    positions: &RoaringTreemap,
 ) -> Result<Vec<WrittenFile>> {
-    let (file, placed) = puffin(deleted)
+    let (file, placed) = puffin(&[(data_file_path, positions)])
         .map_err(|error| Error::format(format!("write deletion vectors into {path}")).with_source(error))?;
     let bytes = file.len() as u64;
     let write = async { warehouse.file_io().new_output(&path)?.write(file.into()).await };
     write.await.map_err(|error| Error::iceberg(format!("write {path}"), error))?;
     let describe = |vector: Placed<'_>| {
-        let mut builder = data_file(&path, DataContentType::PositionDeletes, vector.cardinality, bytes);
+        let mut builder = data_file(&path, DataContentType::PositionDeletes, partition, vector.cardinality, bytes);
         builder
             .file_format(DataFileFormat::Puffin)
             .referenced_data_file(Some(vector.data_file.to_owned()))
             .content_offset(Some(vector.place.start.cast_signed()))
             .content_size_in_bytes(Some((vector.place.end - vector.place.start).cast_signed()));
         let entry = builder.build().map_err(|error| Error::format(format!("describe {path}")).with_source(error))?;
-        Ok(WrittenFile::new(entry))
+        Ok(WrittenFile::new(entry, partition.clone()))
     };
     placed.into_iter().map(describe).collect()
 }

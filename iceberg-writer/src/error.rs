@@ -27,6 +27,11 @@ pub enum ErrorKind {
     SchemaMismatch,
     /// Someone else changed the table in a way that can't be taken over. [`Error::table`] names it.
     ForeignChange,
+    /// Someone else rewrote files of the table, with the same rows: the positions that the caller holds are void. The batch is
+    /// not committed; load the table again and make another. [`Error::table`] names it.
+    Rewritten,
+    /// A worker with a higher epoch has taken the mirror over.
+    Fenced,
     /// Whether the commit happened is not known. Call [`Catalog::resolve`](crate::Catalog::resolve) with the same batch.
     Unknown,
 }
@@ -78,6 +83,12 @@ impl Error {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
+    }
+
+    /// A newer worker has the mirror.
+    pub(crate) fn fenced(epoch: i64) -> Self {
+        let context = format!("a newer worker (epoch {epoch}) has taken the mirror over");
+        Self::new(ErrorKind::Fenced, context).with_hint("this one stops; nothing is lost")
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -10,6 +10,7 @@
 //! Only [`Catalog::commit`] and [`Catalog::resolve`] make a [`CommitReceipt`], so a type that takes one (the
 //! acknowledgement of a replication slot) can't be built from anything that is not durable in the lake.
 
+mod arrange;
 mod bounds;
 mod catalog;
 mod commit;
@@ -20,10 +21,12 @@ mod deletion_vectors;
 mod error;
 mod evolution;
 mod format;
+mod layout;
 mod lineage;
 mod live_files;
 mod lsn;
 mod parquet_schema;
+mod partition;
 mod pg_type;
 mod position_deletes;
 mod row_reader;
@@ -33,15 +36,18 @@ mod storage;
 mod table;
 mod warehouse;
 
+pub use arrange::{Arranged, Part, Sorter, take_rows};
 pub use catalog::{Catalog, IsPinned, MirrorCatalog, Recovered, Remarked, RestAuth, RestSettings, Retention, Swept};
 pub use commit::{Batch, CommitReceipt, CommittedTable, LeftOut, Outcome, Rewrite, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};
-pub use deletes::write_deletes;
+pub use deletes::{DeletedRows, write_deletes};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use format::Format;
+pub use layout::Layout;
 pub use lineage::{Lineage, scan_with_lineage};
 pub use live_files::LiveFile;
 pub use lsn::{Lsn, ParseLsnError};
+pub use partition::{Divider, Partition};
 pub use pg_type::{Documented, PgType, TypeFacts};
 pub use row_reader::{RowStream, read_rows, scan_columns};
 pub use schema::{ColumnSpec, TableSpec, companion_id};

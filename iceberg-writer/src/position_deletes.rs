@@ -1,7 +1,7 @@
 //! Position delete files: which rows of which data files are gone.
 //!
-//! One file a table and commit, sorted by file and position. When it is about one data file only, it says so, which lets
-//! readers pass over it for all others.
+//! One file a partition and commit, sorted by file and position: a delete file is in the partition of the data files that it
+//! is about. When that is one only, it says so, which lets readers pass over it for all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::data_file::{ParquetOutput, WrittenFile, data_file, properties};
+use crate::deletes::DeletedRows;
 use crate::error::{Error, Result};
+use crate::partition::Partition;
 use crate::row_reader::{Projection, open};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -31,21 +33,44 @@ const POS: (&str, i32) = ("pos", 2_147_483_545);
 /// Rows handed to the encoder at once.
 const BATCH_ROWS: usize = 64 * 1024;
 
-/// Writes the deleted positions of a table's data files as one file.
+/// Writes the deleted positions of a table's data files, by path, as one file for each partition.
 pub(crate) async fn write_position_deletes(
     warehouse: &Warehouse,
     table: &LakeTable,
     epoch: i64,
     attempt: Uuid,
-    files: &[(&String, &RoaringTreemap)],
+    deleted: &[(&String, &DeletedRows)],
+) -> Result<Vec<WrittenFile>> {
+    // In the order in which the files' names come: equal arguments give equal names.
+    let mut partitions: Vec<(&Partition, Vec<(&str, &RoaringTreemap)>)> = Vec::new();
+    let mut places: HashMap<&Partition, usize> = HashMap::new();
+    for (path, DeletedRows { partition, positions }) in deleted {
+        let place = *places.entry(partition).or_insert_with(|| {
+            partitions.push((partition, Vec::new()));
+            partitions.len() - 1
+        });
+        partitions[place].1.push((path, positions));
+    }
+    let mut written = Vec::with_capacity(partitions.len());
+    for (number, (partition, files)) in partitions.into_iter().enumerate() {
+        let path = format!("{}/data/{epoch}-{attempt}-{number:05}-deletes.parquet", table.location());
+        written.push(write(warehouse, path, partition, &files).await?);
+    }
+    Ok(written)
+}
+
+async fn write(
+    warehouse: &Warehouse,
+    path: String,
+    partition: &Partition,
+    files: &[(&str, &RoaringTreemap)],
 ) -> Result<WrittenFile> {
-    let path = format!("{}/data/{epoch}-{attempt}-deletes.parquet", table.location());
     // Not cut short: readers compare the bounds of `file_path` with a data file's whole name.
     let properties = properties().set_statistics_truncate_length(None).build();
     let mut output =
         ParquetOutput::create(warehouse, &path, arrow_schema(), parquet_schema(&path)?, properties).await?;
     let mut rows = 0;
-    let mut positions = files.iter().flat_map(|(file, positions)| positions.iter().map(|pos| (file.as_str(), pos)));
+    let mut positions = files.iter().flat_map(|(file, positions)| positions.iter().map(|pos| (*file, pos)));
     loop {
         let (names, numbers): (Vec<&str>, Vec<u64>) = positions.by_ref().take(BATCH_ROWS).unzip();
         if names.is_empty() {
@@ -60,13 +85,13 @@ pub(crate) async fn write_position_deletes(
         output.write(&batch).await?;
     }
     let (footer, bytes) = output.close().await?;
-    let mut builder = data_file(&path, DataContentType::PositionDeletes, rows, bytes);
+    let mut builder = data_file(&path, DataContentType::PositionDeletes, partition, rows, bytes);
     describe_columns(&mut builder, &footer, &iceberg_schema(&path)?);
     if let [(only, _)] = files {
-        builder.referenced_data_file(Some((*only).clone()));
+        builder.referenced_data_file(Some((*only).to_owned()));
     }
     let entry = builder.build().map_err(|error| Error::format(format!("describe {path}")).with_source(error))?;
-    Ok(WrittenFile::new(entry))
+    Ok(WrittenFile::new(entry, partition.clone()))
 }
 
 /// Adds what a position delete file of any writer deletes to `deleted`.

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use iceberg::spec::{
-    FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, SnapshotRef, TableMetadata, TableMetadataRef,
+    FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, SnapshotRef, TableMetadata, TableMetadataRef, Transform,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::catalog::{Found, Remarked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evolution::REMARK_PROPERTY;
 use crate::format::Format;
+use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::stamp::Stamp;
@@ -78,6 +79,8 @@ pub struct LakeTable {
 #[derive(Clone)]
 struct Inner {
     spec: TableSpec,
+    /// How the next commit is to leave it laid out; `None`: as it is.
+    layout: Option<Layout>,
     /// What the next commit is to remember with it, if that is new.
     remark: Option<String>,
     metadata: TableMetadataRef,
@@ -121,6 +124,14 @@ impl LakeTable {
         Self::from_parts(Inner { spec, remark, ..(*self.inner).clone() })
     }
 
+    pub(crate) fn with_metadata(&self, metadata: TableMetadata) -> Self {
+        Self::from_parts(Inner { metadata: Arc::new(metadata), ..(*self.inner).clone() })
+    }
+
+    pub(crate) fn with_layout(&self, layout: Option<Layout>) -> Self {
+        Self::from_parts(Inner { layout, ..(*self.inner).clone() })
+    }
+
     /// The same table, with companions for these columns too, by field id: its files may have them.
     #[must_use]
     pub fn with_companions(&self, of: impl IntoIterator<Item = i32>) -> Self {
@@ -131,19 +142,26 @@ impl LakeTable {
     pub(crate) fn succeeded_by(&self, metadata: TableMetadata, location: String, manifests: Vec<ManifestFile>) -> Self {
         let (copy, entry) = (CopyOf::of(&metadata), Entry::Current(location));
         let metadata = Arc::new(metadata);
-        Self::from_parts(Inner { remark: None, metadata, copy, entry, manifests, ..(*self.inner).clone() })
+        Self::from_parts(Inner {
+            layout: None,
+            remark: None,
+            metadata,
+            copy,
+            entry,
+            manifests,
+            ..(*self.inner).clone()
+        })
     }
 
     /// The same table after a truncation.
     pub(crate) fn without_files(&self) -> Self {
-        let copy = CopyOf::of(&self.inner.metadata);
-        Self::from_parts(Inner { copy, manifests: Vec::new(), ..(*self.inner).clone() })
+        Self::from_parts(Inner { manifests: Vec::new(), ..(*self.inner).clone() })
     }
 
     /// The same prepared table, meant to replace another entry.
     pub(crate) fn replacing(&self, replaces: Option<String>) -> Self {
-        let (copy, entry) = (CopyOf::of(&self.inner.metadata), Entry::Absent { replaces });
-        Self::from_parts(Inner { copy, entry, pinned_snapshots: BTreeSet::new(), ..(*self.inner).clone() })
+        let entry = Entry::Absent { replaces };
+        Self::from_parts(Inner { entry, pinned_snapshots: BTreeSet::new(), ..(*self.inner).clone() })
     }
 
     /// A prepared table in the place of the one that the catalog has: the next commit puts this copy's schema and files
@@ -180,7 +198,15 @@ impl LakeTable {
         let pinned_snapshots = pinned_snapshots(&found.metadata)?;
         let (copy, entry) = (CopyOf::of(&found.metadata), Entry::Current(found.location));
         let metadata = Arc::new(found.metadata);
-        Ok(Self::from_parts(Inner { remark: None, metadata, copy, entry, pinned_snapshots, ..(*self.inner).clone() }))
+        Ok(Self::from_parts(Inner {
+            layout: None,
+            remark: None,
+            metadata,
+            copy,
+            entry,
+            pinned_snapshots,
+            ..(*self.inner).clone()
+        }))
     }
 
     /// The table as it was at an earlier snapshot, which it must still have.
@@ -195,7 +221,7 @@ impl LakeTable {
                 read_manifest_list(warehouse, snapshot).await?
             }
         };
-        Ok(Self::from_parts(Inner { copy: CopyOf::of(metadata), manifests, ..(*self.inner).clone() }))
+        Ok(Self::from_parts(Inner { manifests, ..(*self.inner).clone() }))
     }
 
     /// A table of this format that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
@@ -238,6 +264,7 @@ impl LakeTable {
         let metadata: TableMetadata = serde_json::from_value(metadata).map_err(describe)?;
         Ok(Self::from_parts(Inner {
             spec,
+            layout: None,
             remark: None,
             copy: CopyOf::of(&metadata),
             metadata: Arc::new(metadata),
@@ -270,12 +297,12 @@ impl LakeTable {
 
     /// The table as someone else's commit has left it, which was to change no column: `self` may be about to.
     pub(crate) async fn read_again(&self, warehouse: &Warehouse, found: Found) -> Result<Self> {
-        let Inner { spec, remark, metadata, .. } = &*self.inner;
+        let Inner { spec, layout, remark, metadata, .. } = &*self.inner;
         let found = Self::read_undescribed(warehouse, spec.clone(), found).await?;
         if found.metadata().current_schema().as_struct() != metadata.current_schema().as_struct() {
             spec.check_schema(found.metadata().current_schema())?;
         }
-        Ok(found.with_spec(spec.clone(), remark.clone()))
+        Ok(found.with_spec(spec.clone(), remark.clone()).with_layout(layout.clone()))
     }
 
     /// The table that the catalog has, whatever its columns are.
@@ -288,8 +315,9 @@ impl LakeTable {
                 .with_hint("undo the change, or copy the table again into a new Iceberg table")
         };
         let format = Format::of(&metadata).ok_or_else(|| unsupported("is not of format version 2 or 3"))?;
-        if !metadata.default_partition_spec().is_unpartitioned() {
-            return Err(unsupported("is partitioned"));
+        let fields = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
+        if fields.into_iter().any(|field| field.transform == Transform::Unknown) {
+            return Err(unsupported("is partitioned by a transform that is not known"));
         }
         let manifests = match metadata.current_snapshot() {
             Some(snapshot) => read_manifest_list(warehouse, snapshot).await?,
@@ -297,6 +325,7 @@ impl LakeTable {
         };
         Ok(Self::from_parts(Inner {
             spec,
+            layout: None,
             remark: None,
             copy: CopyOf::of(&metadata),
             pinned_snapshots: pinned_snapshots(&metadata)?,
@@ -388,6 +417,11 @@ impl LakeTable {
         self.inner.remark.as_deref()
     }
 
+    /// How the next commit is to leave the table laid out; `None`: as it is.
+    pub(crate) fn layout(&self) -> Option<&Layout> {
+        self.inner.layout.as_ref()
+    }
+
     pub(crate) fn metadata(&self) -> &TableMetadata {
         &self.inner.metadata
     }
@@ -414,6 +448,16 @@ impl LakeTable {
         Error::new(ErrorKind::ForeignChange, format!("the lake's table {} {what}", self.full_name()))
             .with_table(&self.inner.spec.namespace, &self.inner.spec.name)
             .with_hint("only the mirror may change or remove rows of its tables; copy the table again to repair it")
+    }
+
+    /// The error for a table whose files someone else rewrote, when a batch names positions in those that are gone.
+    pub(crate) fn rewritten(&self) -> Error {
+        Error::new(
+            ErrorKind::Rewritten,
+            format!("another engine rewrote files of the lake's table {}", self.full_name()),
+        )
+        .with_table(&self.inner.spec.namespace, &self.inner.spec.name)
+        .with_hint("nothing is lost: the table is read anew, and its changes are made again")
     }
 }
 

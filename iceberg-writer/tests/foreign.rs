@@ -101,3 +101,47 @@ async fn anything_else_stops_a_table_of(format: Format, kind: Kind) {
     lake.catalog.drop_entry("public", "events").await.unwrap();
     refused("dropped").await;
 }
+
+/// Makes a table of ours one that no mirror has made.
+async fn disown(lake: &Lake) {
+    if let Some(rest) = &lake.rest {
+        let url = format!("{}/v1/lake/namespaces/public/tables/events", rest.uri());
+        let body =
+            r#"{"requirements": [], "updates": [{"action": "remove-properties", "removals": ["lake.checkpoint"]}]}"#;
+        let request = reqwest::Client::new().post(url).header("Content-Type", "application/json").body(body);
+        assert!(request.send().await.unwrap().status().is_success());
+        return;
+    }
+    let location = lake.metadata_location("events").await.unwrap();
+    let mut metadata: serde_json::Value = serde_json::from_slice(&lake.read(&location).await).unwrap();
+    metadata["properties"].as_object_mut().unwrap().remove("lake.checkpoint").unwrap();
+    let other = location.replace(".metadata.json", "-other.metadata.json");
+    std::fs::write(other.trim_start_matches("file://"), metadata.to_string()).unwrap();
+    let sql = lake.other.as_ref().map_or(&lake.sql, |(_, client)| client);
+    sql.execute("UPDATE lake_catalog.iceberg_tables SET metadata_location = $1", &[&other]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_place_of_a_table_that_no_mirror_made_is_not_taken() {
+    for kind in [Kind::Beside, Kind::OtherDatabase, Kind::Rest, Kind::StrictRest] {
+        let (lake, _) = lake_with_table(kind).await;
+        // What a mirror has made may be copied anew.
+        let anew = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
+        disown(&lake).await;
+        let before = (lake.files().await, lake.metadata_location("events").await);
+        let error = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap_err();
+        assert_eq!((error.kind(), error.table()), (ErrorKind::ForeignChange, Some(("public", "events"))), "{error}");
+        assert!(error.to_string().contains("that no mirror made"), "{error}");
+        assert!(error.hint().unwrap().contains("under another name"), "{error:?}");
+        // Nor is it when that shows only when the copy is done, where the server does not keep us from it.
+        if lake.rest.is_some() {
+            let rows = data_file(&lake.warehouse, &anew, 0..3).await;
+            let files = lake.files().await;
+            let error = lake.catalog.commit(&batch(Some(10), 20, vec![append(&anew, vec![rows])])).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ForeignChange, "{error}");
+            assert_eq!((lake.files().await, lake.metadata_location("events").await), (files, before.1));
+        } else {
+            assert_eq!((lake.files().await, lake.metadata_location("events").await), before);
+        }
+    }
+}

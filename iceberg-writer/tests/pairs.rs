@@ -8,10 +8,9 @@ use arrow_array::types::Int64Type;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use futures_util::TryStreamExt;
 use iceberg_writer::{
-    ColumnSpec, DataFileWriter, LakeTable, PgType, Rewrite, TableChange, TableSpec, Warehouse, WrittenFile,
-    scan_columns, write_deletes,
+    ColumnSpec, DataFileWriter, DeletedRows, LakeTable, Partition, PgType, Rewrite, TableChange, TableSpec, Warehouse,
+    WrittenFile, scan_columns, write_deletes,
 };
-use roaring::RoaringTreemap;
 use uuid::Uuid;
 
 pub(crate) fn column(name: &str, field_id: i32, pg_type: PgType, required: bool) -> ColumnSpec {
@@ -41,8 +40,10 @@ pub(crate) async fn data_file(lake: &Warehouse, table: &LakeTable, ids: impl Int
 }
 
 pub(crate) async fn deletes(lake: &Warehouse, table: &LakeTable, positions: &[(&str, &[u64])]) -> Vec<WrittenFile> {
-    let deleted: BTreeMap<String, RoaringTreemap> =
-        positions.iter().map(|(path, rows)| ((*path).to_owned(), rows.iter().copied().collect())).collect();
+    let rows =
+        |rows: &[u64]| DeletedRows { partition: Partition::default(), positions: rows.iter().copied().collect() };
+    let deleted: BTreeMap<String, DeletedRows> =
+        positions.iter().map(|(path, deleted)| ((*path).to_owned(), rows(deleted))).collect();
     write_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
 }
 

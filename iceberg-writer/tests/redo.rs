@@ -296,3 +296,34 @@ async fn a_batch_that_has_no_table_to_move_moves_the_mirror_at_once() {
     commit(&lake.catalog, &batch(Some(20), 30, vec![])).await;
     assert_eq!((lake.mirror_lsn().await, rest.commits().len()), (Some(Lsn::from_u64(30)), commits));
 }
+
+/// The worker that finishes what is on record is overtaken itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finishes_a_batch_may_be_fenced_off() {
+    for kind in [Kind::OtherDatabase, Kind::Rest, Kind::StrictRest] {
+        let lake = Lake::new(kind).await;
+        let tables = two_tables(&lake).await;
+        let (faulty, dying) = Faulty::of(&lake);
+        let dying = dying.with_deadline(if kind == Kind::OtherDatabase { Duration::ZERO } else { SHORT });
+        let lost = next(&lake, &tables).await;
+        faulty.set(Fault::LoseCommit);
+        if let Some(rest) = &lake.rest {
+            rest.trouble(&[Trouble::Refuse(503); 100]);
+        }
+        assert_eq!(dying.commit(&lost).await.unwrap_err().kind(), ErrorKind::Unknown);
+        faulty.set(Fault::None);
+        if let Some(rest) = &lake.rest {
+            rest.drain();
+        }
+        let (second, third) = (lake.claim().await, lake.claim().await);
+        let error = lake.other_catalog().recover(MIRROR, second).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.hint()),
+            (ErrorKind::Fenced, Some("this one stops; nothing is lost")),
+            "{error}"
+        );
+        assert!(error.to_string().contains("epoch 3"), "{error}");
+        assert_eq!(lake.other_catalog().recover(MIRROR, third).await.unwrap(), at(20));
+        assert_eq!((there(&lake, "a").await, there(&lake, "b").await), (vec![1, 11], vec![2, 12]));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, ErrorKind, Format, MirrorCatalog, RestAuth, RestSettings};
+use iceberg_writer::{Catalog, ErrorKind, Format, MirrorCatalog, RestAuth, RestSettings, Retry};
 
 use crate::pairs::{append, data_file, ids, spec};
 use crate::rest_server::Trouble;
@@ -65,6 +65,43 @@ async fn a_refusal_says_what_to_do_and_leaves_nothing_behind() {
         // Nothing is on record, so it can be tried again, or something else.
         let table = committed(lake.catalog.commit(&ours).await.unwrap()).tables()[0].table.clone();
         assert_eq!(ids(&lake.warehouse, &table).await, [1, 2]);
+    }
+}
+
+/// A server that never takes the commit, and never says why: nothing is half there, and it can be made later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_on_refusing_is_given_up_with_a_clear_error() {
+    for kind in [Kind::Rest, Kind::StrictRest] {
+        for status in [404, 409, 429, 500, 502, 503, 504] {
+            let lake = Lake::new(kind).await;
+            let rest = lake.rest.clone().unwrap();
+            let mut changes = Vec::new();
+            for name in ["a", "b"] {
+                let table = lake.catalog.prepare(spec(name), Format::V2).await.unwrap();
+                changes.push(append(&table, vec![data_file(&lake.warehouse, &table, [1]).await]));
+            }
+            let tables = commit(&lake.catalog, &batch(None, 1, changes)).await;
+            let mut changes = Vec::new();
+            for table in &tables {
+                changes.push(append(table, vec![data_file(&lake.warehouse, table, [2]).await]));
+            }
+            let ours = batch(Some(1), 2, changes);
+            let before = (lake.metadata_location("a").await, lake.metadata_location("b").await);
+            rest.trouble(&vec![Trouble::Refuse(status); 1000]);
+            let impatient = lake.other_catalog().with_deadline(Duration::from_millis(300));
+            let error = impatient.commit(&ours).await.unwrap_err();
+            // Where a server says that it does not know, nobody does.
+            let kind = if status >= 500 { ErrorKind::Unknown } else { ErrorKind::Unavailable };
+            assert_eq!(error.kind(), kind, "{status}: {error}");
+            assert!(!matches!(error.retry(), Retry::Never), "{status}: {error}");
+            assert_eq!((lake.metadata_location("a").await, lake.metadata_location("b").await), before, "{status}");
+            assert_eq!(lake.mirror_lsn().await.map(|lsn| lsn.as_u64()), Some(1), "{status}");
+            rest.drain();
+            let tables = committed(impatient.commit(&ours).await.unwrap());
+            for table in tables.tables() {
+                assert_eq!(ids(&lake.warehouse, &table.table).await, [1, 2], "{status}");
+            }
+        }
     }
 }
 

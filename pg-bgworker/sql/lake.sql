@@ -80,11 +80,12 @@ CREATE FUNCTION lake_catalog.engine_status() RETURNS jsonb
 -- The functions below check ownership themselves, so anybody may call them.
 
 CREATE FUNCTION lake.mirror(
-    rel regclass, "as" text DEFAULT NULL, append_only boolean DEFAULT false, history boolean DEFAULT NULL) RETURNS text
+    rel regclass, "as" text DEFAULT NULL, append_only boolean DEFAULT false, history boolean DEFAULT NULL,
+    partition_by text DEFAULT NULL, sort_by text DEFAULT NULL) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
     AS 'MODULE_PATHNAME', 'lake_mirror_wrapper';
-COMMENT ON FUNCTION lake.mirror(regclass, text, boolean, boolean) IS
-    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing. append_only: only its inserts and truncations, for a table without a key. history: keep every change too, in the Iceberg table <name>_history; may be turned on and off.';
+COMMENT ON FUNCTION lake.mirror(regclass, text, boolean, boolean, text, text) IS
+    'Mirror a table in Iceberg, under its own name or another; returns the name. Calling it again does nothing. append_only: only its inserts and truncations, for a table without a key. history: keep every change too, in the Iceberg table <name>_history; may be turned on and off. partition_by: columns and transforms of them, as in ''day(created_at), bucket(16, id)''; sort_by: columns, as in ORDER BY. Both may be changed at any time, and are of files that are written from then on; '''' is none.';
 
 CREATE FUNCTION lake.unmirror(rel regclass) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
@@ -119,6 +120,23 @@ COMMENT ON FUNCTION lake.wait(regclass, interval) IS
 -- The views below may be read by anybody, and show a table to those who may read the table, and to pg_monitor. An
 -- error's text may hold values of a row, so nobody else sees it. Failures of the engine as a whole hold none.
 
+-- A part of a layout as lake.mirror takes it, by the columns' present names.
+CREATE FUNCTION lake_catalog.layout_shown(relation oid, layout text, part text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $function$
+    SELECT string_agg(CASE
+               WHEN part = 'sort' THEN quote_ident(a.attname)
+                    || CASE WHEN by.item ->> 'direction' = 'desc' THEN ' DESC' ELSE '' END
+                    || CASE by.item ->> 'direction' || ' ' || (by.item ->> 'nulls')
+                       WHEN 'asc nulls-first' THEN ' NULLS FIRST' WHEN 'desc nulls-last' THEN ' NULLS LAST' ELSE '' END
+               WHEN by.item ->> 'transform' = 'identity' THEN quote_ident(a.attname)
+               WHEN by.item ->> 'transform' LIKE '%[%' THEN
+                    regexp_replace(by.item ->> 'transform', '^(.*)\[(.*)\]$', '\1(\2, ') || quote_ident(a.attname) || ')'
+               ELSE (by.item ->> 'transform') || '(' || quote_ident(a.attname) || ')' END, ', ' ORDER BY by.place)
+    FROM jsonb_array_elements(layout::jsonb -> part) WITH ORDINALITY by (item, place)
+    JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (by.item ->> 'column')::int2 AND NOT a.attisdropped
+    $function$;
+
 CREATE VIEW lake.mirrors WITH (security_barrier) AS
 SELECT t.relation::regclass AS "table",
        t.relation::oid AS relation,
@@ -129,6 +147,8 @@ SELECT t.relation::regclass AS "table",
        t.copy_lsn,
        t.copied_rows,
        t.history,
+       lake_catalog.layout_shown(t.relation, t.layout, 'partition') AS partition_by,
+       lake_catalog.layout_shown(t.relation, t.layout, 'sort') AS sort_by,
        m.lsn AS committed_lsn,
        i.metadata_location,
        m.publication,

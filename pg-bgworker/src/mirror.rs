@@ -15,16 +15,19 @@ use crate::lock::Lock;
 use crate::preflight;
 use crate::registry::{self, Kept, MirroredTable};
 
-/// `lake.mirror(rel, as, append_only, history)`; returns the name of the table in the lake.
+/// `lake.mirror(rel, as, append_only, history, partition_by, sort_by)`; returns the name of the table in the lake.
 #[pg_extern]
 fn lake_mirror(
     relation: Option<pg_sys::Oid>,
     lake_table: Option<String>,
     append_only: Option<bool>,
     history: Option<bool>,
+    partition_by: Option<String>,
+    sort_by: Option<String>,
 ) -> String {
     let append_only = append_only.unwrap_or_default();
-    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table, append_only, history)))
+    let layout = WantedLayout { partition_by, sort_by };
+    or_raise(required(relation).and_then(|relation| mirror(relation, lake_table, append_only, history, &layout)))
 }
 
 /// `lake.unmirror(rel)`.
@@ -47,11 +50,35 @@ pub(crate) fn required<T>(argument: Option<T>) -> Result<T, Error> {
     })
 }
 
+/// How a table's files are to be cut, as far as the caller says it.
+struct WantedLayout {
+    partition_by: Option<String>,
+    sort_by: Option<String>,
+}
+
+impl WantedLayout {
+    fn is_given(&self) -> bool {
+        self.partition_by.is_some() || self.sort_by.is_some()
+    }
+
+    /// Lays a mirrored table out like this. As the owner of the registry.
+    fn write_down(&self, relation: pg_sys::Oid) -> Result<(), Error> {
+        let (told, before) = registry::layout(relation)?;
+        let (partition_by, sort_by) = (self.partition_by.as_deref(), self.sort_by.as_deref());
+        let layout = cdc_worker::layout_of_told(&told, before.as_deref(), partition_by, sort_by).map_err(|error| {
+            let refused = Error::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, error.to_string());
+            error.hint().into_iter().fold(refused, Error::with_hint)
+        })?;
+        registry::set_layout(relation, layout)
+    }
+}
+
 fn mirror(
     relation: pg_sys::Oid,
     lake_table: Option<String>,
     append_only: bool,
     history: Option<bool>,
+    layout: &WantedLayout,
 ) -> Result<String, Error> {
     preflight::check_owner(relation)?;
     preflight::check_server()?;
@@ -61,7 +88,7 @@ fn mirror(
             preflight::check_mirror()
         })?;
         if let Some(existing) = registry::as_owner(|| registry::mirrored_table(relation))? {
-            return already_mirrored(relation, existing, lake_table, append_only, history);
+            return already_mirrored(relation, existing, lake_table, append_only, history, layout);
         }
         let source = preflight::check_table(relation, append_only)?;
         let history = history.unwrap_or_default();
@@ -76,6 +103,9 @@ fn mirror(
             }
             let how = Kept { append_only, history };
             registry::insert_table(relation, &source.schema, &source.table, &lake_table, how)?;
+            if layout.is_given() {
+                layout.write_down(relation)?;
+            }
             if append_only {
                 warning!(
                     "{lake_table} is mirrored append-only: Postgres refuses updates and deletes of a published table without \
@@ -100,6 +130,7 @@ fn already_mirrored(
     wanted: Option<String>,
     append_only: bool,
     history: Option<bool>,
+    layout: &WantedLayout,
 ) -> Result<String, Error> {
     let is = existing.lake_table;
     if existing.append_only != append_only {
@@ -116,16 +147,18 @@ fn already_mirrored(
             format!("the table is already mirrored, under the name \"{is}\""),
         )
         .with_hint("lake.unmirror it first, then mirror it under the new name")),
-        _ => match history {
-            Some(history) if history != existing.history => {
-                keep_history(relation, &is, append_only, history)?;
-                Ok(is)
+        _ => {
+            let history = history.filter(|history| *history != existing.history);
+            if layout.is_given() {
+                registry::as_owner(|| layout.write_down(relation))?;
             }
-            _ => {
-                notice!("the table is already mirrored, under the name \"{is}\"");
-                Ok(is)
+            match history {
+                Some(history) => keep_history(relation, &is, append_only, history)?,
+                None if layout.is_given() => {}
+                None => notice!("the table is already mirrored, under the name \"{is}\""),
             }
-        },
+            Ok(is)
+        }
     }
 }
 

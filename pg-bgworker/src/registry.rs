@@ -177,6 +177,22 @@ pub(crate) fn insert_table(
     Ok(())
 }
 
+/// What the catalog says of a mirrored table's columns, and how it is laid out.
+pub(crate) fn layout(relation: pg_sys::Oid) -> Result<(String, Option<String>), Error> {
+    let query = "SELECT lake_catalog.columns_told($2)::pg_catalog.text, layout
+                 FROM lake_catalog.mirrored_tables WHERE mirror = $1 AND relation = $2";
+    let found = row(query, &[MIRROR.into(), relation.into()], |row| {
+        Ok((row.get::<String>(1)?.unwrap_or_default(), row.get::<String>(2)?))
+    })?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Lays a mirrored table out otherwise.
+pub(crate) fn set_layout(relation: pg_sys::Oid, layout: Option<String>) -> Result<(), Error> {
+    let statement = "UPDATE lake_catalog.mirrored_tables SET layout = $3 WHERE mirror = $1 AND relation = $2";
+    Ok(Spi::run_with_args(statement, &[MIRROR.into(), relation.into(), layout.into()])?)
+}
+
 /// Takes a table out again, if it is there; returns its name in the lake.
 pub(crate) fn delete_table(relation: pg_sys::Oid) -> Result<Option<String>, Error> {
     let query = "DELETE FROM lake_catalog.mirrored_tables WHERE mirror = $1 AND relation = $2 RETURNING lake_table";

@@ -12,7 +12,6 @@ Needs the environment of tests/readers.sh.
 import contextlib
 import json
 import os
-import pathlib
 import re
 import sys
 
@@ -20,10 +19,8 @@ import pyarrow
 from pyiceberg.table import StaticTable
 
 import read_lake
+import spark
 from read_lake import Unequal
-
-READERS_HOME = pathlib.Path(__file__).resolve().parents[2] / ".deps/readers"
-SPARK_PACKAGES = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0,org.postgresql:postgresql:42.7.14"
 
 
 class DuckDB:
@@ -63,32 +60,7 @@ class ClickHouse:
 
 class Spark:
     def __init__(self, request):
-        from pyspark.sql import SparkSession
-
-        # The catalog is as the README has it.
-        settings = {
-            "spark.jars.packages": SPARK_PACKAGES,
-            "spark.jars.ivy": str(READERS_HOME / "ivy"),
-            "spark.ui.enabled": "false",
-            "spark.driver.memory": "1g",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.host": "127.0.0.1",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
-            "spark.sql.catalog.lake.type": "jdbc",
-            "spark.sql.catalog.lake.uri": f"jdbc:postgresql://127.0.0.1:{request['port']}/{request['database']}?currentSchema=lake_catalog",
-            "spark.sql.catalog.lake.jdbc.user": request["user"],
-            "spark.sql.catalog.lake.jdbc.schema-version": "V1",
-            "spark.sql.catalog.lake.init-catalog-tables": "false",
-            "spark.sql.catalog.lake.warehouse": "file:///",
-            "spark.sql.catalog.lake.cache-enabled": "false",
-        }
-        builder = SparkSession.builder.master("local[2]").appName("matrix")
-        for name, value in settings.items():
-            builder = builder.config(name, value)
-        self.session = builder.getOrCreate()
-        self.session.sparkContext.setLogLevel("OFF")
+        self.session = spark.session(request)
 
     def by_name(self, table):
         return self.session.table(f"lake.{table}").toArrow()

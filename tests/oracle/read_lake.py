@@ -6,6 +6,8 @@ One JSON request on standard input, one JSON answer on standard output:
              be a query, for a table of which the lake has some rows and columns only
   invariant  one SQL query, evaluated by DuckDB on the newest source LSNs that retained snapshots stand for; all values
   read       one SQL query, evaluated by DuckDB on the current snapshots
+  partitions every row of every data file is in the partition that its file says, by PyIceberg's own transforms; and each
+             delete file is in that of the data files that it is about
   history    tables' histories, replayed up to each remembered moment and up to now: they must give what the heap had, by
              both readers
   drop       takes a table out of the catalog
@@ -23,6 +25,7 @@ import re
 import sys
 import time
 import urllib.parse
+import uuid
 from importlib import resources
 
 import duckdb
@@ -33,9 +36,11 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.fs
+import pyarrow.parquet
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import load_file_io
+from pyiceberg.manifest import DataFileContent
 
 decimal.getcontext().prec = 100
 
@@ -395,6 +400,52 @@ def compare(connection, request):
     return {"tables": results}
 
 
+def partitions_of(catalog, table, request):
+    """How often each partition of each spec has a file, and what a spec is by. Every row is checked."""
+    iceberg = catalog.load_table(tuple(table.split(".", 1)))
+    schema, specs = iceberg.schema(), iceberg.specs()
+    counts, homes, deletes = {}, {}, []
+    for entry in [entry for manifest in iceberg.current_snapshot().manifests(iceberg.io) for entry in manifest.fetch_manifest_entry(iceberg.io)]:
+        file = entry.data_file
+        spec = specs[file.spec_id]
+        values = tuple(file.partition[place] for place in range(len(spec.fields)))
+        path = local(file.file_path) if not request.get("s3") else file.file_path
+        rows = pyarrow.parquet.read_table(path) if not request.get("s3") else None
+        if file.content != DataFileContent.DATA:
+            deletes.append((file.spec_id, values, set(rows.column("file_path").to_pylist())))
+            continue
+        homes[file.file_path] = (file.spec_id, values)
+        key = (file.spec_id, repr(values))
+        counts[key] = counts.get(key, 0) + 1
+        for field, value in zip(spec.fields, values):
+            source = schema.find_field(field.source_id)
+            name = next(f.name for f in rows.schema if f.metadata[b"PARQUET:field_id"] == str(field.source_id).encode())
+            column = rows.column(name)
+            if isinstance(column.type, pyarrow.ExtensionType):
+                column = pyarrow.chunked_array([chunk.storage for chunk in column.chunks])
+            kind, transform = source.field_type, field.transform.transform(source.field_type)
+            whole = pyarrow.types.is_temporal(column.type)
+            width = pyarrow.int32() if column.type == pyarrow.date32() else pyarrow.int64()
+            for found in set((column.cast(width) if whole else column).to_pylist()):
+                if isinstance(found, bytes) and str(kind) == "uuid":
+                    found = uuid.UUID(bytes=found)
+                wanted = transform(found)
+                wanted = wanted.bytes if isinstance(wanted, uuid.UUID) and isinstance(value, bytes) else wanted
+                value_there = value.bytes if isinstance(value, uuid.UUID) and isinstance(wanted, bytes) else value
+                expect(wanted == value_there, f"{table}: a row with {found!r} is in {field.name} = {value!r}, not {wanted!r}")
+    for spec_id, values, paths in deletes:
+        for path in paths:
+            expect(homes.get(path) == (spec_id, values), f"{table}: a delete file of {values} is about {path} of {homes.get(path)}")
+    by = {spec.spec_id: [f"{field.name}={field.transform}" for field in spec.fields] for spec in specs.values()}
+    found = [{"spec": by[spec_id], "values": values, "files": files} for (spec_id, values), files in sorted(counts.items())]
+    return {"table": table, "now": by[iceberg.spec().spec_id], "found": found}
+
+
+def partitions(connection, request):
+    catalog = pyiceberg_catalog(request)
+    return {"tables": [partitions_of(catalog, table, request) for table in request["tables"]]}
+
+
 def position(lsn):
     high, low = lsn.split("/")
     return (int(high, 16) << 32) + int(low, 16)
@@ -618,6 +669,7 @@ def main():
         "invariant": invariant,
         "read": read,
         "history": history,
+        "partitions": partitions,
         "strays": strays,
         "drop": drop,
     }

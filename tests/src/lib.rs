@@ -32,7 +32,7 @@ pub mod soak;
 pub use account::Account;
 pub use catalog::OtherCatalog;
 pub use deadline::{bounded, eventually};
-pub use oracle::{Kinds, Oracle};
+pub use oracle::{Kinds, Oracle, PartitionFiles, Partitions};
 pub use postgres::{Postgres, PostgresBuilder, Stop, program};
 pub use process::Process;
 pub use python::{Python, repository};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::catalog::OtherCatalog;
@@ -18,6 +19,26 @@ use crate::seaweed::{Key, Seaweed};
 
 /// How many changes of each kind there are.
 pub type Kinds = BTreeMap<String, u64>;
+
+/// How a table is partitioned.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Partitions {
+    /// Name and transform of each field that new files are partitioned by, as `at_day=day`.
+    pub now: Vec<String>,
+    /// Every partition of every spec that has files.
+    pub found: Vec<PartitionFiles>,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PartitionFiles {
+    /// As [`Partitions::now`], when its files were written.
+    pub spec: Vec<String>,
+    /// Its values, printed.
+    pub values: String,
+    /// Its data files.
+    pub files: u64,
+}
 
 /// Compares the lake of one server with its heap.
 #[derive(Debug, Clone)]
@@ -189,6 +210,21 @@ impl Oracle {
             kinds.push(serde_json::from_value(result["kinds"].clone())?);
         }
         Ok(kinds)
+    }
+
+    /// Waits for the lake, then looks into every file of some tables: each row has to be in the partition that its file says,
+    /// by PyIceberg's transforms, and each delete file in that of its data files.
+    pub async fn assert_partitions(
+        &self,
+        postgres: &Postgres,
+        tables: &[&str],
+        limit: Duration,
+    ) -> Result<Vec<Partitions>> {
+        self.caught_up(postgres, limit).await?;
+        let answer = self.ask("partitions", json!({ "tables": tables })).await?;
+        let found: Vec<Partitions> = serde_json::from_value(answer["tables"].clone())?;
+        ensure!(found.len() == tables.len(), "{} results for {} tables", found.len(), tables.len());
+        Ok(found)
     }
 
     /// The files of a warehouse that no retained snapshot of the catalog's tables names.

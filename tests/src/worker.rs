@@ -45,6 +45,8 @@ pub struct WorkerConfig {
     pub append_only: Vec<String>,
     /// `history`.
     pub history: Vec<String>,
+    /// Tables with their `partition_by` and `sort_by`.
+    pub layout: Vec<(String, String, String)>,
     /// `source.host`.
     pub host: String,
     /// `source.port`.
@@ -103,6 +105,7 @@ impl WorkerConfig {
             tables: tables.iter().map(|&table| table.to_owned()).collect(),
             append_only: Vec::new(),
             history: Vec::new(),
+            layout: Vec::new(),
             host: postgres.socket_dir().display().to_string(),
             port: postgres.port(),
             user: Source::ROLE.to_owned(),
@@ -178,6 +181,9 @@ impl WorkerConfig {
             Some(budget) => format!("[memory]\nbudget = {budget:?}\n"),
             None => format!("max_bytes = {max_bytes:?}\n"),
         };
+        let section = |(table, partition_by, sort_by): &(String, String, String)| {
+            format!("[layout.{table:?}]\npartition_by = {partition_by:?}\nsort_by = {sort_by:?}\n")
+        };
         let warehouse = self.url.clone().unwrap_or_else(|| format!("file://{}", self.warehouse.display()));
         let state = self.state.display();
         let _ = write!(
@@ -194,7 +200,7 @@ impl WorkerConfig {
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
              [read]\nsocket = \"{}/read.sock\"\n\
-             [log]\nformat = \"text\"\n",
+             [log]\nformat = \"text\"\n{}",
             list(&self.tables),
             list(&self.append_only),
             list(&self.history),
@@ -203,7 +209,8 @@ impl WorkerConfig {
             self.catalog,
             self.copy,
             self.maintenance,
-            self.directory.display()
+            self.directory.display(),
+            self.layout.iter().map(section).collect::<String>()
         );
         text
     }

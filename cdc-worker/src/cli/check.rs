@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use iceberg_writer::Warehouse;
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::{EngineConfig, ListedTable, TableSelection};
+use crate::config::{EngineConfig, ListedLayout, ListedTable, TableSelection};
 use crate::error::{Error, ErrorKind};
 use crate::registry::ensure_schema;
 use crate::source::relation::{SourceTable, Wanted};
@@ -40,7 +39,7 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
             }
         }
     }
-    match Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(Error::from) {
+    match crate::engine::open_warehouse(config).await {
         Ok(warehouse) => {
             if let Err(error) = crate::engine::open_catalog(config, &warehouse).await {
                 find(&error);
@@ -134,6 +133,7 @@ pub(super) async fn resync(config: &EngineConfig, names: &[String]) -> Result<()
             name: name.clone(),
             append_only: known.is_some_and(|table| table.append_only),
             history: known.is_some_and(|table| table.history),
+            layout: ListedLayout::default(),
         };
         listed(config, &client, &table).await.map_err(Error::of_the_source)?;
         relations.push(relation);

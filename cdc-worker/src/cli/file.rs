@@ -1,5 +1,6 @@
 //! The configuration file: TOML, every key documented here; secrets from the environment or a file of their own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use super::catalog::Catalog;
 use super::store::Store;
 use crate::config::{
-    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedTable,
+    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedLayout, ListedTable,
     MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
@@ -59,6 +60,9 @@ struct File {
     /// Those of both lists whose changes are kept too.
     #[serde(default)]
     history: Vec<String>,
+    /// How some of them are laid out in Iceberg, by name.
+    #[serde(default)]
+    layout: BTreeMap<String, ListedLayout>,
     source: Source,
     lake: Lake,
     /// Without it the catalog is in the source.
@@ -214,19 +218,9 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             .with_hint("the README lists all keys")
     })?;
     let password = password(PASSWORD_VARIABLE, "source.password_file", file.source.password_file.as_deref())?;
-    if file.tables.is_empty() && file.append_only.is_empty() {
-        return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
-    }
-    if let Some(name) = file.append_only.iter().find(|name| file.tables.contains(name)) {
-        return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
-            .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
-    }
-    let is_listed = |name: &&String| file.tables.contains(name) || file.append_only.contains(name);
-    if let Some(name) = file.history.iter().find(|name| !is_listed(name)) {
-        return Err(config_error(format!("\"{name}\" is in history, and not in tables"))
-            .with_hint("name it in tables too, written in the same way"));
-    }
-    let tables = listed(file.tables, &file.history, false).chain(listed(file.append_only, &file.history, true));
+    check_lists(&file)?;
+    let (history, layout) = (&file.history, &file.layout);
+    let tables = listed(file.tables, history, layout, false).chain(listed(file.append_only, history, layout, true));
     let tables = TableSelection::Listed(tables.collect());
     let slot = file.source.slot;
     if slot.is_empty()
@@ -330,8 +324,37 @@ fn maintenance(maintenance: &Maintenance) -> Result<MaintenanceConfig, Error> {
     Ok(MaintenanceConfig { enabled: maintenance.enabled.unwrap_or(default.enabled), bytes_per_second, tier_files })
 }
 
-fn listed(names: Vec<String>, history: &[String], append_only: bool) -> impl Iterator<Item = ListedTable> {
-    names.into_iter().map(move |name| ListedTable { history: history.contains(&name), name, append_only })
+/// Every table is in one list, and what is said of a table is said of one in a list.
+fn check_lists(file: &File) -> Result<(), Error> {
+    if file.tables.is_empty() && file.append_only.is_empty() {
+        return Err(config_error("tables is empty".to_owned()).with_hint("tables = [\"public.flights\"]"));
+    }
+    if let Some(name) = file.append_only.iter().find(|name| file.tables.contains(name)) {
+        return Err(config_error(format!("\"{name}\" is in tables and in append_only"))
+            .with_hint("name it in append_only alone, unless its updates and deletes are wanted"));
+    }
+    let is_listed = |name: &&String| file.tables.contains(name) || file.append_only.contains(name);
+    if let Some(name) = file.history.iter().find(|name| !is_listed(name)) {
+        return Err(config_error(format!("\"{name}\" is in history, and not in tables"))
+            .with_hint("name it in tables too, written in the same way"));
+    }
+    if let Some(name) = file.layout.keys().find(|name| !is_listed(name)) {
+        return Err(config_error(format!("[layout.\"{name}\"] is of a table that is not in tables"))
+            .with_hint("name it in tables too, written in the same way"));
+    }
+    Ok(())
+}
+
+fn listed(
+    names: Vec<String>,
+    history: &[String],
+    layout: &BTreeMap<String, ListedLayout>,
+    append_only: bool,
+) -> impl Iterator<Item = ListedTable> {
+    names.into_iter().map(move |name| {
+        let (history, layout) = (history.contains(&name), layout.get(&name).cloned().unwrap_or_default());
+        ListedTable { history, layout, name, append_only }
+    })
 }
 
 pub(super) fn password(variable: &str, key: &str, file: Option<&Path>) -> Result<Option<Secret>, Error> {
@@ -441,6 +464,16 @@ mod tests {
         assert_eq!(config.warnings().len(), 1);
         assert!(config.warnings()[0].contains("public.t"));
         assert!(load_text(&LEAST.replace("'public.t'", "")).is_err(), "no table at all");
+    }
+
+    #[test]
+    fn a_layout_is_one_of_a_listed_table() {
+        let layout = |name: &str| format!("{LEAST}\n[layout.'{name}']\npartition_by = 'day(at)'");
+        let (config, _) = load_text(&layout("public.t")).unwrap();
+        let TableSelection::Listed(tables) = config.tables else { panic!("no list") };
+        assert_eq!((tables[0].layout.partition_by.as_str(), tables[0].layout.sort_by.as_str()), ("day(at)", ""));
+        let error = load_text(&layout("t")).unwrap_err();
+        assert!(error.report().contains("\"t\"") && error.hint().is_some(), "{}", error.report());
     }
 
     #[test]

@@ -10,6 +10,18 @@ use crate::registry::TableState;
 use crate::source::connect;
 use crate::table::history;
 
+/// Opens the warehouse, and sees that it can be written.
+///
+/// # Errors
+/// [`ErrorKind::Lake`]; [`ErrorKind::Config`] when its settings can't be used together.
+pub(crate) async fn open_warehouse(config: &EngineConfig) -> Result<Warehouse> {
+    Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(|error| {
+        let of_settings = error.kind() == iceberg_writer::ErrorKind::Invalid;
+        let error = Error::from(error);
+        if of_settings { error.of_kind(ErrorKind::Config) } else { error }
+    })
+}
+
 /// Opens the catalog, and sees that it answers.
 ///
 /// # Errors

@@ -125,7 +125,7 @@ impl Session {
         let Some(Table { schema, name, entry: Entry::Copying(copying) }) = self.tables.remove(&relation) else {
             return Ok(());
         };
-        let Copying { source, lake, index, described, queue, holds, base, .. } = *copying;
+        let Copying { source, lake, layout, index, described, queue, holds, base, .. } = *copying;
         let spec = source.spec.with_companions(copied.companions.iter().copied());
         let lake = lake.with_companions(copied.companions);
         let partitions = copied.partitions.as_ref().map(Links::to_text);
@@ -138,6 +138,7 @@ impl Session {
         let columns = Columns::new(source.projection.columns, Some(copied.seen), self.config.lake.unrepresentable);
         let mut streaming = Streaming::new(table, columns, copied.from);
         streaming.history = history.map(Box::new);
+        streaming.layout = layout;
         streaming.described = described;
         streaming.unregistered_copy = Some((copied.exact_from, copied.rows));
         streaming.holds = holds;

@@ -151,6 +151,11 @@ impl Session {
                 self.copy_anew(relation, "it has a column whose text is kept").await?;
                 return Ok(false);
             }
+            Followed::Changed(spec, _) if streaming.table.lake.partitions_conflict(&spec) => {
+                let why = "a column that it is partitioned by is gone, or another has the name of a partition field";
+                self.copy_anew(relation, why).await?;
+                return Ok(false);
+            }
             Followed::Changed(spec, seen) => {
                 let names = spec.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
                 tracing::info!(table = shown, columns = names, "the source table's columns changed, and are followed");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use iceberg_writer::{Catalog, LakeTable, Lsn};
+use iceberg_writer::{Catalog, LakeTable, Layout, Lsn};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -32,6 +32,7 @@ use crate::table::PositionIndex;
 
 use super::entry::{Entry, Table};
 use super::session::Session;
+use super::start::own_failure;
 use super::waiting::keep;
 
 /// Copies at a time. Each needs a slot and some connections of the source, and memory of ours.
@@ -45,6 +46,7 @@ pub(super) struct Copying {
     pub(super) generation: u64,
     pub(super) source: SourceTable,
     pub(super) lake: LakeTable,
+    pub(super) layout: Layout,
     pub(super) index: PositionIndex,
     /// What it begins the table's history with.
     pub(super) base: Option<Arc<Base>>,
@@ -231,13 +233,22 @@ impl Session {
             return Ok(());
         }
         let taken_over = match abandoned {
-            Some(abandoned) => self.take_over(&source, &abandoned).await?,
+            Some(abandoned) => self.take_over(&source, &registered.layout, &abandoned).await?,
             None => None,
         };
         let (lake, progress) = match taken_over {
             Some(taken_over) => taken_over,
             None => {
-                let lake = self.catalog.prepare(source.spec.clone(), self.config.lake.format).await?;
+                let lake = match self.catalog.prepare(source.spec.clone(), self.config.lake.format).await {
+                    Ok(lake) => lake.laid_out(&registered.layout),
+                    // Somebody else's table has the name.
+                    Err(error) if error.table().is_some() => {
+                        self.tables.insert(relation, Table::errored(source.schema, source.name, String::new(), None));
+                        self.fail_table(relation, own_failure(&error));
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 self.config.registry(&self.control).copying(relation, lake.uuid()).await?;
                 (lake, Progress::default())
             }
@@ -255,6 +266,7 @@ impl Session {
             table: source.clone(),
             warehouse: Arc::clone(&self.warehouse),
             lake: lake.clone(),
+            layout: registered.layout.clone(),
             index: index.clone(),
             base: base.clone(),
             epoch: self.epoch,
@@ -277,6 +289,7 @@ impl Session {
             generation,
             source,
             lake,
+            layout: registered.layout,
             index,
             base,
             rows,
@@ -304,10 +317,16 @@ impl Session {
     }
 
     /// What an earlier process has done of a copy. `None`: nothing that would be of use.
-    async fn take_over(&self, source: &SourceTable, abandoned: &Abandoned) -> Result<Option<(LakeTable, Progress)>> {
+    async fn take_over(
+        &self,
+        source: &SourceTable,
+        layout: &Layout,
+        abandoned: &Abandoned,
+    ) -> Result<Option<(LakeTable, Progress)>> {
         // Its files are the same in any format.
         let format = self.config.lake.format;
-        let lake = self.catalog.prepare_again(source.spec.clone(), format, abandoned.table_uuid).await?;
+        let lake =
+            self.catalog.prepare_again(source.spec.clone(), format, abandoned.table_uuid).await?.laid_out(layout);
         let lake = abandoned.companions().map_or_else(|_| lake.clone(), |of| lake.with_companions(of));
         let shown = source.shown();
         match abandoned.progress(&lake) {

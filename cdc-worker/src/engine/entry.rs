@@ -1,12 +1,12 @@
 //! A session's tables, each in one of the states of its life: copying → catching up → streaming, or errored.
 
-use iceberg_writer::{LakeTable, Lsn, WrittenFile};
+use iceberg_writer::{LakeTable, Layout, Lsn};
 
 use crate::Result;
 use crate::decode::message::{Commit, Relation};
 use crate::source::copy::KeyReader;
 use crate::spool::Spool;
-use crate::table::{History, MirroredTable, Pending};
+use crate::table::{History, MirroredTable, Pending, WrittenRows};
 
 use super::apply::RowChange;
 use super::columns::Columns;
@@ -101,6 +101,8 @@ pub(super) struct Streaming {
     pub(super) copied_rows: u64,
     pub(super) last_commit_us: Option<i64>,
     pub(super) upkeep: Upkeep,
+    /// How it is to be laid out in Iceberg.
+    pub(super) layout: Layout,
 }
 
 impl Streaming {
@@ -118,6 +120,7 @@ impl Streaming {
             copied_rows: 0,
             last_commit_us: None,
             upkeep: Upkeep::default(),
+            layout: Layout::default(),
         }
     }
 
@@ -147,7 +150,7 @@ impl Streaming {
     ///
     /// # Errors
     /// As [`MirroredTable::committed`].
-    pub(super) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
+    pub(super) fn committed(&mut self, lake: LakeTable, written: &WrittenRows) -> Result<()> {
         match self.history.as_mut().filter(|history| history.lake.uuid() == lake.uuid()) {
             Some(history) => history.committed(lake),
             None => self.table.committed(lake, written)?,

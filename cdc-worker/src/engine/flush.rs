@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, Outcome, Rewrite, TableChange, WrittenFile, write_deletes,
+    Batch, Catalog, CommitReceipt, ErrorKind as LakeErrorKind, LakeTable, Lsn, Outcome, Rewrite, TableChange,
+    write_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
+use crate::table::WrittenRows;
 
 use super::answer::Need;
 use super::catalog;
@@ -23,6 +25,11 @@ use super::start::own_failure;
 const IDLE_ADVANCE_BYTES: u64 = 1 << 20;
 /// An idle mirror commits at most this often.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The files of a batch that is not made.
+fn paths_of(parts: &[(u32, Uuid, WrittenRows)]) -> Vec<String> {
+    parts.iter().flat_map(|(_, _, written)| &written.files).map(|file| file.path.clone()).collect()
+}
 
 /// How often tables' folders are looked through for what nothing names. It is a listing of each, and finds little.
 const STRAYS_INTERVAL: Duration = Duration::from_hours(1);
@@ -86,8 +93,18 @@ impl Session {
                 let (truncate, rewrite, expire) = (pending.truncate, pending.rewrite, pending.expire);
                 let mut data = pending.staged;
                 let written =
-                    write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await?;
-                data.extend(written.iter().cloned());
+                    write_rows(&self.warehouse, &lake, self.epoch, attempt, file_bytes, &pending.batches).await;
+                let written = match written {
+                    Ok(written) => written,
+                    // A row that fits in no partition: the table stops, and the next batch brings the others.
+                    Err(error) if error.kind() == ErrorKind::Table => {
+                        self.catalog.abandon(paths_of(&parts));
+                        self.fail_table(relation, error);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                };
+                data.extend(written.files.iter().cloned());
                 let deletes = write_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
                 changes.push(TableChange { table: lake, truncate, data, deletes, rewrite, expire });
@@ -106,10 +123,11 @@ impl Session {
             Ok(outcome) => outcome,
             Err(error) => {
                 let own = error.table().and_then(|(namespace, name)| self.relation_of(namespace, name));
+                let own = own.filter(|_| error.kind() != LakeErrorKind::Rewritten);
                 if own.is_some() {
                     // The others will bring their staged and rewritten files again.
                     for (change, (_, _, written)) in batch.tables.iter_mut().zip(parts) {
-                        change.data = written;
+                        change.data = written.files;
                         change.rewrite = Rewrite::default();
                     }
                 }
@@ -117,29 +135,17 @@ impl Session {
                 // of it, for its UPDATE waits for a commit that is still under way.
                 let leases = self.leases.clone();
                 self.catalog.discard(&batch, &|path: &str| leases.holds(path)).await;
+                if error.kind() == LakeErrorKind::Rewritten {
+                    // The session that follows reads where the rows are now, and WAL brings the batch again.
+                    return Err(Error::new(ErrorKind::Protocol, format!("{error}; reading it anew")));
+                }
                 let Some(relation) = own else { return Err(error.into()) };
                 // One table's own failure (I6): without it, the next batch brings the others.
                 self.fail_table(relation, own_failure(&error));
                 return Ok(());
             }
         };
-        let receipt = match outcome {
-            Outcome::Committed(receipt) => receipt,
-            Outcome::Refused { found } => {
-                let found = found.map_or_else(|| "nowhere".to_owned(), |lsn| lsn.to_string());
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the lake stands at {found}, not at {} where this worker left it", self.committed),
-                ));
-            }
-            Outcome::Fenced { epoch } => {
-                return Err(Error::new(
-                    ErrorKind::Fenced,
-                    format!("a newer worker (epoch {epoch}) has taken the mirror over"),
-                )
-                .with_hint("this one stops; nothing is lost"));
-            }
-        };
+        let receipt = self.receipt_of(outcome)?;
         self.took(&receipt, parts).await?;
         self.let_wal_go().await?;
         self.acknowledge(&Acknowledgement::from(&receipt));
@@ -152,12 +158,29 @@ impl Session {
         Ok(())
     }
 
+    /// The proof that a batch is committed; it may not be, for somebody else writes the mirror.
+    fn receipt_of(&self, outcome: Outcome) -> Result<CommitReceipt> {
+        match outcome {
+            Outcome::Committed(receipt) => Ok(receipt),
+            Outcome::Refused { found } => {
+                let found = found.map_or_else(|| "nowhere".to_owned(), |lsn| lsn.to_string());
+                let left = self.committed;
+                let what = format!("the lake stands at {found}, not at {left} where this worker left it");
+                Err(Error::new(ErrorKind::Protocol, what))
+            }
+            Outcome::Fenced { epoch } => {
+                let what = format!("a newer worker (epoch {epoch}) has taken the mirror over");
+                Err(Error::new(ErrorKind::Fenced, what).with_hint("this one stops; nothing is lost"))
+            }
+        }
+    }
+
     fn relation_of(&self, namespace: &str, name: &str) -> Option<u32> {
         self.streaming().find(|streaming| streaming.is_named(namespace, name)).map(|streaming| streaming.table.relation)
     }
 
     /// Brings memory in line with what was committed.
-    async fn took(&mut self, receipt: &CommitReceipt, parts: Vec<(u32, Uuid, Vec<WrittenFile>)>) -> Result<()> {
+    async fn took(&mut self, receipt: &CommitReceipt, parts: Vec<(u32, Uuid, WrittenRows)>) -> Result<()> {
         self.committed = receipt.lsn();
         self.last_commit = Instant::now();
         self.oldest_pending = None;
@@ -181,11 +204,11 @@ impl Session {
                 }
                 return Err(Error::new(ErrorKind::Protocol, "a commit's receipt does not tell of a table"));
             };
-            if !committed.foreign_files.is_empty() {
-                // The session that follows reads the foreign rows into the index.
+            if committed.rewritten || !committed.foreign_files.is_empty() {
+                // The session that follows reads the rows of those files into the index.
                 return Err(Error::new(
                     ErrorKind::Protocol,
-                    "another engine appended to a mirrored table; reading it anew",
+                    "another engine committed to a mirrored table; reading it anew",
                 ));
             }
             streaming.committed(committed.table.clone(), &written)?;

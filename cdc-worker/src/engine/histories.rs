@@ -36,6 +36,7 @@ async fn find(catalog: &MirrorCatalog, named: TableSpec) -> Result<Option<LakeTa
 /// [`ErrorKind::Table`] when it is gone, or is another.
 pub(super) async fn reload(
     catalog: &MirrorCatalog,
+    mirror: &str,
     registered: &RegisteredTable,
     table: &TableSpec,
 ) -> Result<Option<Box<History>>> {
@@ -48,6 +49,10 @@ pub(super) async fn reload(
     };
     let lake =
         find(catalog, history::described(table, None)?).await?.ok_or_else(|| gone("is gone from the catalog"))?;
+    match catalog.check(&lake, mirror).await {
+        Err(error) if error.table().is_some() => return Err(own_failure(&error)),
+        checked => checked?,
+    }
     let history = History::new(lake);
     if !history.has_columns_of(table) {
         return Err(gone("has other columns than the table"));

@@ -18,10 +18,10 @@ use crate::Result;
 use crate::config::EngineConfig;
 use crate::error::Error;
 use crate::serve::metrics;
-use crate::table::{Extent, Order, Output, Wanted};
+use crate::table::{Extent, Order, Output, Rewritten, Wanted};
 
 use super::entry::{Entry, Streaming};
-use super::rewriting::{Rewritten, Workshop, rewrite, rewrite_history};
+use super::rewriting::{RewrittenHistory, Workshop, rewrite, rewrite_history};
 use super::session::Session;
 
 /// A table whose rewrite failed is left alone for so long: what failed, a full disk say, is not mended by trying.
@@ -35,8 +35,8 @@ enum Task {
 
 /// What came of it.
 enum Made {
-    Data(Order, Result<Vec<Output>>),
-    History(Uuid, Result<Option<Rewritten>>),
+    Data(Order, Result<Rewritten>),
+    History(Uuid, Result<Option<RewrittenHistory>>),
 }
 
 /// A task has ended.
@@ -347,13 +347,13 @@ fn paths_of(outputs: &[Output]) -> Vec<String> {
     outputs.iter().map(|output| output.file.path.clone()).collect()
 }
 
-fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Vec<Output>>) -> Result<Taken> {
+fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Rewritten>) -> Result<Taken> {
     let waiting = streaming.filter(|streaming| streaming.table.waits_for(order));
     let Some(streaming) = waiting else {
-        return Ok(Taken::Unwanted(made.map_or_else(|_| Vec::new(), |outputs| paths_of(&outputs))));
+        return Ok(Taken::Unwanted(made.map_or_else(|_| Vec::new(), |made| paths_of(&made.outputs))));
     };
     let (paths, taken) = match made {
-        Ok(outputs) => (paths_of(&outputs), streaming.table.compacted(order, outputs)),
+        Ok(made) => (paths_of(&made.outputs), streaming.table.compacted(order, made)),
         Err(error) => (Vec::new(), Err(error)),
     };
     match taken {
@@ -368,7 +368,7 @@ fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Vec<
     }
 }
 
-fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<Rewritten>>) -> Taken {
+fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<RewrittenHistory>>) -> Taken {
     let made = match made {
         Ok(None) => return Taken::Nothing,
         Ok(Some(made)) => made,

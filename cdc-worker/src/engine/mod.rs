@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use catalog::open as open_catalog;
+pub(crate) use catalog::{open as open_catalog, open_warehouse};
 pub(crate) use start::list;
 
 use crate::Result;

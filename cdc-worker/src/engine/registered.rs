@@ -1,5 +1,8 @@
 //! Tables that come and go: what the registry lists, compared with what the session has.
 
+use iceberg_writer::{Catalog as _, Layout};
+use tokio::time::Instant;
+
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 use crate::registry::{RegisteredTable, TableState};
@@ -55,6 +58,7 @@ impl Session {
                     if !table.history {
                         self.end_history(table.relation);
                     }
+                    self.lay_out(table.relation, &table.layout)?;
                 }
                 TableState::Requested | TableState::Errored => {}
             }
@@ -96,6 +100,32 @@ impl Session {
             return Ok(());
         };
         self.fail_table(registered.relation, error);
+        Ok(())
+    }
+
+    /// A table is to be laid out like this from now on.
+    fn lay_out(&mut self, relation: u32, layout: &Layout) -> Result<()> {
+        let following = self.tables.get_mut(&relation).and_then(|table| table.entry.following_mut());
+        let Some(streaming) = following else { return Ok(()) };
+        // One that is not committed yet may have given files their partition's number, which this one would take.
+        if streaming.layout != *layout && streaming.table.lake.has_its_layout() {
+            streaming.layout = layout.clone();
+            let unwanted = streaming.table.lay_out(layout)?;
+            let (partition_by, sort_by) = layout.describe(&streaming.table.spec.columns);
+            self.catalog.abandon(unwanted);
+            tracing::info!(
+                table = self.shown(relation),
+                "new files are laid out otherwise: partition_by \"{partition_by}\", sort_by \"{sort_by}\""
+            );
+        }
+        let Some(Entry::Streaming(streaming)) = self.tables.get(&relation).map(|table| &table.entry) else {
+            return Ok(());
+        };
+        if !streaming.table.lake.has_its_layout() {
+            // Iceberg is told with the next commit, which need not wait for a change.
+            self.changed.insert(relation);
+            self.maintenance.waiting_since.get_or_insert_with(Instant::now);
+        }
         Ok(())
     }
 

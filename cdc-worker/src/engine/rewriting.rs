@@ -1,7 +1,11 @@
 //! The work of a rewrite, beside the stream: old files are read, new ones written, at no more than so many bytes a second.
 //!
+//! Files of a sorted table are merged (`merging`), so that what comes of them is sorted too.
+//!
 //! It ends with files that no table has. They are read back before anybody hears of them: for the position index, and for
 //! the proof that their rows can be read.
+
+mod merging;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +14,8 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
 use iceberg_writer::{
-    Catalog as _, DataFileWriter, LakeTable, Lineage, MirrorCatalog, Warehouse, WrittenFile, scan_columns,
-    scan_with_lineage,
+    Catalog as _, DataFileWriter, LakeTable, Lineage, MirrorCatalog, Partition, RowStream, Sorter, Warehouse,
+    WrittenFile, scan_columns, scan_with_lineage,
 };
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
@@ -20,7 +24,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 use crate::stored_keys::each_stored_key;
-use crate::table::{Candidate, Extent, IndexWriter, Order, Output, RowIdentity, Wanted, choose};
+use crate::table::{Candidate, Extent, IndexWriter, Order, Output, Position, Rewritten, RowIdentity, Wanted, choose};
 
 /// What all rewrites of a mirror have in common.
 #[derive(Clone)]
@@ -75,6 +79,8 @@ struct Rewriter<'a> {
     /// Where the rows come from, if they are to say so wherever they are.
     lineage: Option<Lineage>,
     attempt: Uuid,
+    partition: Option<Partition>,
+    is_sorted: bool,
     most_outputs: u64,
     pace: Pace,
     open: Option<DataFileWriter>,
@@ -85,7 +91,8 @@ impl<'a> Rewriter<'a> {
     fn new(shop: &'a Workshop, lake: &'a LakeTable, lineage: Option<Lineage>, most_outputs: u64) -> Self {
         let pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second: shop.bytes_per_second };
         let done = Unclaimed { catalog: Arc::clone(&shop.catalog), written: Vec::new() };
-        Self { shop, lake, lineage, attempt: Uuid::now_v7(), most_outputs, pace, open: None, done }
+        let (partition, is_sorted, attempt) = (None, false, Uuid::now_v7());
+        Self { shop, lake, lineage, attempt, partition, is_sorted, most_outputs, pace, open: None, done }
     }
 
     /// Takes the live rows of a file.
@@ -93,13 +100,7 @@ impl<'a> Rewriter<'a> {
         if deleted.len() >= rows {
             return Ok(());
         }
-        let mut batches = match &self.lineage {
-            Some(lineage) => scan_with_lineage(&self.shop.warehouse, self.lake, path, lineage).await?,
-            None => {
-                let columns: Vec<usize> = (0..self.lake.spec().columns.len()).collect();
-                scan_columns(&self.shop.warehouse, self.lake, path, &columns).await?
-            }
-        };
+        let mut batches = scan(self.shop, self.lake, self.lineage.as_ref(), path).await?;
         let mut first = 0u64;
         while let Some(batch) = batches.try_next().await? {
             let count = batch.num_rows() as u64;
@@ -119,7 +120,8 @@ impl<'a> Rewriter<'a> {
         let Workshop { warehouse, epoch, wanted, .. } = self.shop;
         let create = || {
             let writer = DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal);
-            if self.lineage.is_some() { writer.with_lineage() } else { writer }
+            let writer = if self.lineage.is_some() { writer.with_lineage() } else { writer };
+            self.partition.iter().fold(writer, DataFileWriter::in_partition).in_order(self.is_sorted)
         };
         let open = self.open.get_or_insert_with(create);
         open.write(rows).await?;
@@ -144,6 +146,17 @@ impl<'a> Rewriter<'a> {
     }
 }
 
+/// All rows of a file, as they are written again.
+async fn scan(shop: &Workshop, lake: &LakeTable, lineage: Option<&Lineage>, path: &str) -> Result<RowStream> {
+    Ok(match lineage {
+        Some(lineage) => scan_with_lineage(&shop.warehouse, lake, path, lineage).await?,
+        None => {
+            let columns: Vec<usize> = (0..lake.spec().columns.len()).collect();
+            scan_columns(&shop.warehouse, lake, path, &columns).await?
+        }
+    })
+}
+
 fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result<RecordBatch> {
     let end = first + batch.num_rows() as u64;
     if deleted.range_cardinality(first..end) == 0 {
@@ -155,26 +168,40 @@ fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result
 }
 
 /// Rewrites files of a mirrored table, and indexes where the rows are then.
-pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Vec<Output>> {
+pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Rewritten> {
     rewrite_rows(shop, order, order.lake.lineage(&shop.warehouse).await?).await
 }
 
-async fn rewrite_rows(shop: &Workshop, order: &Order, lineage: Option<Lineage>) -> Result<Vec<Output>> {
+async fn rewrite_rows(shop: &Workshop, order: &Order, lineage: Option<Lineage>) -> Result<Rewritten> {
     let mut rewriter = Rewriter::new(shop, &order.lake, lineage, order.most_outputs);
-    for input in &*order.inputs {
-        rewriter.take(&input.path, input.rows, input.bytes, &input.deleted).await?;
+    (rewriter.partition, rewriter.is_sorted) = (Some(order.partition.clone()), order.is_sorted);
+    let mut places = None;
+    match Sorter::new(&order.lake)?.filter(|_| order.is_sorted) {
+        Some(sorter) => places = Some(merging::merge(&mut rewriter, &sorter, &order.inputs).await?),
+        None => {
+            for input in &*order.inputs {
+                rewriter.take(&input.path, input.rows, input.bytes, &input.deleted).await?;
+            }
+        }
     }
     let outputs = rewriter.finish().await?;
-    index(shop, order, &outputs.written).await?;
-    Ok(outputs.claim())
+    index(shop, order, &outputs.written, places.as_deref()).await?;
+    Ok(Rewritten { outputs: outputs.claim(), places })
 }
 
-async fn index(shop: &Workshop, order: &Order, outputs: &[Output]) -> Result<()> {
+async fn index(shop: &Workshop, order: &Order, outputs: &[Output], places: Option<&[u32]>) -> Result<()> {
     if order.identity == RowIdentity::AppendOnly {
         return Ok(());
     }
     let mut writer = IndexWriter::new(order.moved.clone());
-    let mut old = order.old_positions();
+    let mut old: Box<dyn Iterator<Item = Position> + Send> = Box::new(order.old_positions());
+    if let Some(places) = places {
+        let mut moved = vec![Position { file: 0, row: 0 }; places.len()];
+        for (position, place) in old.zip(places) {
+            moved[*place as usize] = position;
+        }
+        old = Box::new(moved.into_iter());
+    }
     for (output, number) in outputs.iter().zip(0..) {
         each_stored_key(&shop.warehouse, &order.lake, order.identity, &output.file.path, |row, key| {
             let old = old.next().ok_or_else(|| Error::new(ErrorKind::Index, "a rewritten file has rows too many"))?;
@@ -189,13 +216,17 @@ async fn index(shop: &Workshop, order: &Order, outputs: &[Output]) -> Result<()>
 }
 
 /// What of a history is rewritten: the files that go, and those that come.
-pub(super) struct Rewritten {
+pub(super) struct RewrittenHistory {
     pub(super) removed: Vec<String>,
     pub(super) data: Vec<WrittenFile>,
 }
 
 /// Rewrites files of a table of which no row is ever deleted, and whose files nobody keeps in memory.
-pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: Extent) -> Result<Option<Rewritten>> {
+pub(super) async fn rewrite_history(
+    shop: &Workshop,
+    lake: &LakeTable,
+    extent: Extent,
+) -> Result<Option<RewrittenHistory>> {
     let files = lake.live_files(&shop.warehouse).await?;
     let candidates: Vec<Candidate> = files
         .iter()
@@ -213,7 +244,7 @@ pub(super) async fn rewrite_history(shop: &Workshop, lake: &LakeTable, extent: E
         removed.push(file.path.clone());
     }
     let data = rewriter.finish().await?.claim().into_iter().map(|output| output.file).collect();
-    Ok(Some(Rewritten { removed, data }))
+    Ok(Some(RewrittenHistory { removed, data }))
 }
 
 #[cfg(test)]

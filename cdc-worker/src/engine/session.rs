@@ -188,6 +188,13 @@ impl Session {
     ) -> Self {
         tables.keys().for_each(|relation| self.maintenance.look_at(*relation));
         (self.tables, self.trees, self.copies_in, self.copies) = (tables, trees, copies_in, copies);
+        // Deletes that another engine's compaction has left are merged without waiting for the next change.
+        let dangling = |streaming: &&Streaming| streaming.table.has_dangling_deletes();
+        let dangling: Vec<u32> = self.streaming().filter(dangling).map(|streaming| streaming.table.relation).collect();
+        if !dangling.is_empty() {
+            self.changed.extend(dangling);
+            self.maintenance.waiting_since = Some(Instant::now());
+        }
         self
     }
 

@@ -5,10 +5,12 @@
 //! session removes them and reads the transaction anew.
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{DataFileWriter, LakeTable, Warehouse, WrittenFile};
+use iceberg_writer::{Arranged, DataFileWriter, LakeTable, Part, Warehouse};
 use uuid::Uuid;
 
 use crate::Result;
+use crate::error::{Error, ErrorKind};
+use crate::table::WrittenRows;
 
 use super::entry::Streaming;
 use super::session::Session;
@@ -37,22 +39,31 @@ impl Session {
             let Some(streaming) = following.max_by_key(|streaming| streaming.pending_bytes()) else { break };
             let table = &mut streaming.table;
             let batches = table.fresh_batches()?;
+            let relation = table.relation;
             let written =
-                write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await?;
-            tracing::debug!(table = table.relation, rows = written.iter().map(|file| file.rows).sum::<u64>(), "staged");
+                write_rows(&self.warehouse, &table.lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await;
+            let written = match written {
+                Ok(written) => written,
+                Err(error) if error.kind() == ErrorKind::Table => {
+                    self.fail_table(relation, error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            tracing::debug!(table = relation, rows = written.files.iter().map(|file| file.rows).sum::<u64>(), "staged");
             table.stage(written)?;
             if let Some(history) = &mut streaming.history {
                 let (batches, lake) = (history.fresh_batches()?, &history.lake);
                 let written =
                     write_rows(&self.warehouse, lake, self.epoch, Uuid::now_v7(), file_bytes, &batches).await?;
-                history.stage(written);
+                history.stage(written.files);
             }
         }
         Ok(())
     }
 }
 
-/// The fresh rows into files of bounded size.
+/// The fresh rows into files of bounded size, as the table is to be laid out.
 pub(super) async fn write_rows(
     warehouse: &Warehouse,
     lake: &LakeTable,
@@ -60,25 +71,31 @@ pub(super) async fn write_rows(
     attempt: Uuid,
     file_bytes: usize,
     batches: &[RecordBatch],
-) -> Result<Vec<WrittenFile>> {
-    let mut written: Vec<WrittenFile> = Vec::new();
-    let mut writer: Option<DataFileWriter> = None;
-    for batch in batches {
-        if writer.is_none() {
-            let ordinal = u32::try_from(written.len()).unwrap_or(u32::MAX);
-            writer = Some(DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal));
-        }
-        if let Some(open) = writer.as_mut() {
-            open.write(batch).await?;
+) -> Result<WrittenRows> {
+    if batches.is_empty() {
+        return Ok(WrittenRows::default());
+    }
+    let arranged = Arranged::new(lake, batches).map_err(Error::of_rows)?;
+    let mut written = WrittenRows { files: Vec::new(), places: arranged.places() };
+    let create = |part: &Part, files: usize| {
+        let ordinal = u32::try_from(files).unwrap_or(u32::MAX);
+        let writer = DataFileWriter::create(warehouse, lake, epoch, attempt, ordinal);
+        writer.in_partition(&part.partition).in_order(arranged.is_sorted())
+    };
+    for part in arranged.parts() {
+        let mut writer: Option<DataFileWriter> = None;
+        for batch in arranged.batches_of(part) {
+            let open = writer.get_or_insert_with(|| create(part, written.files.len()));
+            open.write(&batch?).await?;
             if open.bytes_written() >= file_bytes
                 && let Some(full) = writer.take()
             {
-                written.extend(full.close().await?);
+                written.files.extend(full.close().await?);
             }
         }
-    }
-    if let Some(last) = writer {
-        written.extend(last.close().await?);
+        if let Some(last) = writer {
+            written.files.extend(last.close().await?);
+        }
     }
     Ok(written)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, LakeTable, Lsn, MirrorCatalog, TableSpec, Warehouse};
+use iceberg_writer::{Catalog, LakeTable, LiveFile, Lsn, MirrorCatalog, TableSpec, Warehouse};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::source::older::{self, OlderTransactions};
 use crate::source::partitions::Links;
 use crate::source::relation::Wanted;
 use crate::source::replication::{ReplicationSession, ValueFormat, WalStream};
-use crate::source::{connect, preflight, publication, relation, sending, shape, slot};
+use crate::source::{connect, layout, preflight, publication, relation, sending, shape, slot};
 use crate::spool::SpoolDirectory;
 use crate::stored_keys::each_stored_key;
 use crate::table::{FileState, IndexStore, IndexWriter, MirroredTable, Position, PositionIndex, RowIdentity, remark};
@@ -52,7 +52,7 @@ impl Session {
     ) -> Result<Self> {
         let source = &config.source;
         connect::check(source)?;
-        let warehouse = Arc::new(Warehouse::open(&config.lake.warehouse, &config.lake.store).await?);
+        let warehouse = Arc::new(catalog::open_warehouse(config).await?);
         let (control, connection) = connect::watched(source, "lake engine").await?;
         preflight::refuse(preflight::findings(&control, config).await?)?;
         if first {
@@ -156,8 +156,21 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[List
     let mut relations = Vec::with_capacity(tables.len());
     for table in tables {
         let relation = relation::resolve(control, &table.name).await?;
-        relations.push(WantedTable { relation, append_only: table.append_only, history: table.history });
-        if let Some(known) = registered.iter().find(|known| known.relation == relation) {
+        let known = registered.iter().find(|known| known.relation == relation);
+        let layout = match (layout::listed(control, relation, &config.source.publication, &table.layout).await, known) {
+            (Ok(layout), _) => layout,
+            // A column has got another name, say: that is no reason not to go on.
+            (Err(error), Some(known)) if error.kind() == ErrorKind::Config => {
+                tracing::warn!(table = table.name, error = %error.report(), "the table stays laid out as it is");
+                known.layout.clone()
+            }
+            (Err(error), _) => {
+                let hint = error.hint().unwrap_or_default().to_owned();
+                return Err(Error::new(error.kind(), format!("{}: {}", table.name, error.report())).with_hint(hint));
+            }
+        };
+        relations.push(WantedTable { relation, append_only: table.append_only, history: table.history, layout });
+        if let Some(known) = known {
             if known.history || !table.history {
                 continue;
             }
@@ -260,13 +273,14 @@ async fn reload(
         }
         Err(error) => return Err(error),
     };
-    let lake = match committed(catalog, registered, described.spec.clone()).await {
+    let lake = match committed(catalog, &config.mirror, registered, described.spec.clone()).await {
         Ok(lake) => lake,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
     };
+    let lake = lake.map(|lake| lake.laid_out(&registered.layout));
     let Some(lake) = lake else {
         if registered.state == TableState::Streaming {
             let error = Error::new(ErrorKind::Table, "the Iceberg table is gone from the catalog, or was replaced")
@@ -296,7 +310,7 @@ async fn reload(
     if registered.state == TableState::Copying {
         config.registry(control).streaming(relation, None).await?;
     }
-    let history = match histories::reload(catalog, registered, lake.spec()).await {
+    let history = match histories::reload(catalog, &config.mirror, registered, lake.spec()).await {
         Ok(history) => history,
         Err(error) if error.kind() == ErrorKind::Table => {
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
@@ -305,9 +319,8 @@ async fn reload(
     };
     let identity = described.identity;
     let index = store.table(identity);
-    let files = lake.live_files(warehouse).await?;
-    match build_index(warehouse, &lake, identity, &index, &files).await {
-        Ok(()) => {}
+    let files = match build_index(warehouse, &lake, identity, &index).await {
+        Ok(files) => files,
         // Rows of a partition that was emptied beside the stream, say, and came again.
         Err(error) if error.kind() == ErrorKind::Table && described.partitions.is_some() => {
             tracing::info!(table = registered.shown(), "the table is copied anew: {}", error.report());
@@ -318,7 +331,7 @@ async fn reload(
             return stopped(config, control, registered, error, begin).await.map(Reloaded::Table);
         }
         Err(error) => return Err(error),
-    }
+    };
     let files = files.into_iter().map(FileState::new).collect();
     let (namespace, name) = registered.lake_name();
     let seen = lake.remarked().and_then(|text| remark::read(text, namespace, name)).map(|(_, seen)| seen);
@@ -327,6 +340,7 @@ async fn reload(
     let mut streaming =
         Streaming::new(MirroredTable::new(relation, spec, identity, lake, files, index), columns, begin);
     streaming.copied_rows = registered.copied_rows;
+    streaming.layout = registered.layout.clone();
     streaming.history = history;
     Ok(Reloaded::Table(Table::new(described.schema, described.name, Entry::Streaming(Box::new(streaming)))))
 }
@@ -334,14 +348,23 @@ async fn reload(
 /// The Iceberg table that the mirror has committed for a table, if it has.
 async fn committed(
     catalog: &MirrorCatalog,
+    mirror: &str,
     registered: &RegisteredTable,
     described: TableSpec,
 ) -> Result<Option<LakeTable>> {
     if matches!(registered.state, TableState::Requested | TableState::Errored) {
         return Ok(None);
     }
-    match load(catalog, described).await {
-        Ok(lake) => Ok(lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid))),
+    let loaded = async {
+        let lake = load(catalog, described).await?;
+        let lake = lake.filter(|lake| registered.table_uuid.is_none_or(|uuid| lake.uuid() == uuid));
+        if let Some(lake) = &lake {
+            catalog.check(lake, mirror).await?;
+        }
+        Ok::<_, iceberg_writer::Error>(lake)
+    };
+    match loaded.await {
+        Ok(lake) => Ok(lake),
         // An earlier mirror of the table left another one under its name; the copy will replace it.
         Err(error) if error.table().is_some() && registered.state == TableState::Copying => Ok(None),
         // Something is wrong with this table (its columns changed, say), not with the catalog.
@@ -390,16 +413,19 @@ pub(super) fn own_failure(error: &iceberg_writer::Error) -> Error {
     Error::new(ErrorKind::Table, error.to_string()).with_hint(hint)
 }
 
-/// Reads the identity's columns of all files into the index. Deleted rows are left out.
+/// Reads the identity's columns of all files into the index. Deleted rows are left out. Gives the files.
 async fn build_index(
     warehouse: &Warehouse,
     lake: &LakeTable,
     identity: RowIdentity,
     index: &PositionIndex,
-    files: &[iceberg_writer::LiveFile],
-) -> Result<()> {
+) -> Result<Vec<LiveFile>> {
+    let files = lake.live_files(warehouse).await.map_err(|error| match error.table() {
+        Some(_) => own_failure(&error),
+        None => error.into(),
+    })?;
     if identity == RowIdentity::AppendOnly {
-        return Ok(());
+        return Ok(files);
     }
     let mut writer = IndexWriter::new(index.clone());
     for (file, live) in files.iter().enumerate() {
@@ -413,5 +439,6 @@ async fn build_index(
         })
         .await?;
     }
-    writer.finish()
+    writer.finish()?;
+    Ok(files)
 }

@@ -8,7 +8,7 @@ mod copied_parts;
 
 use std::time::Duration;
 
-use iceberg_writer::Lsn;
+use iceberg_writer::{Layout, Lsn};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -45,11 +45,12 @@ pub(crate) enum TableState {
 }
 
 /// A table as it is to be listed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct WantedTable {
     pub(crate) relation: u32,
     pub(crate) append_only: bool,
     pub(crate) history: bool,
+    pub(crate) layout: Layout,
 }
 
 /// One row of `mirrored_tables`.
@@ -88,6 +89,8 @@ pub(crate) struct RegisteredTable {
     pub(crate) append_only: bool,
     /// Its changes are kept.
     pub(crate) history: bool,
+    /// How it is to be laid out in Iceberg.
+    pub(crate) layout: Layout,
     /// What part of it the publication sent when it was copied, see [`PUBLISHED_AS`]; `None`: it was not remembered.
     pub(crate) copied_as: Option<String>,
     /// What part of it the publication sends.
@@ -119,9 +122,23 @@ impl RegisteredTable {
     }
 }
 
-/// The column of `mirrors` and the table that came last: where both are, nothing is missing.
-const NEWEST_COLUMN: &str = "left_out";
+/// The column of `mirrored_tables` and the table that came last: where both are, nothing is missing.
+const NEWEST_COLUMN: &str = "layout";
 const NEWEST_TABLE: &str = "copied_parts";
+
+/// A layout as the registry has it. What is not to be understood is none: it decides how files are cut, not what is in them.
+fn read_layout(text: Option<&str>) -> Layout {
+    let read = text.map(Layout::from_json).transpose();
+    read.unwrap_or_else(|error| {
+        tracing::warn!(error = %error, "a layout in the registry is not understood, and left out");
+        None
+    })
+    .unwrap_or_default()
+}
+
+fn layout_text(layout: &Layout) -> Result<Option<String>> {
+    Ok((*layout != Layout::default()).then(|| layout.to_json()).transpose()?)
+}
 
 /// Creates schema, tables and columns where they are missing.
 ///
@@ -131,7 +148,7 @@ pub(crate) async fn ensure_schema(client: &Client, schema: &str) -> Result<()> {
     let complete: bool = client
         .query_one(
             "SELECT to_regclass(quote_ident($1) || '.' || $3) IS NOT NULL AND EXISTS (SELECT FROM pg_attribute \
-             WHERE attrelid = to_regclass(quote_ident($1) || '.mirrors') AND attname = $2)",
+             WHERE attrelid = to_regclass(quote_ident($1) || '.mirrored_tables') AND attname = $2)",
             &[&schema, &NEWEST_COLUMN, &NEWEST_TABLE],
         )
         .await?
@@ -261,7 +278,7 @@ impl Registry<'_> {
                     c.relkind = 'p' AND NOT coalesce(pub.pubviaroot, false), t.partitions, t.append_only, \
                     coalesce(pub.pubinsert AND pub.pubupdate AND pub.pubdelete AND pub.pubtruncate, true), \
                     t.published_as, coalesce({PUBLISHED_AS}, ''), \
-                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table), t.source_schema, t.history \
+                    coalesce(ns.nspname, t.source_schema), coalesce(c.relname, t.source_table), t.source_schema, t.history, t.layout \
              FROM {1} t JOIN {0} mine ON mine.mirror = t.mirror LEFT JOIN pg_publication pub ON pub.pubname = mine.publication \
              LEFT JOIN pg_class c ON c.oid = t.relation \
              LEFT JOIN pg_namespace ns ON ns.oid = c.relnamespace WHERE t.mirror = $1",
@@ -300,6 +317,7 @@ impl Registry<'_> {
                 name: row.get(20),
                 lake_namespace: row.get(21),
                 history: row.get(22),
+                layout: read_layout(row.get(23)),
             })
             .collect())
     }
@@ -314,6 +332,7 @@ impl Registry<'_> {
         let relations: Vec<u32> = tables.iter().map(|table| table.relation).collect();
         let append_only: Vec<bool> = tables.iter().map(|table| table.append_only).collect();
         let history: Vec<bool> = tables.iter().map(|table| table.history).collect();
+        let layouts = tables.iter().map(|table| layout_text(&table.layout)).collect::<Result<Vec<_>>>()?;
         self.client
             .execute(
                 &format!("DELETE FROM {table} WHERE mirror = $1 AND relation <> ALL ($2)"),
@@ -352,6 +371,11 @@ impl Registry<'_> {
                 &[&self.mirror, &relations, &append_only, &history],
             )
             .await?;
+        let lay_out = format!(
+            "UPDATE {table} t SET layout = u.layout FROM unnest($2::oid[], $3::text[]) u (relation, layout) \
+             WHERE t.mirror = $1 AND t.relation = u.relation AND t.layout IS DISTINCT FROM u.layout"
+        );
+        self.client.execute(&lay_out, &[&self.mirror, &relations, &layouts]).await?;
         Ok(())
     }
 

@@ -64,6 +64,8 @@ CREATE TABLE IF NOT EXISTS lake_catalog.mirrored_tables (
     append_only boolean NOT NULL DEFAULT false,
     -- Its changes are kept too, in the Iceberg table `<lake_table>_history`.
     history boolean NOT NULL DEFAULT false,
+    -- Its partitions in Iceberg and the order of rows in its files, by numbers of columns; NULL: neither.
+    layout text,
     -- What part of the table the publication sent when it was copied: list of columns and row filter.
     published_as text,
     -- What in the publication has sent the table's changes without a gap since its copy began: oids of rows of
@@ -99,6 +101,7 @@ ALTER TABLE lake_catalog.mirrors
 ALTER TABLE lake_catalog.mirrored_tables
     ADD COLUMN IF NOT EXISTS append_only boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS history boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS layout text,
     ADD COLUMN IF NOT EXISTS partitions text,
     ADD COLUMN IF NOT EXISTS published_as text,
     ADD COLUMN IF NOT EXISTS published_by text[];

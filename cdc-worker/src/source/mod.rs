@@ -3,6 +3,7 @@
 pub(crate) mod connect;
 pub(crate) mod copy;
 pub(crate) mod identifier;
+pub(crate) mod layout;
 pub(crate) mod older;
 pub(crate) mod partitions;
 pub(crate) mod preflight;

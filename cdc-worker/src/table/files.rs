@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iceberg_writer::{LiveFile, WrittenFile};
+use iceberg_writer::{LiveFile, Partition, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
+
+use super::tiers::Candidate;
 
 /// The index has 31 bits for a file's number: seven years of ten files a second, in one session.
 const MOST_NUMBERS: u32 = 1 << 31;
@@ -23,17 +25,34 @@ pub(crate) struct FileState {
     pub(crate) deleted: Arc<RoaringTreemap>,
     /// It was closed because it had reached the size that files are to have.
     pub(crate) full: bool,
+    pub(crate) partition: Partition,
+    /// Its rows are in the table's order, if that has one.
+    pub(crate) is_sorted: bool,
 }
 
 impl FileState {
     pub(crate) fn new(file: LiveFile) -> Self {
-        let deleted = Arc::new(file.deleted);
-        Self { path: file.path.into(), rows: file.rows, bytes: file.bytes, deleted, full: false }
+        let LiveFile { path, rows, bytes, deleted, partition, is_sorted } = file;
+        Self { path: path.into(), rows, bytes, deleted: Arc::new(deleted), full: false, partition, is_sorted }
     }
 
     pub(crate) fn written(file: &WrittenFile) -> Self {
-        let deleted = Arc::default();
-        Self { path: file.path.as_str().into(), rows: file.rows, bytes: file.bytes, deleted, full: false }
+        Self {
+            path: file.path.as_str().into(),
+            rows: file.rows,
+            bytes: file.bytes,
+            deleted: Arc::default(),
+            full: false,
+            partition: file.partition.clone(),
+            is_sorted: file.is_sorted(),
+        }
+    }
+}
+
+impl FileState {
+    /// As [`choose`](super::tiers::choose) needs to know it.
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate { bytes: self.bytes, rows: self.rows, deleted: self.deleted.len(), full: self.full }
     }
 }
 
@@ -88,6 +107,11 @@ impl DataFiles {
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut FileState> {
         self.files.get_mut(&number)
+    }
+
+    /// None is sorted: the table's order is another one now.
+    pub(super) fn forget_order(&mut self) {
+        self.files.values_mut().for_each(|file| file.is_sorted = false);
     }
 
     pub(super) fn clear(&mut self) {

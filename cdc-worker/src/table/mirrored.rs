@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{Format, LakeTable, Rewrite, TableSpec, WrittenFile};
+use iceberg_writer::{DeletedRows, Format, LakeTable, Layout, Rewrite, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -67,7 +67,7 @@ pub(crate) enum OldValues<'a> {
 pub(crate) struct Pending {
     pub(crate) batches: Vec<RecordBatch>,
     /// What is to be deleted, as [`iceberg_writer::write_deletes`] wants it for a table of its format.
-    pub(crate) deletes: BTreeMap<String, RoaringTreemap>,
+    pub(crate) deletes: BTreeMap<String, DeletedRows>,
     pub(crate) truncate: bool,
     /// Files to add that are written already.
     pub(crate) staged: Vec<WrittenFile>,
@@ -147,6 +147,21 @@ impl MirroredTable {
         Ok(())
     }
 
+    /// Is laid out otherwise from now on: what is written, that is. Files that are there stay as they are.
+    /// Gives the files of a rewrite that nothing will name any more.
+    ///
+    /// # Errors
+    /// As [`Self::give_up_compaction`].
+    pub(crate) fn lay_out(&mut self, layout: &Layout) -> Result<Vec<String>> {
+        let sorted_by = self.lake.sorted_by()?;
+        self.lake = self.lake.laid_out(layout);
+        if self.lake.sorted_by()? == sorted_by {
+            return Ok(Vec::new());
+        }
+        self.files.forget_order();
+        self.give_up_compaction()
+    }
+
     /// The columns whose last change needs a companion that they have not got, by field id: [`Self::change_columns`] is to
     /// follow before the next change.
     pub(crate) fn new_companions(&mut self) -> Option<Vec<i32>> {
@@ -164,7 +179,8 @@ impl MirroredTable {
     }
 
     pub(crate) fn has_changes(&self) -> bool {
-        !self.delta.is_empty() || self.spec != self.committed_spec || self.has_rewritten()
+        let described = self.spec != self.committed_spec || !self.lake.has_its_layout();
+        !self.delta.is_empty() || described || self.has_rewritten() || self.has_dangling_deletes()
     }
 
     /// Rows that Iceberg has not got, in memory and in staged files.
@@ -362,11 +378,12 @@ impl MirroredTable {
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
         let replaces = self.has_vectors();
-        let path = |(&number, rows): (&u32, &RoaringTreemap)| {
-            let file = self.files.get(number)?;
-            Some((file.path.to_string(), if replaces { (*file.deleted).clone() } else { rows.clone() }))
+        let rows = |(&file, positions): (&u32, &RoaringTreemap)| {
+            let FileState { path, partition, deleted, .. } = self.files.get(file)?;
+            let positions = if replaces { (**deleted).clone() } else { positions.clone() };
+            Some((path.to_string(), DeletedRows { partition: partition.clone(), positions }))
         };
-        let mut deletes = self.delta.deletes.iter().filter_map(path).collect();
+        let mut deletes = self.delta.deletes.iter().filter_map(rows).collect();
         let rewrite = self.pending_rewrite(&mut deletes);
         Ok(Pending {
             rewrite,
@@ -388,15 +405,15 @@ impl MirroredTable {
         self.delta.live_batches()
     }
 
-    /// Takes note that what [`Self::fresh_batches`] gave is in these files, in order, which the next commit adds.
-    pub(crate) fn stage(&mut self, written: Vec<WrittenFile>) -> Result<()> {
+    /// Takes note that what [`Self::fresh_batches`] gave is in these files, which the next commit adds.
+    pub(crate) fn stage(&mut self, written: WrittenRows) -> Result<()> {
         self.index_written(&written)?;
-        self.delta.stage(written);
+        self.delta.stage(written.files);
         Ok(())
     }
 
-    /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written` in order.
-    pub(crate) fn committed(&mut self, lake: LakeTable, written: &[WrittenFile]) -> Result<()> {
+    /// Takes note that what [`Self::pending`] gave is in Iceberg, as `lake`, its fresh rows in `written`.
+    pub(crate) fn committed(&mut self, lake: LakeTable, written: &WrittenRows) -> Result<()> {
         self.index_written(written)?;
         self.rewrite_committed()?;
         self.before_truncate = None;
@@ -406,18 +423,18 @@ impl MirroredTable {
         Ok(())
     }
 
-    /// Adds files that hold the delta's live rows in order, and brings the index in line with the delta.
-    fn index_written(&mut self, written: &[WrittenFile]) -> Result<()> {
+    /// Adds files that hold the delta's live rows, and brings the index in line with the delta.
+    fn index_written(&mut self, written: &WrittenRows) -> Result<()> {
         let base = self.files.reserve(0)?;
-        // First live row of each file, to find a row's file.
-        let mut starts = Vec::with_capacity(written.len());
+        // First row of each file, to find a row's file.
+        let mut starts = Vec::with_capacity(written.files.len());
         let mut rows = 0u64;
-        for file in written {
+        for file in &written.files {
             starts.push(rows);
             rows += file.rows;
         }
         let position = |ordinal: u64| {
-            let live = self.delta.live_index(ordinal);
+            let live = written.place(self.delta.live_index(ordinal));
             let file = starts.partition_point(|start| *start <= live).saturating_sub(1);
             let position = starts.get(file).and_then(|start| {
                 Some(Position {
@@ -438,8 +455,24 @@ impl MirroredTable {
             index.put(identity, position(ordinal)?)?;
         }
         index.finish()?;
-        written.iter().map(FileState::written).for_each(|file| self.files.push(file));
+        written.files.iter().map(FileState::written).for_each(|file| self.files.push(file));
         Ok(())
+    }
+}
+
+/// Files that hold a table's rows in memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WrittenRows {
+    pub(crate) files: Vec<WrittenFile>,
+    /// Of each row its place in all of the files together; `None`: they are in the order in which they were in memory.
+    pub(crate) places: Option<Vec<u32>>,
+}
+
+impl WrittenRows {
+    /// The place of a row.
+    fn place(&self, live: u64) -> u64 {
+        let moved = self.places.as_ref().and_then(|places| places.get(usize::try_from(live).ok()?));
+        moved.map_or(live, |place| u64::from(*place))
     }
 }
 

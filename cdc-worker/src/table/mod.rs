@@ -27,12 +27,12 @@ pub(crate) mod remark;
 mod tiers;
 
 pub(crate) use columns::{Attribute, Described, Followed, Known, Seen, Shape, follow};
-pub(crate) use compaction::{Order, Output};
+pub(crate) use compaction::{Input, Order, Output, Rewritten};
 pub(crate) use delta::with_columns;
 pub(crate) use files::FileState;
 pub(crate) use history::History;
 pub(crate) use identity::RowIdentity;
 pub(crate) use index::{IndexStore, IndexWriter, Position, PositionIndex};
-pub(crate) use mirrored::{MirroredTable, OldValues, Pending, Step, TablePin};
+pub(crate) use mirrored::{MirroredTable, OldValues, Pending, Step, TablePin, WrittenRows};
 pub(crate) use overlap::CopiedFile;
 pub(crate) use tiers::{Candidate, Extent, Wanted, choose};

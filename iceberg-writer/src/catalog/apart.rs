@@ -1,24 +1,21 @@
-//! Moving the tables of a batch that is on record, in a catalog that the mirror's row is not part of. Why this is right is
-//! said in [`super::redo`].
+//! Deciding a batch, in a catalog that the mirror's row is not part of: it is put on record, its tables are moved, and it is
+//! settled or withdrawn. Why this is right is said in [`super::redo`].
+
+mod moving;
 
 use futures_util::future::try_join_all;
-use iceberg::spec::TableMetadata;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::beside::refused;
-use super::foreign::{Ours, foreign_files};
 use super::mirror::{MirrorCatalog, lock};
 use super::redo::{Record, Recorded, Standing, left_out_text};
-use super::tables::{Found, Move, Moved, TableCatalog};
-use crate::commit::{
-    Batch, CommitReceipt, CommittedTable, Garbage, LeftOut, MetadataBy, Outcome, Planned, TableChange, plan,
-};
+use super::tables::TableCatalog;
+use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, LeftOut, Outcome, Planned, TableChange};
 use crate::deadline::Backoff;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::live_files::LiveFile;
-use crate::stamp::Stamp;
-use crate::table::{Checkpoint, Entry, LakeTable};
+use crate::table::LakeTable;
 
 /// A table of the batch on its way.
 struct Step {
@@ -26,6 +23,8 @@ struct Step {
     /// What was prepared, where it takes the place of what the catalog has.
     prepared: Option<LakeTable>,
     foreign_files: Vec<LiveFile>,
+    /// Someone else rewrote files of the table.
+    rewritten: bool,
     progress: Progress,
 }
 
@@ -45,11 +44,15 @@ impl Step {
             false => Progress::Open(None),
         };
         let prepared = change.table.metadata_location().is_none().then(|| change.table.clone());
-        Self { change: change.clone(), prepared, foreign_files: Vec::new(), progress }
+        Self { change: change.clone(), prepared, foreign_files: Vec::new(), rewritten: false, progress }
     }
 
     fn is_open(&self) -> bool {
         matches!(self.progress, Progress::Open(_))
+    }
+
+    fn has_moved(&self) -> bool {
+        matches!(self.progress, Progress::Done(..)) && !self.change.is_empty()
     }
 }
 
@@ -62,8 +65,40 @@ struct Work<'a> {
     decided: bool,
     /// A table may have it of which that is not known, by an earlier call or a request without an answer.
     may_have_moved: bool,
+    /// No request that was ever sent for it can be granted any more.
+    is_void: bool,
     /// Whether the record was asked for in this call.
     asked: bool,
+}
+
+impl Work<'_> {
+    /// Whether a table has the batch, or may still get it.
+    fn may_be_anywhere(&self) -> bool {
+        self.may_have_moved && !self.is_void || self.steps.iter().any(Step::has_moved)
+    }
+
+    /// Ends in the error of a table that can't go on, while nothing has happened: the caller may try without it.
+    fn stop_if_nothing_moved(&mut self) -> Result<()> {
+        let changes = self.steps.iter().filter(|step| !step.change.is_empty()).count();
+        let rewritten = |step: &Step| match &step.progress {
+            Progress::LeftOut(error) => error.kind() == ErrorKind::Rewritten,
+            Progress::Done(..) | Progress::Open(_) => false,
+        };
+        // Every request so far has asserted the snapshot that the other engine has replaced, and so none will be granted:
+        // where one request moves all tables, or there is one table only, the batch is nowhere.
+        let asserted = self.tables.always_moved_together() || changes <= 1;
+        self.is_void |= asserted && self.steps.iter().any(rewritten);
+        if self.may_be_anywhere() {
+            return Ok(());
+        }
+        let stopped = self.steps.iter_mut().find(|step| matches!(step.progress, Progress::LeftOut(_)));
+        if let Some(step) = stopped
+            && let Progress::LeftOut(error) = std::mem::replace(&mut step.progress, Progress::Open(None))
+        {
+            return Err(error);
+        }
+        Ok(())
+    }
 }
 
 /// What a round found.
@@ -77,17 +112,13 @@ impl MirrorCatalog {
     pub(super) async fn commit_apart(&self, tables: &dyn TableCatalog, batch: &Batch) -> Result<Outcome> {
         let steps: Vec<Step> = batch.tables.iter().map(Step::new).collect();
         let may_have_moved = lock(&self.unknown).contains(&batch.attempt);
-        let mut work = Work { tables, batch, steps, decided: false, may_have_moved, asked: false };
+        let mut work = Work { tables, batch, steps, decided: false, may_have_moved, is_void: false, asked: false };
         self.drive(&mut work).await
     }
 
-    /// Moves the tables of a batch that an earlier worker put on record, and settles it.
-    pub(super) async fn finish(
-        &self,
-        tables: &dyn TableCatalog,
-        batch: &Batch,
-        recorded: Vec<Recorded>,
-    ) -> Result<CommitReceipt> {
+    /// Moves the tables of a batch that an earlier worker put on record, and settles it; or withdraws it, where another
+    /// engine has rewritten the files that it is about, and no table has it.
+    pub(super) async fn finish(&self, tables: &dyn TableCatalog, batch: &Batch, recorded: Vec<Recorded>) -> Result<()> {
         let step = |recorded: Recorded| {
             let progress = match recorded.standing {
                 Standing::Before => Progress::Open(None),
@@ -97,13 +128,17 @@ impl MirrorCatalog {
             Step { progress, ..Step::new(&recorded.change) }
         };
         let steps = recorded.into_iter().map(step).collect();
-        let mut work = Work { tables, batch, steps, decided: true, may_have_moved: true, asked: true };
-        match self.drive(&mut work).await? {
-            Outcome::Committed(receipt) => Ok(receipt),
-            Outcome::Fenced { epoch } => {
-                Err(Error::invalid(format!("a newer worker (epoch {epoch}) has taken the mirror over")))
+        let (may_have_moved, is_void) = (true, false);
+        let mut work = Work { tables, batch, steps, decided: true, may_have_moved, is_void, asked: true };
+        match self.drive(&mut work).await {
+            Ok(Outcome::Committed(_)) => Ok(()),
+            Ok(Outcome::Fenced { epoch }) => Err(Error::fenced(epoch)),
+            Ok(Outcome::Refused { .. }) => Err(Error::invalid("the batch on record was withdrawn")),
+            Err(error) if error.kind() == ErrorKind::Rewritten && !work.decided => {
+                info!(attempt = %batch.attempt, %error, "the batch on record is given up; WAL brings its changes again");
+                Ok(())
             }
-            Outcome::Refused { .. } => Err(Error::invalid("the batch on record was withdrawn")),
+            Err(error) => Err(error),
         }
     }
 
@@ -130,11 +165,7 @@ impl MirrorCatalog {
 
     /// Leaves a batch as it is, or takes it back where nothing of it can have happened.
     async fn give_up(&self, work: &mut Work<'_>, error: Error) -> Error {
-        let moved = work.steps.iter().any(|step| match &step.progress {
-            Progress::Done(..) => !step.change.is_empty(),
-            Progress::Open(_) | Progress::LeftOut(_) => false,
-        });
-        if work.decided && !moved && !work.may_have_moved {
+        if work.decided && !work.may_be_anywhere() {
             match self.withdraw(work.batch).await {
                 Ok(true) => {
                     work.decided = false;
@@ -171,28 +202,42 @@ impl MirrorCatalog {
     }
 
     async fn round(&self, work: &mut Work<'_>) -> Result<Round> {
-        if !work.decided
-            && let Some(outcome) = self.decide(work).await?
-        {
-            return Ok(Round::Done(outcome));
+        if !work.decided {
+            self.look_ahead(work).await?;
+            work.stop_if_nothing_moved()?;
+            if let Some(outcome) = self.decide(work).await? {
+                return Ok(Round::Done(outcome));
+            }
         }
         if let Some(epoch) = self.move_tables(work).await? {
             return Ok(Round::Done(Outcome::Fenced { epoch }));
         }
-        let moved = |step: &Step| matches!(step.progress, Progress::Done(..)) && !step.change.is_empty();
-        if !work.may_have_moved && !work.steps.iter().any(moved) {
-            // Nothing has happened: the caller may try without the table that can't go on.
-            let stopped = work.steps.iter_mut().find(|step| matches!(step.progress, Progress::LeftOut(_)));
-            if let Some(step) = stopped
-                && let Progress::LeftOut(error) = std::mem::replace(&mut step.progress, Progress::Open(None))
-            {
-                return Err(error);
-            }
-        }
+        work.stop_if_nothing_moved()?;
         if work.steps.iter().any(Step::is_open) {
             return Ok(Round::Again(Error::new(ErrorKind::Unavailable, "the commit was overtaken again and again")));
         }
         self.settle(work).await
+    }
+
+    /// Looks whether all tables are where they should be, where they move one by one: once the first has the batch, there
+    /// is no way back for the others. (It is one request a table more; without it, any compaction of another engine since a
+    /// table's last commit would be found too late.)
+    async fn look_ahead(&self, work: &mut Work<'_>) -> Result<()> {
+        let (tables, batch) = (work.tables, work.batch);
+        let open = work.steps.iter_mut().filter(|step| step.is_open() && step.prepared.is_none());
+        let mut open: Vec<&mut Step> = open.collect();
+        if tables.moves_together() || open.len() < 2 {
+            return Ok(());
+        }
+        // That a later worker has the mirror is found when the batch is put on record.
+        try_join_all(open.iter_mut().map(|step| self.look(tables, batch, step))).await?;
+        for step in open {
+            if matches!(&step.progress, Progress::LeftOut(error) if error.kind() != ErrorKind::Rewritten) {
+                // The others go on without it.
+                step.progress = Progress::Open(None);
+            }
+        }
+        Ok(())
     }
 
     /// Puts the batch on record, unless it has no table to move: then the mirror alone moves.
@@ -238,193 +283,6 @@ impl MirrorCatalog {
         refused(batch, Some(row)).map(Some)
     }
 
-    /// Moves what has not moved. `Some`: a worker of this later epoch has the mirror.
-    async fn move_tables(&self, work: &mut Work<'_>) -> Result<Option<i64>> {
-        self.plan_open(work).await?;
-        let open: Vec<usize> = (0..work.steps.len()).filter(|index| work.steps[*index].is_open()).collect();
-        let groups: Vec<Vec<usize>> = match work.tables.moves_together() {
-            true => vec![open],
-            false => open.into_iter().map(|index| vec![index]).collect(),
-        };
-        for group in groups.into_iter().filter(|group| !group.is_empty()) {
-            if let Some(epoch) = self.move_group(work, &group).await? {
-                return Ok(Some(epoch));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn move_group(&self, work: &mut Work<'_>, group: &[usize]) -> Result<Option<i64>> {
-        let planned = |index: &usize| match &work.steps[*index] {
-            Step { change, progress: Progress::Open(Some(planned)), .. } => Some(Move { base: &change.table, planned }),
-            _ => None,
-        };
-        let moves: Vec<Move<'_>> = group.iter().filter_map(planned).collect();
-        let moved = work.tables.commit(&moves).await;
-        drop(moves);
-        match moved {
-            Moved::All(found) => {
-                for (index, found) in group.iter().zip(found) {
-                    let step = &mut work.steps[*index];
-                    match found {
-                        Some(found) => self.done(work.batch, step, found).await?,
-                        None => {
-                            let Progress::Open(Some(planned)) =
-                                std::mem::replace(&mut step.progress, Progress::Open(None))
-                            else {
-                                continue;
-                            };
-                            step.progress = Progress::Done(Box::new(planned.next), Some(planned.garbage));
-                        }
-                    }
-                }
-                Ok(None)
-            }
-            Moved::Conflict => {
-                for index in group {
-                    if let Some(epoch) = self.look(work.tables, work.batch, &mut work.steps[*index]).await? {
-                        return Ok(Some(epoch));
-                    }
-                }
-                Ok(None)
-            }
-            Moved::Refused(error) => Err(error),
-            Moved::Unknown(error) => {
-                warn!(attempt = %work.batch.attempt, %error, "no answer to a commit, asking what became of it");
-                work.may_have_moved = true;
-                Err(Error::new(ErrorKind::Unavailable, "no answer to a commit").with_source(error))
-            }
-        }
-    }
-
-    /// Plans what is open and not planned.
-    async fn plan_open(&self, work: &mut Work<'_>) -> Result<()> {
-        let (tables, batch) = (work.tables, work.batch);
-        let by = tables.metadata_by();
-        for step in work.steps.iter_mut().filter(|step| matches!(step.progress, Progress::Open(None))) {
-            if by == MetadataBy::Server && step.change.table.metadata_location().is_none() {
-                let placed = self.take_place(tables, step).await;
-                leave_out_if_its_own(step, placed)?;
-            }
-        }
-        let unplanned = |step: &&mut Step| matches!(step.progress, Progress::Open(None));
-        let plans = work.steps.iter().filter(|step| matches!(step.progress, Progress::Open(None)));
-        let plans = plans.map(|step| plan(&self.warehouse, batch, &step.change, &self.retention, by, Stamp::draw()));
-        let plans = try_join_all(plans).await?;
-        for (step, planned) in work.steps.iter_mut().filter(unplanned).zip(plans) {
-            step.progress = Progress::Open(Some(planned));
-        }
-        Ok(())
-    }
-
-    /// Puts a prepared table in the place of the one that the server has, which is made where there is none.
-    async fn take_place(&self, tables: &dyn TableCatalog, step: &mut Step) -> Result<()> {
-        let Some(prepared) = &step.prepared else { return Ok(()) };
-        let spec = prepared.spec();
-        let mut found = tables.load(&spec.namespace, &spec.name).await?;
-        if found.is_none() {
-            tables.create(prepared).await?;
-            found = tables.load(&spec.namespace, &spec.name).await?;
-        }
-        let found = found.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unavailable,
-                format!("the catalog has not got {} a moment after it was made", prepared.full_name()),
-            )
-        })?;
-        let there = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-        step.change.table = prepared.onto(&there)?;
-        step.change.truncate = true;
-        Ok(())
-    }
-
-    /// Finds out where a table is that was not where it should be, and takes over what someone else did to it, or says that
-    /// it can't go on. `Some`: a worker of this later epoch has the mirror.
-    async fn look(&self, tables: &dyn TableCatalog, batch: &Batch, step: &mut Step) -> Result<Option<i64>> {
-        let spec = step.change.table.spec().clone();
-        let found = tables.load(&spec.namespace, &spec.name).await?;
-        let checkpoint = found.as_ref().and_then(|found| Checkpoint::of(&found.metadata));
-        if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.mirror == batch.mirror) {
-            if checkpoint.attempt == batch.attempt {
-                if let Some(found) = found {
-                    self.done(batch, step, found).await?;
-                }
-                return Ok(None);
-            }
-            if checkpoint.epoch > batch.epoch {
-                // Epochs are this database's; another mirror of the same name would be a foreign writer.
-                let row = self.state.row(&self.connection, &batch.mirror).await?;
-                if let Some(row) = row.filter(|row| row.epoch > batch.epoch) {
-                    return Ok(Some(row.epoch));
-                }
-            }
-        }
-        let taken = self.follow(tables, step, found).await;
-        if taken.as_ref().is_err_and(|error| error.table().is_some()) {
-            // It is not what the move asserts, so that the move can't happen any more.
-            self.drop_plan(step).await;
-        }
-        leave_out_if_its_own(step, taken)?;
-        Ok(None)
-    }
-
-    async fn follow(&self, tables: &dyn TableCatalog, step: &mut Step, found: Option<Found>) -> Result<()> {
-        let base = step.change.table.clone();
-        // A refusal for another reason, or for another table's sake. What was planned, and may yet be on its way, stands.
-        if is_where_it_was(&base, found.as_ref(), tables.metadata_by()) {
-            return Ok(());
-        }
-        if let Some(prepared) = step.prepared.clone() {
-            if matches!(base.entry(), Entry::Absent { replaces: None }) {
-                return Err(base.foreign_change("was made by someone else meanwhile"));
-            }
-            self.drop_plan(step).await;
-            step.change.table = prepared.replacing(found.map(|found| found.location));
-            return Ok(());
-        }
-        let Some(found) = found else { return Err(base.foreign_change("was dropped by someone else")) };
-        let found = base.read_again(&self.warehouse, found).await?;
-        let mut files = foreign_files(&self.warehouse, &base, &found, &Ours::default()).await?;
-        self.drop_plan(step).await;
-        info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
-        if !step.change.truncate {
-            step.foreign_files.append(&mut files);
-        }
-        step.change.table = found;
-        Ok(())
-    }
-
-    /// A table has the batch.
-    async fn done(&self, batch: &Batch, step: &mut Step, found: Found) -> Result<()> {
-        let planned = match std::mem::replace(&mut step.progress, Progress::Open(None)) {
-            Progress::Open(planned) => planned,
-            other => {
-                step.progress = other;
-                return Ok(());
-            }
-        };
-        if let Some(planned) = planned {
-            if found.metadata.current_snapshot_id() == planned.next.snapshot_id() {
-                let table = planned.next.confirmed(found)?;
-                let garbage = Garbage { table: table.clone(), ..planned.garbage };
-                step.progress = Progress::Done(Box::new(table), Some(garbage));
-                return Ok(());
-            }
-            step.progress = Progress::Open(Some(planned));
-        }
-        let spec = step.change.table.spec().clone();
-        let table = LakeTable::read_undescribed(&self.warehouse, spec, found).await?;
-        if step.prepared.is_none() {
-            match self.foreign_beside(&step.change, &table).await {
-                Ok(foreign) => step.foreign_files = foreign,
-                Err(error) => return leave_out_if_its_own(step, Err(error)),
-            }
-        }
-        info!(table = table.full_name(), attempt = %batch.attempt, "the table had the commit");
-        step.progress = Progress::Done(Box::new(table), None);
-        Ok(())
-    }
-
     /// Every table has the batch, or can't have it: the mirror is at its position.
     async fn settle(&self, work: &mut Work<'_>) -> Result<Round> {
         let batch = work.batch;
@@ -456,46 +314,11 @@ impl MirrorCatalog {
         for step in &mut work.steps {
             if let Progress::Done(table, superfluous) = std::mem::replace(&mut step.progress, Progress::Open(None)) {
                 garbage.extend(superfluous);
-                tables.push(CommittedTable { table: *table, foreign_files: std::mem::take(&mut step.foreign_files) });
+                let foreign_files = std::mem::take(&mut step.foreign_files);
+                tables.push(CommittedTable { table: *table, foreign_files, rewritten: step.rewritten });
             }
         }
         self.receipt(work.batch, tables, garbage)
-    }
-
-    async fn drop_plan(&self, step: &mut Step) {
-        if let Progress::Open(planned) = &mut step.progress
-            && let Some(planned) = planned.take()
-        {
-            self.delete(&planned.files).await;
-        }
-    }
-}
-
-/// A table's own failure leaves out that table; any other concerns all.
-fn leave_out_if_its_own(step: &mut Step, result: Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.table().is_some() => {
-            step.progress = Progress::LeftOut(error);
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-/// Whether a table is still what a move was planned from.
-fn is_where_it_was(base: &LakeTable, found: Option<&Found>, by: MetadataBy) -> bool {
-    match (base.entry(), found, by) {
-        (Entry::Absent { replaces }, found, MetadataBy::Writer) => {
-            replaces.as_ref() == found.map(|found| &found.location)
-        }
-        (Entry::Current(location), Some(found), MetadataBy::Writer) => *location == found.location,
-        (Entry::Current(_), Some(found), MetadataBy::Server) => {
-            let state = |metadata: &TableMetadata| {
-                (metadata.uuid(), metadata.current_snapshot_id(), metadata.current_schema_id())
-            };
-            state(base.metadata()) == state(&found.metadata)
-        }
-        _ => false,
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Catalog;
 use super::connection::{Connection, Parameter, Session};
-use super::foreign::{Ours, foreign_files};
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::jdbc::JdbcTables;
 use super::mirror::{MirrorCatalog, lock};
 use super::state::{MirrorRow, State};
@@ -27,6 +27,14 @@ struct Step {
     change: TableChange,
     planned: Option<Planned>,
     foreign_files: Vec<LiveFile>,
+    /// Someone else rewrote files of the table.
+    rewritten: bool,
+}
+
+impl Step {
+    fn new(change: TableChange) -> Self {
+        Self { change, planned: None, foreign_files: Vec::new(), rewritten: false }
+    }
 }
 
 /// What a round of a commit found.
@@ -93,9 +101,7 @@ impl MirrorCatalog {
     /// Goes round until it knows: plan, write, run the transaction.
     pub(super) async fn commit_beside(&self, tables: &JdbcTables, batch: &Batch) -> Result<Outcome> {
         let give_up_at = Instant::now() + self.deadline;
-        let steps = batch.tables.iter().cloned();
-        let mut steps: Vec<Step> =
-            steps.map(|change| Step { change, planned: None, foreign_files: Vec::new() }).collect();
+        let mut steps: Vec<Step> = batch.tables.iter().cloned().map(Step::new).collect();
         let (mut sent, mut backoff) = (false, Backoff::new());
         loop {
             let error = match self.round_beside(tables, batch, &mut steps, &mut sent).await {
@@ -157,7 +163,7 @@ impl MirrorCatalog {
                 *sent = false;
                 lock(&self.unknown).remove(&batch.attempt);
                 for index in moved.into_iter().map(|index| indexes[index]) {
-                    self.take_over(&mut steps[index]).await?;
+                    self.take_over(&mut steps[index], batch).await?;
                 }
                 Ok(Round::Again)
             }
@@ -173,19 +179,23 @@ impl MirrorCatalog {
     ) -> Result<Outcome> {
         if row.as_ref().is_some_and(|row| row.attempt == Some(batch.attempt)) {
             info!(attempt = %batch.attempt, "the commit had happened");
-            lock(&self.unknown).remove(&batch.attempt);
-            // Sent in this call: what is planned is what is committed. Otherwise the catalog knows.
+            // Sent in this call: what is planned is what is committed. Otherwise the catalog knows; should it not say, the
+            // files stay protected, for they are the table's.
             if sent {
+                lock(&self.unknown).remove(&batch.attempt);
                 return Ok(Outcome::Committed(self.receipt_beside(batch, steps)));
             }
+            lock(&self.unknown).insert(batch.attempt);
             self.drop_plans(steps).await;
-            return Ok(Outcome::Committed(self.adopt(batch).await?));
+            let receipt = self.adopt(batch).await?;
+            lock(&self.unknown).remove(&batch.attempt);
+            return Ok(Outcome::Committed(receipt));
         }
         refused(batch, row)
     }
 
     /// Finds what moved a table, and plans on top of it when that is possible.
-    async fn take_over(&self, step: &mut Step) -> Result<()> {
+    async fn take_over(&self, step: &mut Step, batch: &Batch) -> Result<()> {
         if let Some(planned) = step.planned.take() {
             self.delete(&planned.files).await;
         }
@@ -200,10 +210,16 @@ impl MirrorCatalog {
             (Entry::Current(_), Some(location)) => {
                 let found = Found::read(&self.warehouse, location).await?;
                 let found = base.read_again(&self.warehouse, found).await?;
-                let mut files = foreign_files(&self.warehouse, base, &found, &Ours::default()).await?;
-                info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
-                if !step.change.truncate {
-                    step.foreign_files.append(&mut files);
+                let by = (&*batch.mirror, batch.attempt);
+                match foreign_commits(&self.warehouse, base, &found, &Ours::default(), by).await? {
+                    Foreign::Added(mut files) => {
+                        info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
+                        if !step.change.truncate {
+                            step.foreign_files.append(&mut files);
+                        }
+                    }
+                    Foreign::Rewritten if step.change.names_no_files() => step.rewritten = true,
+                    Foreign::Rewritten => return Err(base.rewritten()),
                 }
                 step.change.table = found;
             }
@@ -221,7 +237,8 @@ impl MirrorCatalog {
                     planned.next
                 }
             };
-            tables.push(CommittedTable { table, foreign_files: std::mem::take(&mut step.foreign_files) });
+            let foreign_files = std::mem::take(&mut step.foreign_files);
+            tables.push(CommittedTable { table, foreign_files, rewritten: step.rewritten });
         }
         self.receipt(batch, tables, garbage)
     }

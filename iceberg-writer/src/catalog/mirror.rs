@@ -13,8 +13,9 @@ use tokio_postgres::Config;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::ancestry::Ancestry;
 use super::connection::{Connection, quoted};
-use super::foreign::{Ours, foreign_files};
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
 use super::rest::{RestCatalog, RestSettings};
@@ -23,9 +24,8 @@ use super::tables::{Found, TableCatalog};
 use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
 use crate::deadline;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Format;
-use crate::live_files::LiveFile;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -167,9 +167,37 @@ impl MirrorCatalog {
             // It is looked for when the copy is committed, for it changes until then.
             Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
                 tables.prepare(&spec.namespace).await?;
+                if let Some(found) = tables.load(&spec.namespace, &spec.name).await? {
+                    found.may_be_replaced(spec)?;
+                }
                 Ok(None)
             }
-            _ => self.metadata_location(spec).await,
+            _ => {
+                let Some(location) = self.metadata_location(spec).await? else { return Ok(None) };
+                match Found::read(&self.warehouse, location.clone()).await {
+                    Ok(found) => found.may_be_replaced(spec)?,
+                    // Of what is gone, or is no table, nobody can have rows.
+                    Err(error) if error.kind() == ErrorKind::Format => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(Some(location))
+            }
+        }
+    }
+
+    async fn prepare_as(&self, spec: TableSpec, format: Format, uuid: Option<Uuid>) -> Result<LakeTable> {
+        let replaces = self.replaced(&spec).await?;
+        let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
+        let prepared = LakeTable::prepare(&self.warehouse, spec, format, uuid, replaces)?;
+        match &self.tables {
+            // It takes the place of the table that is there, which keeps its specs and orders.
+            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
+                match tables.load(&namespace, &name).await? {
+                    Some(found) => prepared.numbered_like(&found.metadata),
+                    None => Ok(prepared),
+                }
+            }
+            _ => Ok(prepared),
         }
     }
 
@@ -197,16 +225,21 @@ impl MirrorCatalog {
                 if !change.is_empty() && table.checkpoint().is_none_or(|found| found.attempt != batch.attempt) {
                     return Err(base.foreign_change("lost the mirror's last commit"));
                 }
-                let foreign_files = self.foreign_beside(&change, &table).await?;
-                Ok::<_, Error>(CommittedTable { table, foreign_files })
+                let foreign = self.foreign_beside(&change, &table, batch).await?;
+                Ok::<_, Error>(committed_table(table, foreign))
             }
         };
         let tables = try_join_all(batch.tables.iter().map(adopt)).await?;
         Ok(CommitReceipt::new(batch.lsn, tables, Vec::new()))
     }
 
-    /// What someone else added to a table, which has a change of ours.
-    pub(super) async fn foreign_beside(&self, change: &TableChange, table: &LakeTable) -> Result<Vec<LiveFile>> {
+    /// What someone else did to a table, which has a change of ours.
+    pub(super) async fn foreign_beside(
+        &self,
+        change: &TableChange,
+        table: &LakeTable,
+        batch: &Batch,
+    ) -> Result<Foreign> {
         let base = &change.table;
         let written = change.written().map(|file| file.path.as_str());
         let mut replaced = change.rewrite.removed.clone();
@@ -216,7 +249,7 @@ impl MirrorCatalog {
         let files = written.chain(replaced.iter().map(String::as_str)).collect();
         let ours = Ours { files, vectors_of: change.vectors_of() };
         let before = if change.truncate { base.without_files() } else { base.clone() };
-        foreign_files(&self.warehouse, &before, table, &ours).await
+        foreign_commits(&self.warehouse, &before, table, &ours, (&batch.mirror, batch.attempt)).await
     }
 
     /// Deletes files that no snapshot names. Best effort.
@@ -225,6 +258,13 @@ impl MirrorCatalog {
         for (file, error) in files.iter().zip(results).filter_map(|(file, result)| Some((file, result.err()?))) {
             warn!(file, %error, "could not remove a file of a commit that did not happen");
         }
+    }
+}
+
+fn committed_table(table: LakeTable, foreign: Foreign) -> CommittedTable {
+    match foreign {
+        Foreign::Added(foreign_files) => CommittedTable { table, foreign_files, rewritten: false },
+        Foreign::Rewritten => CommittedTable { table, foreign_files: Vec::new(), rewritten: true },
     }
 }
 
@@ -249,14 +289,16 @@ impl Catalog for MirrorCatalog {
         }
     }
 
+    async fn check(&self, table: &LakeTable, mirror: &str) -> Result<()> {
+        Ancestry::of(&self.warehouse, table, mirror).await?.prove(&self.warehouse, table).await
+    }
+
     async fn prepare(&self, spec: TableSpec, format: Format) -> Result<LakeTable> {
-        let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, format, None, replaces)
+        self.prepare_as(spec, format, None).await
     }
 
     async fn prepare_again(&self, spec: TableSpec, format: Format, uuid: Uuid) -> Result<LakeTable> {
-        let replaces = self.replaced(&spec).await?;
-        LakeTable::prepare(&self.warehouse, spec, format, Some(uuid), replaces)
+        self.prepare_as(spec, format, Some(uuid)).await
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Outcome> {

@@ -5,6 +5,7 @@
 //! transaction moves all ([`beside`]). Otherwise the batch is put on record with the row first, and is finished from the
 //! record, whoever has to ([`apart`], [`redo`]).
 
+mod ancestry;
 mod apart;
 mod beside;
 mod connection;
@@ -81,6 +82,10 @@ pub trait Catalog: Send + Sync {
     /// The same for a table whose columns may have changed since it was made: they must be those that `by_remark` makes of
     /// the remark which its last commit left, or those of `spec` where there is none.
     async fn load_remarked(&self, spec: TableSpec, by_remark: &Remarked<'_>) -> Result<Option<LakeTable>>;
+
+    /// Makes sure that a table which was loaded has the rows that the mirror's last commit left in it: that nobody else has
+    /// done anything to it but adding rows and rewriting files. An error that names the table says what was done.
+    async fn check(&self, table: &LakeTable, mirror: &str) -> Result<()>;
 
     /// A new table. Nothing is written: it enters the catalog with its first [`Batch`], and replaces the table of the same
     /// name that is there now.

@@ -31,6 +31,11 @@
 //! is made, or refused because it was made. Nothing of a batch that may be decided is ever deleted.
 //!
 //! # What cannot go on
+//! A table of which another engine has rewritten files cannot take a batch that names them. Where it could only have been
+//! moved together with all others, or is the only one, nothing that was ever sent can be granted any more, for it asserted
+//! the snapshot before the rewrite: the batch is withdrawn, whoever sent it, and WAL brings its changes again. Where tables
+//! move one by one, they are looked at before the batch is put on record. A rewrite in the moments between is met as follows.
+//!
 //! A table that someone else dropped, or took rows from, cannot take the batch. As long as no table has it and no answer is
 //! outstanding, the batch is withdrawn from the record, and the caller tries without that table. Otherwise the others get the
 //! batch and that table is *left out*: the row says so in the same UPDATE that moves the position, until the next batch is
@@ -39,19 +44,21 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::foreign::{Ours, foreign_files};
+use super::ancestry::Ancestry;
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::mirror::{MirrorCatalog, Tables};
 use super::tables::TableCatalog;
 use crate::commit::{Batch, LeftOut, MetadataBy, Rewrite, TableChange};
 use crate::data_file::WrittenFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Retry};
 use crate::format::Format;
+use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::table::{Checkpoint, Entry, LakeTable};
 
 /// The form of the record; another one is not understood.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a mirror is when nothing is on its way any more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +100,9 @@ struct RecordedChange {
     /// What a prepared table is to be of. Records of before there was a choice do not say.
     #[serde(default)]
     format: Format,
+    /// How the batch lays the table out; `None`: as it was.
+    #[serde(default)]
+    layout: Option<Layout>,
     rewrite: RecordedRewrite,
     expire: bool,
 }
@@ -189,17 +199,24 @@ impl RecordedChange {
             data: change.data.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
             deletes: change.deletes.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
             format: table.format(),
+            layout: table.layout().filter(|_| !table.has_its_layout()).cloned(),
         })
     }
 
     /// The change again, of the table as it is now.
-    async fn restore(self, catalog: &MirrorCatalog, tables: &dyn TableCatalog, attempt: Uuid) -> Result<Recorded> {
-        let (table, standing) = match self.find(catalog, tables, attempt).await {
+    async fn restore(
+        self,
+        catalog: &MirrorCatalog,
+        tables: &dyn TableCatalog,
+        mirror: &str,
+        attempt: Uuid,
+    ) -> Result<Recorded> {
+        let (table, standing) = match self.find(catalog, tables, mirror, attempt).await {
             Ok(found) => found,
             Err(error) if error.table().is_some() => (self.prepare(catalog, None)?, Standing::Elsewhere(error)),
             Err(error) => return Err(error),
         };
-        let table = table.with_spec(self.spec.clone(), self.remark.clone());
+        let table = table.with_spec(self.spec.clone(), self.remark.clone()).with_layout(self.layout.clone());
         let file = |json: &String| WrittenFile::from_json(&table, json);
         let mut change = TableChange {
             table: table.clone(),
@@ -219,6 +236,13 @@ impl RecordedChange {
         Ok(Recorded { change, standing })
     }
 
+    /// As [`TableChange::names_no_files`].
+    fn names_no_files(&self) -> bool {
+        let RecordedRewrite { removed, data, all_deletes, .. } = &self.rewrite;
+        let rewrites = !removed.is_empty() || !data.is_empty() || *all_deletes;
+        self.truncate || self.deletes.is_empty() && !rewrites
+    }
+
     fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>) -> Result<LakeTable> {
         LakeTable::prepare(&catalog.warehouse, self.spec.clone(), self.format, Some(self.uuid), replaces)
     }
@@ -228,6 +252,7 @@ impl RecordedChange {
         &self,
         catalog: &MirrorCatalog,
         tables: &dyn TableCatalog,
+        mirror: &str,
         attempt: Uuid,
     ) -> Result<(LakeTable, Standing)> {
         let warehouse = &catalog.warehouse;
@@ -254,8 +279,18 @@ impl RecordedChange {
         }
         if table.snapshot_id() != self.snapshot {
             // Someone else's commit came in between. Its rows are read when the mirror goes on.
-            let before = table.at_snapshot(warehouse, self.snapshot).await?;
-            foreign_files(warehouse, &before, &table, &Ours::default()).await?;
+            let foreign = match table.at_snapshot(warehouse, self.snapshot).await {
+                Ok(before) => foreign_commits(warehouse, &before, &table, &Ours::default(), (mirror, attempt)).await?,
+                // It has expired since, or its files have. What came after it still tells.
+                Err(error) if error.retry() == Retry::Never => {
+                    Ancestry::of(warehouse, &table, mirror).await?.prove(warehouse, &table).await?;
+                    Foreign::Rewritten
+                }
+                Err(error) => return Err(error),
+            };
+            if matches!(foreign, Foreign::Rewritten) && !self.names_no_files() {
+                return Err(table.rewritten());
+            }
         }
         Ok((table, Standing::Before))
     }
@@ -283,7 +318,7 @@ impl MirrorCatalog {
                 record.lsn.parse().map_err(|error| Error::format("read the batch on record").with_source(error))?;
             let mut recorded = Vec::with_capacity(record.tables.len());
             for change in record.tables {
-                recorded.push(change.restore(self, &**tables, record.attempt).await?);
+                recorded.push(change.restore(self, &**tables, mirror, record.attempt).await?);
             }
             tracing::info!(mirror, attempt = %record.attempt, %lsn, tables = recorded.len(), "finishing a commit");
             let changes = recorded.iter().map(|table| table.change.clone()).collect();

@@ -95,17 +95,20 @@ fn writer_epoch(name: &str) -> Option<i64> {
     epoch.parse().ok().filter(|_| ours)
 }
 
-/// When a file of metadata was made, as Iceberg counts time: `<snapshot>-<attempt>-data.avro`, `…-deletes.avro`,
-/// `snap-<snapshot>-<attempt>.avro` or `<version>-<unique>.metadata.json`, of which the UUIDs begin with it.
+/// When a file of metadata was made, as Iceberg counts time: `<snapshot>-<attempt>-data.avro`, `…-deletes.avro`, the same with
+/// the number of a partition spec (`…-data-1.avro`), `snap-<snapshot>-<attempt>.avro` or `<version>-<unique>.metadata.json`, of which the UUIDs begin with it.
 fn made_at(name: &str) -> Option<i64> {
     let name = name.strip_prefix("snap-").unwrap_or(name);
     let (number, rest) = name.split_once('-')?;
     let (uuid, ending) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
-    let ours = ["-data.avro", "-deletes.avro", ".avro", METADATA_SUFFIX].contains(&ending);
+    let of_spec = ["-data", "-deletes"].into_iter().find_map(|kind| ending.strip_prefix(kind)?.strip_suffix(".avro"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let ours = of_spec.is_some_and(|spec| spec.is_empty() || spec.strip_prefix('-').is_some_and(is_number))
+        || [".avro", METADATA_SUFFIX].contains(&ending);
     let uuid = Uuid::try_parse(uuid).ok().filter(|uuid| uuid.get_version_num() == 7)?;
     let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
     let millis = i64::try_from(seconds).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos / 1_000_000))?;
-    (ours && number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty()).then_some(millis)
+    (ours && is_number(number)).then_some(millis)
 }
 
 #[cfg(test)]
@@ -119,6 +122,8 @@ mod tests {
         for name in [
             format!("1-{uuid}-data.avro"),
             format!("1-{uuid}-deletes.avro"),
+            format!("1-{uuid}-data-12.avro"),
+            format!("1-{uuid}-deletes-1.avro"),
             format!("snap-77-{uuid}.avro"),
             format!("00007-{uuid}.metadata.json"),
         ] {
@@ -127,6 +132,8 @@ mod tests {
         for foreign in [
             format!("00007-{}.metadata.json", Uuid::from_u128(0x1234_4000_8000)),
             format!("{uuid}-m0.avro"),
+            format!("1-{uuid}-data-.avro"),
+            format!("1-{uuid}-data-x.avro"),
             format!("snap-77-1-{uuid}.avro"),
             format!("00007-{uuid}.metadata.json.gz"),
             format!("-{uuid}-data.avro"),
@@ -144,6 +151,7 @@ mod tests {
         assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.parquet")), Some(12));
         assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.puffin")), Some(12));
         assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.stats")), Some(12));
+        assert_eq!(writer_epoch(&format!("12-{attempt}-00001-deletes.parquet")), Some(12));
         assert_eq!(writer_epoch(&format!(".7-{attempt}-00000.parquet.0a0b.tmp")), Some(7));
         for foreign in [
             format!("{attempt}.parquet"),

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use iceberg::spec::TableMetadata;
 
 use crate::commit::{MetadataBy, Planned};
-use crate::error::{Error, Result};
-use crate::table::LakeTable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::TableSpec;
+use crate::table::{Checkpoint, LakeTable};
 use crate::warehouse::Warehouse;
 
 /// What a catalog has under a table's name.
@@ -25,6 +26,18 @@ impl Found {
         let metadata = TableMetadata::read_from(warehouse.file_io(), &location).await;
         let metadata = metadata.map_err(|error| Error::iceberg(format!("read the metadata {location}"), error))?;
         Ok(Self { location, metadata })
+    }
+
+    /// Makes sure that another copy may take the place of it: that a mirror made it, or that it has no rows.
+    pub(crate) fn may_be_replaced(&self, spec: &TableSpec) -> Result<()> {
+        if Checkpoint::of(&self.metadata).is_some() || self.metadata.current_snapshot().is_none() {
+            return Ok(());
+        }
+        let TableSpec { namespace, name, .. } = spec;
+        let context = format!("the catalog has a table {namespace}.{name} that no mirror made");
+        Err(Error::new(ErrorKind::ForeignChange, context).with_table(namespace, name).with_hint(
+            "mirror the table under another name, or take the one that is there out of the catalog, if nobody needs it",
+        ))
     }
 }
 
@@ -59,6 +72,11 @@ pub(crate) trait TableCatalog: Send + Sync {
 
     /// Whether [`Self::commit`] takes more than one table at a time.
     fn moves_together(&self) -> bool;
+
+    /// Whether that is certain: that nobody has ever moved some of a batch's tables by a request of their own.
+    fn always_moved_together(&self) -> bool {
+        self.moves_together()
+    }
 
     /// The place of a table's metadata, where that is less work than [`Self::load`].
     async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>>;

@@ -1,19 +1,19 @@
 //! The manifests of a new snapshot.
 //!
-//! A snapshot adds at most one data and one delete manifest. When the small ones of a kind have become too many they are
-//! merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
+//! A snapshot adds at most one data and one delete manifest for each partition spec. When the small ones of a kind have become
+//! too many they are merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
 //! numbers they came with. Those that take others' places are new files as all are: with the number of this snapshot, they
 //! are out of the reach of delete files from before, and within that of the ones that come with them.
 //!
 //! Deletion vectors are found by the data file that they are about, so each commit that brings or removes some has to look at
 //! all there are. It leaves them in one manifest, for the next to look at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use iceberg::spec::{
     DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile, ManifestListWriter, ManifestWriter,
-    ManifestWriterBuilder, Schema,
+    ManifestWriterBuilder, PartitionSpec, Schema,
 };
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::data_file::WrittenFile;
 use crate::deletion_vectors::is_vector;
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::live_files::load_live_entries;
+use crate::live_files::{load_live_by_spec, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -62,36 +62,63 @@ pub(super) async fn next_manifests(
         change.truncate || change.rewrite.all_deletes && manifest.content == ManifestContentType::Deletes
     };
     let (gone, kept): (Vec<_>, Vec<_>) = base.manifests().iter().filter(live).cloned().partition(goes);
-    let removed = load_live_entries(warehouse, &gone).await?;
-    let of_kind = |kind: ManifestContentType| {
-        let manifests = kept.iter().filter(|manifest| manifest.content == kind).cloned().collect::<Vec<_>>();
-        let removed = removed.iter().filter(|entry| kind_of(entry) == kind).cloned().collect::<Vec<_>>();
-        (manifests, removed)
-    };
-    let (data, removed_data) = of_kind(ManifestContentType::Data);
-    let (deletes, removed_deletes) = of_kind(ManifestContentType::Deletes);
-    let added_data: Vec<WrittenFile> = change.added_data().cloned().collect();
-    let added_deletes: Vec<WrittenFile> = change.deletes.clone();
+    let mut removed = load_live_by_spec(warehouse, &gone).await?;
+    let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
     // A truncation has removed them already.
     let replaced = if change.truncate { BTreeSet::new() } else { change.rewrite.removed.iter().cloned().collect() };
-    let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
-    let ((mut all, mut removed), (deletes, undone)) = futures_util::future::try_join(
-        writer.write(ManifestContentType::Data, data, &added_data, removed_data, replaced),
-        writer.write(ManifestContentType::Deletes, deletes, &added_deletes, removed_deletes, change.vectors_of()),
-    )
-    .await?;
-    all.extend(deletes);
-    removed.extend(undone);
+    let (mut kept, mut existing) = writer.take_out(kept, replaced, &mut removed).await?;
+    if base.format() >= Format::V3 {
+        let others;
+        (kept, others) =
+            writer.take_out_vectors(kept, &change.vectors_of(), !change.deletes.is_empty(), &mut removed).await?;
+        existing.extend(others);
+    }
+    let mut groups: BTreeMap<Group, Contents> = BTreeMap::new();
+    for manifest in kept {
+        let group =
+            Group { is_delete: manifest.content == ManifestContentType::Deletes, spec: manifest.partition_spec_id };
+        groups.entry(group).or_default().kept.push(manifest);
+    }
+    for (file, is_delete) in
+        change.added_data().map(|file| (file, false)).chain(change.deletes.iter().map(|file| (file, true)))
+    {
+        let group = Group { is_delete, spec: file.partition.spec_id() };
+        groups.entry(group).or_default().added.push(file);
+    }
+    for (spec, entry) in removed.iter().cloned() {
+        groups.entry(Group { is_delete: is_delete(&entry), spec }).or_default().removed.push(entry);
+    }
+    for (spec, entry) in existing.drain(..) {
+        groups.entry(Group { is_delete: is_delete(&entry), spec }).or_default().existing.push(entry);
+    }
+    let written = groups.into_iter().map(|(group, contents)| writer.write(group, contents));
+    let all: Vec<ManifestFile> = futures_util::future::try_join_all(written).await?.into_iter().flatten().collect();
     let is_new = |manifest: &&ManifestFile| manifest.added_snapshot_id == snapshot.id;
     let written = all.iter().filter(is_new).map(|manifest| manifest.manifest_path.clone()).collect();
+    let removed = removed.into_iter().map(|(_, entry)| entry).collect();
     Ok(NewManifests { all, written, removed })
 }
 
-fn kind_of(entry: &ManifestEntryRef) -> ManifestContentType {
-    match entry.content_type() {
-        DataContentType::Data => ManifestContentType::Data,
-        DataContentType::PositionDeletes | DataContentType::EqualityDeletes => ManifestContentType::Deletes,
-    }
+/// Manifests that may be merged: of one kind and one partition spec. Those of data come first in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    is_delete: bool,
+    spec: i32,
+}
+
+/// What the manifests of a group are to have.
+#[derive(Default)]
+struct Contents<'a> {
+    /// Manifests that may stay as they are.
+    kept: Vec<ManifestFile>,
+    /// Entries of manifests that may not.
+    existing: Vec<ManifestEntryRef>,
+    added: Vec<&'a WrittenFile>,
+    removed: Vec<ManifestEntryRef>,
+}
+
+fn is_delete(entry: &ManifestEntryRef) -> bool {
+    entry.content_type() != DataContentType::Data
 }
 
 struct Writer<'a> {
@@ -102,36 +129,25 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// The manifests of one kind after the change, and the files that are removed: `kept`, merged when they are too many,
-    /// without the files `replaced` (or the deletion vectors of these data files), and the new entries.
-    async fn write(
-        &self,
-        kind: ManifestContentType,
-        kept: Vec<ManifestFile>,
-        added: &[WrittenFile],
-        mut removed: Vec<ManifestEntryRef>,
-        replaced: BTreeSet<String>,
-    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
-        let (kept, mut existing) = match (kind, self.base.format()) {
-            (ManifestContentType::Deletes, Format::V3) => {
-                self.take_out_vectors(kept, &replaced, !added.is_empty(), &mut removed).await?
-            }
-            _ => self.take_out(kept, replaced, &mut removed).await?,
-        };
+    /// The manifests of a group after the change: those that it has, merged when they are too many, and one with what is new.
+    async fn write(&self, group: Group, contents: Contents<'_>) -> Result<Vec<ManifestFile>> {
+        let Contents { kept, mut existing, added, removed } = contents;
         let small = |manifest: &ManifestFile| manifest.manifest_length < LARGE_MANIFEST_BYTES;
         let (mut small, mut result): (Vec<_>, Vec<_>) = kept.into_iter().partition(small);
         if small.len() + usize::from(!added.is_empty()) <= MERGE_MANIFESTS {
             result.append(&mut small);
         }
-        if added.is_empty() && removed.is_empty() && small.is_empty() {
-            return Ok((result, removed));
+        if added.is_empty() && removed.is_empty() && existing.is_empty() && small.is_empty() {
+            return Ok(result);
         }
         existing.extend(load_live_entries(self.warehouse, &small).await?);
-        let name = if kind == ManifestContentType::Data { "data" } else { "deletes" };
+        let kind = if group.is_delete { "deletes" } else { "data" };
+        let name = if group.spec == 0 { kind.to_owned() } else { format!("{kind}-{}", group.spec) };
         let NewSnapshot { id, attempt, .. } = self.snapshot;
         let path = format!("{}/metadata/{id}-{attempt}-{name}.avro", self.base.location());
         let fail = |error| Error::iceberg(format!("write manifest {path}"), error);
-        let mut manifest = self.open(kind, &path).map_err(fail)?;
+        let spec = self.base.partition_spec(group.spec)?;
+        let mut manifest = self.open(group, &spec, &path).map_err(fail)?;
         for file in added {
             manifest.add_file(file.entry.clone(), UNASSIGNED).map_err(fail)?;
         }
@@ -148,7 +164,7 @@ impl Writer<'_> {
                 .map_err(fail)?;
         }
         result.push(manifest.write_manifest_file().await.map_err(fail)?);
-        Ok((result, removed))
+        Ok(result)
     }
 
     /// Takes files out of the manifests that have them. Gives the other manifests, and the other files of these.
@@ -156,12 +172,12 @@ impl Writer<'_> {
         &self,
         manifests: Vec<ManifestFile>,
         mut files: BTreeSet<String>,
-        removed: &mut Vec<ManifestEntryRef>,
-    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
+        removed: &mut Vec<(i32, ManifestEntryRef)>,
+    ) -> Result<(Vec<ManifestFile>, Vec<(i32, ManifestEntryRef)>)> {
         let (mut kept, mut existing) = (Vec::with_capacity(manifests.len()), Vec::new());
         // What is rewritten is mostly young, and the youngest manifests are the last.
         for manifest in manifests.into_iter().rev() {
-            if files.is_empty() {
+            if files.is_empty() || manifest.content == ManifestContentType::Deletes {
                 kept.push(manifest);
                 continue;
             }
@@ -171,8 +187,9 @@ impl Writer<'_> {
             if gone.is_empty() {
                 kept.push(manifest);
             } else {
-                removed.extend(gone);
-                existing.extend(others);
+                let spec = manifest.partition_spec_id;
+                removed.extend(gone.into_iter().map(|entry| (spec, entry)));
+                existing.extend(others.into_iter().map(|entry| (spec, entry)));
             }
         }
         kept.reverse();
@@ -189,11 +206,13 @@ impl Writer<'_> {
         manifests: Vec<ManifestFile>,
         of: &BTreeSet<String>,
         adds: bool,
-        removed: &mut Vec<ManifestEntryRef>,
-    ) -> Result<(Vec<ManifestFile>, Vec<ManifestEntryRef>)> {
+        removed: &mut Vec<(i32, ManifestEntryRef)>,
+    ) -> Result<(Vec<ManifestFile>, Vec<(i32, ManifestEntryRef)>)> {
         if of.is_empty() {
             return Ok((manifests, Vec::new()));
         }
+        let (manifests, mut kept): (Vec<_>, Vec<_>) =
+            manifests.into_iter().partition(|manifest| manifest.content == ManifestContentType::Deletes);
         let load = manifests.iter().map(|manifest| load_live_entries(self.warehouse, std::slice::from_ref(manifest)));
         let entries = futures_util::future::try_join_all(load).await?;
         if let Some(other) = entries.iter().flatten().find(|entry| !is_vector(entry.data_file())) {
@@ -205,32 +224,32 @@ impl Writer<'_> {
             entry.data_file().referenced_data_file().is_some_and(|data_file| of.contains(&data_file))
         };
         if !adds && !entries.iter().flatten().any(goes) {
-            return Ok((manifests, Vec::new()));
+            kept.extend(manifests);
+            return Ok((kept, Vec::new()));
         }
-        let (mut kept, mut existing) = (Vec::new(), Vec::new());
+        let mut existing = Vec::new();
         for (manifest, entries) in manifests.into_iter().zip(entries) {
             let (gone, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(goes);
             if gone.is_empty() && manifest.manifest_length >= LARGE_MANIFEST_BYTES {
                 kept.push(manifest);
             } else {
-                removed.extend(gone);
-                existing.extend(others);
+                let spec = manifest.partition_spec_id;
+                removed.extend(gone.into_iter().map(|entry| (spec, entry)));
+                existing.extend(others.into_iter().map(|entry| (spec, entry)));
             }
         }
         Ok((kept, existing))
     }
 
-    fn open(&self, kind: ManifestContentType, path: &str) -> iceberg::Result<ManifestWriter> {
-        let metadata = self.base.metadata();
+    fn open(&self, group: Group, spec: &PartitionSpec, path: &str) -> iceberg::Result<ManifestWriter> {
         let output = self.warehouse.file_io().new_output(path)?;
         let schema = Arc::clone(&self.schema);
-        let spec = metadata.default_partition_spec().as_ref().clone();
-        let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec);
-        Ok(match (self.base.format(), kind) {
-            (Format::V2, ManifestContentType::Data) => builder.build_v2_data(),
-            (Format::V2, ManifestContentType::Deletes) => builder.build_v2_deletes(),
-            (Format::V3, ManifestContentType::Data) => builder.build_v3_data(),
-            (Format::V3, ManifestContentType::Deletes) => builder.build_v3_deletes(),
+        let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec.clone());
+        Ok(match (self.base.format(), group.is_delete) {
+            (Format::V2, false) => builder.build_v2_data(),
+            (Format::V2, true) => builder.build_v2_deletes(),
+            (Format::V3, false) => builder.build_v3_data(),
+            (Format::V3, true) => builder.build_v3_deletes(),
         })
     }
 }

@@ -81,12 +81,17 @@ impl Rewrite {
 }
 
 impl TableChange {
-    /// Whether the table stays as it is: it exists with its columns, and nothing is added or removed.
+    /// Whether the table stays as it is: it exists with its columns and its layout, and nothing is added or removed.
     pub(crate) fn is_empty(&self) -> bool {
-        let same_columns = self.table.has_its_schema().unwrap_or(false);
+        let same_columns = self.table.has_its_schema().unwrap_or(false) && self.table.has_its_layout();
         let there = self.table.metadata_location().is_some();
         let nothing = self.data.is_empty() && self.deletes.is_empty() && self.rewrite.is_empty();
         there && same_columns && !self.truncate && nothing && !self.expire
+    }
+
+    /// Whether it can be made of whatever files the table consists of: it names none.
+    pub(crate) fn names_no_files(&self) -> bool {
+        self.truncate || self.deletes.is_empty() && self.rewrite.is_empty()
     }
 
     /// The files the caller wrote for it.
@@ -156,6 +161,8 @@ pub struct CommittedTable {
     /// Files that someone else added since the caller's last look at the table, and that are part of it now. The caller
     /// has not indexed their rows yet.
     pub foreign_files: Vec<LiveFile>,
+    /// Someone else rewrote files of it since: what the caller knows of positions in the table is void.
+    pub rewritten: bool,
 }
 
 impl CommitReceipt {

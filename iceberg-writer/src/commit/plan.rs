@@ -180,6 +180,9 @@ fn updates(base: &LakeTable, next: &TableMetadata, changes: Vec<TableUpdate>, st
             snapshot_id: before.current_snapshot_id(),
         },
         TableRequirement::CurrentSchemaIdMatch { current_schema_id: before.current_schema_id() },
+        // Files say by number which spec they are of.
+        TableRequirement::DefaultSpecIdMatch { default_spec_id: before.default_partition_spec_id() },
+        TableRequirement::LastAssignedPartitionIdMatch { last_assigned_partition_id: before.last_partition_id() },
     ];
     Updates { requirements, updates, key: stamp.unique }
 }
@@ -234,14 +237,13 @@ fn next_metadata(
     properties.extend(base.remark().map(|remark| (REMARK_PROPERTY.to_owned(), remark.to_owned())));
     let metadata = base.next_metadata()?;
     let version = base.format().version();
+    let builder = metadata.into_builder(base.metadata_location().map(str::to_owned));
+    let builder = builder
+        .upgrade_format_version(version)
+        .map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;
+    let builder = base.lay_out(builder)?;
     let build = || {
-        metadata
-            .into_builder(base.metadata_location().map(str::to_owned))
-            .upgrade_format_version(version)?
-            .set_branch_snapshot(snapshot, MAIN_BRANCH)?
-            .remove_snapshots(&ids)
-            .set_properties(properties)?
-            .build()
+        builder.set_branch_snapshot(snapshot, MAIN_BRANCH)?.remove_snapshots(&ids).set_properties(properties)?.build()
     };
     let built =
         build().map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;

@@ -132,10 +132,18 @@ async fn a_store_that_refuses_says_why_and_what_to_do() -> Result<()> {
             (read_only, &["403", "allow the credentials"]),
             (with("\"admin\"", "\"nobody\""), &["does not know the key"]),
             (with(&store.endpoint(), "http://127.0.0.1:9"), &["endpoint"]),
-            (with("allow_http = true", ""), &["allow_http"]),
-            (with(&file, "/no/such/file"), &["/no/such/file"]),
         ] {
             refused(&config, exit_code::LAKE, wanted).await?;
+        }
+        // Settings that can't be used together, or at all, are a matter of the configuration.
+        for (config, wanted) in [
+            (with("allow_http = true", ""), &["allow_http"][..]),
+            (with(&file, "/no/such/file"), &["/no/such/file"]),
+            (with("access_key_id = \"admin\"", ""), &["secret_access_key_file is set, and access_key_id is not"]),
+            (with("allow_http = true", "allow_http = true\nprofile = \"p\""), &["both access_key_id and profile"]),
+            (with("allow_http = true", "allow_http = true\naccount = \"a\""), &["not a setting of this kind of store"]),
+        ] {
+            refused(&config, exit_code::CONFIG, wanted).await?;
         }
         let output = fit.call(&["check"]).await?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int64Type;
-use iceberg_writer::{ColumnSpec, Format, PgType, StoreOptions, TableSpec};
+use iceberg_writer::{ColumnSpec, Format, Layout, PgType, StoreOptions, TableSpec, WrittenFile};
 use proptest::prelude::*;
 
 use super::super::stage::write_rows;
 use super::*;
 use crate::decode::message::{Cell, Tuple};
-use crate::table::{IndexStore, MirroredTable, OldValues, Step};
+use crate::table::{IndexStore, MirroredTable, OldValues, Step, WrittenRows};
 
 /// A row: its key, and a value.
 type Row = (i64, i64);
@@ -84,12 +84,12 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new(identity: RowIdentity, format: Format) -> Self {
+    async fn new(identity: RowIdentity, format: Format, layout: Layout) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("file://{}/lake", directory.path().display());
         let warehouse = Arc::new(Warehouse::open(&url, &StoreOptions::default()).await.unwrap());
         let spec = spec(identity);
-        let lake = LakeTable::prepare(&warehouse, spec.clone(), format, None, None).unwrap();
+        let lake = LakeTable::prepare(&warehouse, spec.clone(), format, None, None).unwrap().laid_out(&layout);
         let index = IndexStore::create(&directory.path().join("index")).unwrap().table(identity);
         let table = MirroredTable::new(1, Arc::new(spec), identity, lake.clone(), Vec::new(), index);
         // It is never connected.
@@ -171,7 +171,7 @@ impl Rig {
         self.check().await;
     }
 
-    async fn write(&self, batches: &[RecordBatch]) -> Vec<WrittenFile> {
+    async fn write(&self, batches: &[RecordBatch]) -> WrittenRows {
         write_rows(&self.shop.warehouse, &self.lake, 1, Uuid::now_v7(), 1 << 20, batches).await.unwrap()
     }
 
@@ -186,11 +186,12 @@ impl Rig {
             assert!(self.committed.remove(path).is_some(), "{path} is not there");
         }
         if pending.rewrite.alone {
-            assert!(written.is_empty() && pending.staged.is_empty() && !pending.truncate);
+            assert!(written.files.is_empty() && pending.staged.is_empty() && !pending.truncate);
             assert_eq!(sorted(&self.rows), sorted(&self.committed_rows));
         }
-        for file in pending.staged.iter().chain(&written).chain(&pending.rewrite.data) {
+        for file in pending.staged.iter().chain(&written.files).chain(&pending.rewrite.data) {
             self.committed.insert(file.path.clone(), RoaringTreemap::new());
+            self.check_file(file).await;
         }
         if pending.rewrite.all_deletes {
             assert_eq!(self.lake.format(), Format::V2);
@@ -199,10 +200,10 @@ impl Rig {
         for (path, rows) in pending.deletes {
             let deleted = self.committed.get_mut(&path).unwrap();
             match self.lake.format() {
-                Format::V2 => *deleted |= rows,
+                Format::V2 => *deleted |= rows.positions,
                 Format::V3 => {
-                    assert!(deleted.is_subset(&rows), "a vector has all that is deleted");
-                    *deleted = rows;
+                    assert!(deleted.is_subset(&rows.positions), "a vector has all that is deleted");
+                    *deleted = rows.positions;
                 }
             }
         }
@@ -210,6 +211,20 @@ impl Rig {
         self.committed_rows.clone_from(&self.rows);
         let found = self.read(self.committed.iter().map(|(path, deleted)| (path.as_str(), deleted))).await;
         assert_eq!(found, sorted(&self.rows), "what Iceberg has");
+    }
+
+    /// Rows of one partition, in order if the file says so; a table with an order has no other files here.
+    async fn check_file(&self, file: &WrittenFile) {
+        let batches = scan_columns(&self.shop.warehouse, &self.lake, &file.path, &[0, 1]).await.unwrap();
+        let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+        let rows: Vec<Row> = batches.iter().flat_map(rows_of).collect();
+        let mut divider = iceberg_writer::Divider::new(&self.lake).unwrap();
+        for batch in &batches {
+            divider.divide(batch).unwrap();
+        }
+        assert_eq!((divider.count(), divider.partition(0)), (1, Some(&file.partition)));
+        assert_eq!(file.is_sorted(), self.lake.sorted_by().unwrap() != 0);
+        assert!(!file.is_sorted() || rows.is_sorted_by_key(|row| std::cmp::Reverse(row.1)), "{rows:?}");
     }
 
     /// What readers are shown.
@@ -248,14 +263,16 @@ fn sorted(rows: &[Row]) -> Vec<Row> {
     rows
 }
 
-fn run(identity: RowIdentity, happenings: Vec<Happening>) -> u64 {
-    run_in(Format::V2, identity, happenings)
+/// No layout, partitions, an order, and both.
+fn layouts() -> [Layout; 4] {
+    [("", ""), ("truncate(10, k)", ""), ("", "v DESC"), ("bucket(3, k)", "v DESC, k")]
+        .map(|(partition_by, sort_by)| Layout::parse(partition_by, sort_by, &spec(RowIdentity::Key).columns).unwrap())
 }
 
-fn run_in(format: Format, identity: RowIdentity, happenings: Vec<Happening>) -> u64 {
+fn run(format: Format, identity: RowIdentity, layout: Layout, happenings: Vec<Happening>) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut rig = Rig::new(identity, format).await;
+        let mut rig = Rig::new(identity, format, layout).await;
         for happening in happenings {
             rig.happen(happening).await;
         }
@@ -265,20 +282,22 @@ fn run_in(format: Format, identity: RowIdentity, happenings: Vec<Happening>) -> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn a_table_with_a_key_is_the_same_when_its_files_are_rewritten(
         happenings in proptest::collection::vec(happening(), 1..120),
+        layout in 0usize..4,
     ) {
-        run_in(Format::V2, RowIdentity::Key, happenings.clone());
-        run_in(Format::V3, RowIdentity::Key, happenings);
+        run(Format::V2, RowIdentity::Key, layouts()[layout].clone(), happenings.clone());
+        run(Format::V3, RowIdentity::Key, layouts()[layout].clone(), happenings);
     }
 
     #[test]
     fn a_table_of_equal_rows_is_the_same_when_its_files_are_rewritten(
         happenings in proptest::collection::vec(happening(), 1..120),
+        layout in 0usize..4,
     ) {
-        run(RowIdentity::FullRow, happenings);
+        run(Format::V2, RowIdentity::FullRow, layouts()[layout].clone(), happenings);
     }
 }
 
@@ -299,6 +318,10 @@ fn rows_are_deleted_before_during_and_after_a_rewrite() {
         ]);
         happenings.extend([Happening::Finish, Happening::Update(0, None), Happening::Commit, Happening::Delete(1)]);
         happenings.extend([Happening::Commit, Happening::Begin(Extent::All), Happening::Finish, Happening::Commit]);
-        assert_eq!(run(identity, happenings), 2);
+        for layout in layouts() {
+            for format in [Format::V2, Format::V3] {
+                assert!(run(format, identity, layout.clone(), happenings.clone()) >= 2);
+            }
+        }
     }
 }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use iceberg_writer::{LakeTable, Lsn, Warehouse};
+use iceberg_writer::{LakeTable, Layout, Lsn, Warehouse};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -59,6 +59,8 @@ pub(crate) struct CopyJob {
     pub(crate) table: SourceTable,
     pub(crate) warehouse: Arc<Warehouse>,
     pub(crate) lake: LakeTable,
+    /// How it is to be laid out.
+    pub(crate) layout: Layout,
     pub(crate) index: PositionIndex,
     /// Where its rows go once more, as the beginning of the table's history.
     pub(crate) base: Option<Arc<Base>>,

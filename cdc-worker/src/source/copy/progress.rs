@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use iceberg_writer::{LakeTable, Lsn, WrittenFile};
+use iceberg_writer::{LakeTable, Layout, Lsn, WrittenFile};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
@@ -148,15 +148,21 @@ pub(crate) fn takes_parts(table: &SourceTable) -> bool {
     table.identity == RowIdentity::Key && table.projection.filter.is_none() && !table.history
 }
 
-/// What must be as it was when the first part was copied: columns, key, what the publication sends, and the files of the
-/// heaps, which TRUNCATE and the rewriting forms of ALTER TABLE replace.
-pub(super) fn fingerprint(table: &SourceTable, partitions: Option<&Links>, heaps: &[(u32, u32)]) -> String {
+/// What must be as it was when the first part was copied: columns, key, layout, what the publication sends, and the files of
+/// the heaps, which TRUNCATE and the rewriting forms of ALTER TABLE replace.
+pub(super) fn fingerprint(
+    table: &SourceTable,
+    layout: &Layout,
+    partitions: Option<&Links>,
+    heaps: &[(u32, u32)],
+) -> String {
     let columns = table.spec.columns.iter();
     let columns: Vec<_> =
         columns.map(|column| json!([column.field_id, column.name, column.type_oid, column.typmod])).collect();
     json!({
         "columns": columns,
         "key": table.spec.key,
+        "layout": layout,
         "published": table.projection.published_as,
         "partitions": partitions.map(Links::to_text),
         "heaps": heaps,

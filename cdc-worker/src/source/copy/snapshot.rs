@@ -181,7 +181,7 @@ async fn lock(job: &CopyJob, client: &Client) -> Result<Option<Locked>> {
         return Ok(None);
     };
     let partitions = described.partitions.as_deref().map(Links::of);
-    let shape = fingerprint(table, partitions.as_ref(), &files);
+    let shape = fingerprint(table, &job.layout, partitions.as_ref(), &files);
     Ok(Some(Locked { extents, seen: columns.seen(), partitions, shape }))
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use arrow_array::Array as _;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use iceberg_writer::{Format, StoreOptions, Warehouse};
+use iceberg_writer::{Format, Partition, StoreOptions, Warehouse};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -96,7 +96,9 @@ impl Kept {
             writer.put(&bytes, Position { file: 0, row: place }).unwrap();
         }
         writer.finish().unwrap();
-        let file = FileState { path: "file".into(), rows: 4, bytes: 1, deleted: Arc::default(), full: false };
+        let (deleted, partition) = (Arc::default(), Partition::default());
+        let file =
+            FileState { path: "file".into(), rows: 4, bytes: 1, deleted, full: false, partition, is_sorted: false };
         let kept = described(&spec, None).unwrap();
         let prepare = |spec| LakeTable::prepare(&warehouse, spec, Format::V2, None, None).unwrap();
         let (lake, kept) = (prepare(spec.clone()), prepare(kept));

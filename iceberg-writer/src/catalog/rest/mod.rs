@@ -58,6 +58,8 @@ pub(super) struct RestCatalog {
     prefix: OnceCell<String>,
     /// It moves several tables together, as far as is known.
     together: AtomicBool,
+    /// It says so itself.
+    surely_together: AtomicBool,
 }
 
 impl RestCatalog {
@@ -67,7 +69,14 @@ impl RestCatalog {
         let uri = uri.trim_end_matches('/').to_owned();
         let identity = format!("REST catalog {uri}, warehouse {:?}", warehouse.as_deref().unwrap_or_default());
         let client = Client::new(&uri, auth)?;
-        Ok(Self { client, warehouse, identity, prefix: OnceCell::new(), together: AtomicBool::new(true) })
+        Ok(Self {
+            client,
+            warehouse,
+            identity,
+            prefix: OnceCell::new(),
+            together: AtomicBool::new(true),
+            surely_together: AtomicBool::new(false),
+        })
     }
 
     /// The path of a request, under the prefix that the server asked for.
@@ -98,11 +107,13 @@ impl RestCatalog {
             return Err(reply.into_error("ask the catalog for its configuration", hint));
         }
         let configuration: Configuration = reply.parse("the catalog's configuration")?;
-        if let Some(endpoints) = &configuration.endpoints
-            && !endpoints.iter().any(|endpoint| endpoint == TRANSACTION)
-        {
-            info!("the catalog moves one table at a time");
-            self.together.store(false, Ordering::Relaxed);
+        if let Some(endpoints) = &configuration.endpoints {
+            let together = endpoints.iter().any(|endpoint| endpoint == TRANSACTION);
+            self.surely_together.store(together, Ordering::Relaxed);
+            if !together {
+                info!("the catalog moves one table at a time");
+                self.together.store(false, Ordering::Relaxed);
+            }
         }
         Ok(configuration.value("prefix").unwrap_or_default())
     }
@@ -194,6 +205,7 @@ impl RestCatalog {
         if matches!(status, 404 | 405 | 406 | 501) && !reply.says("NoSuch") {
             info!(status, "the catalog moves one table at a time");
             self.together.store(false, Ordering::Relaxed);
+            self.surely_together.store(false, Ordering::Relaxed);
             return Ok(Moved::Conflict);
         }
         if !reply.is_success() {
@@ -253,6 +265,10 @@ impl TableCatalog for RestCatalog {
 
     fn moves_together(&self) -> bool {
         self.together.load(Ordering::Relaxed)
+    }
+
+    fn always_moved_together(&self) -> bool {
+        self.surely_together.load(Ordering::Relaxed)
     }
 
     async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>> {
