@@ -248,7 +248,7 @@ async fn what_happened_to_partitions_while_the_worker_was_down_is_noticed() -> R
             .batch(
                 "ALTER TABLE lake_catalog.mirrored_tables
                     DROP COLUMN partitions, DROP COLUMN published_as, DROP COLUMN published_by, DROP COLUMN append_only,
-                    DROP COLUMN history;
+                    DROP COLUMN history, DROP COLUMN layout;
                  ALTER TABLE lake_catalog.mirrors DROP COLUMN pending, DROP COLUMN pending_attempt, DROP COLUMN left_out;
                  TRUNCATE odd",
             )
