@@ -226,8 +226,9 @@ impl MirroredTable {
             if files[0].1.is_sorted {
                 let mut rows = 0;
                 chosen.retain(|at| {
+                    let is_first = rows == 0;
                     rows += files[*at].1.rows;
-                    rows <= MERGED_ROWS
+                    is_first || rows <= MERGED_ROWS
                 });
                 let improves = chosen.len() > 1 || chosen.iter().any(|at| !files[*at].1.deleted.is_empty());
                 chosen.truncate(if improves { chosen.len() } else { 0 });

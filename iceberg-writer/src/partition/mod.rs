@@ -193,7 +193,8 @@ impl LakeTable {
         let fail = |error| Error::iceberg(format!("lay out {}", self.full_name()), error);
         let mut builder = builder;
         if !is_partitioned_so(self.metadata().default_partition_spec(), layout) {
-            builder = builder.add_default_partition_spec(self.partition_spec_of(layout)).map_err(fail)?;
+            builder =
+                builder.add_default_partition_spec(self.partition_spec_of(layout).map_err(fail)?).map_err(fail)?;
         }
         if !is_sorted_so(self.metadata().default_sort_order(), layout) {
             let order = sort_order_of(layout);
@@ -207,7 +208,7 @@ impl LakeTable {
         Ok(builder)
     }
 
-    fn partition_spec_of(&self, layout: &Layout) -> UnboundPartitionSpec {
+    fn partition_spec_of(&self, layout: &Layout) -> iceberg::Result<UnboundPartitionSpec> {
         let known: Vec<&PartitionField> =
             self.metadata().partition_specs_iter().flat_map(|spec| spec.fields()).collect();
         let field = |by: &crate::layout::PartitionBy| {
@@ -217,9 +218,7 @@ impl LakeTable {
             UnboundPartitionField { source_id: by.column, field_id, name, transform: by.transform }
         };
         let fields: Vec<_> = layout.partition.iter().map(field).collect();
-        let builder = UnboundPartitionSpec::builder();
-        // Nothing but two fields of a number is refused, and numbers are of different fields.
-        builder.add_partition_fields(fields).map_or_else(|_| UnboundPartitionSpec::builder().build(), |all| all.build())
+        Ok(UnboundPartitionSpec::builder().add_partition_fields(fields)?.build())
     }
 
     /// A name that is no other field's, and no other column's in any version of the table.
