@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the readers of the readers' matrix that the other tests do not need (1.5 GB), for `make test-readers`: ClickHouse
-# and Spark, with the Python readers once more, in .deps/readers. Spark fetches Iceberg's runtime at its first start, and
-# keeps it there. Needs what tests/setup.sh installs. Safe to run again.
+# and Spark, with the Python readers once more, in .deps/readers, and Iceberg's runtime
+# for Spark. Needs what tests/setup.sh installs. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ quietly() {
 mkdir -p "$DEPS"
 exec 9>"$DEPS/readers.lock"
 flock 9
-want=$(cat tests/readers.sh tests/requirements.txt | sha256sum | cut -d' ' -f1)
+want=$(cat tests/readers.sh tests/oracle/spark.py tests/requirements.txt | sha256sum | cut -d' ' -f1)
 if [[ -f $HOME_OF_READERS/stamp && $(<"$HOME_OF_READERS/stamp") == "$want" ]] && command -v java >/dev/null; then
     exit 0
 fi
@@ -39,4 +39,5 @@ fi
 say "ClickHouse and Spark (2-3 minutes)"
 quietly python3 -m venv --clear "$HOME_OF_READERS/venv"
 quietly "$HOME_OF_READERS/venv/bin/pip" install --disable-pip-version-check --no-input --requirement tests/requirements.txt "${PACKAGES[@]}"
+quietly "$HOME_OF_READERS/venv/bin/python" tests/oracle/spark.py fetch
 echo "$want" >"$HOME_OF_READERS/stamp"

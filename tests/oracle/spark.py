@@ -1,6 +1,9 @@
 """Spark, with the catalog as the README has it. Needs the environment of tests/readers.sh.
 
-As a program: one JSON request on standard input with `statements`, which are run in their order; one JSON answer on standard
+As a program with the argument `fetch`: fetches Iceberg's runtime for the sessions to come. Two sessions that fetch at once
+replace each other's jars while they are read, so only tests/readers.sh does it.
+
+As a program without arguments: one JSON request on standard input with `statements`, which are run in their order; one JSON answer on standard
 output with what each of them gave, a list of rows of texts.
 """
 
@@ -10,16 +13,28 @@ import os
 import pathlib
 import sys
 
-READERS_HOME = pathlib.Path(__file__).resolve().parents[2] / ".deps/readers"
+IVY = pathlib.Path(__file__).resolve().parents[2] / ".deps/readers/ivy"
 PACKAGES = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0,org.postgresql:postgresql:42.7.14"
+
+
+def fetch():
+    from pyspark.sql import SparkSession
+
+    settings = {"spark.jars.packages": PACKAGES, "spark.jars.ivy": str(IVY), "spark.ui.enabled": "false"}
+    start(SparkSession.builder.master("local[1]"), settings).stop()
+
+
+def start(builder, settings):
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
 
 
 def session(request):
     from pyspark.sql import SparkSession
 
     settings = {
-        "spark.jars.packages": PACKAGES,
-        "spark.jars.ivy": str(READERS_HOME / "ivy"),
+        "spark.jars": ",".join(sorted(str(jar) for jar in (IVY / "jars").glob("*.jar"))),
         "spark.ui.enabled": "false",
         "spark.driver.memory": "1g",
         "spark.driver.bindAddress": "127.0.0.1",
@@ -36,10 +51,7 @@ def session(request):
         "spark.sql.catalog.lake.warehouse": "file:///",
         "spark.sql.catalog.lake.cache-enabled": "false",
     }
-    builder = SparkSession.builder.master("local[2]").appName("lakemirror")
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    made = builder.getOrCreate()
+    made = start(SparkSession.builder.master("local[2]").appName("lakemirror"), settings)
     made.sparkContext.setLogLevel("OFF")
     return made
 
@@ -54,10 +66,13 @@ def run(spark, text):
             return [[str(value) for value in row] for row in spark.sql(text).collect()]
         except Exception as error:  # py4j's and Spark's have no class in common
             if left == 0 or not any(word in str(error) for word in ("ValidationException", "CommitFailedException")):
-                raise
+                # Without the hundreds of lines of stack that come behind.
+                sys.exit(f"{text}\n{str(error).split('JVM stacktrace')[0]}")
 
 
 def main():
+    if sys.argv[1:] == ["fetch"]:
+        return fetch()
     request = json.load(sys.stdin)
     # Spark's start talks on standard output.
     answer = os.fdopen(os.dup(1), "w")
