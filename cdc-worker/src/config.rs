@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use iceberg_writer::{RestSettings, StoreOptions};
+use iceberg_writer::{Format, RestSettings, StoreOptions};
 use serde::Deserialize;
 
 /// A password. `Debug` never shows it.
@@ -108,6 +108,8 @@ pub struct LakeConfig {
     pub catalog: CatalogConfig,
     /// A data file is closed at about this size.
     pub file_bytes: usize,
+    /// Which version of Iceberg's format new tables are of; those that are there stay as they are.
+    pub format: Format,
     /// What becomes of values that Iceberg's types have not.
     pub unrepresentable: Unrepresentable,
 }

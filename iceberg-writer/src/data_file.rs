@@ -24,9 +24,10 @@ use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::error::{Error, Result};
+use crate::lineage::with_lineage;
 use crate::partition::Partition;
 use crate::pg_type::PgType;
-use crate::schema::TableSpec;
+use crate::schema::{SpecField, TableSpec, arrow_schema_of};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -49,7 +50,7 @@ pub struct WrittenFile {
     pub path: String,
     /// Its rows (of a delete file: the positions in it).
     pub rows: u64,
-    /// Its size.
+    /// Its size; of a deletion vector, that of its part of the file.
     pub bytes: u64,
     /// The partition it is in.
     pub partition: Partition,
@@ -58,13 +59,8 @@ pub struct WrittenFile {
 
 impl WrittenFile {
     pub(crate) fn new(entry: DataFile, partition: Partition) -> Self {
-        Self {
-            path: entry.file_path().to_owned(),
-            rows: entry.record_count(),
-            bytes: entry.file_size_in_bytes(),
-            partition,
-            entry,
-        }
+        let (path, rows, bytes) = (entry.file_path().to_owned(), entry.record_count(), size_of(&entry));
+        Self { path, rows, bytes, partition, entry }
     }
 
     /// Whether its rows are in the table's order, as it is with the next commit.
@@ -108,6 +104,7 @@ struct Recorded {
 pub struct DataFileWriter {
     path: String,
     table: LakeTable,
+    fields: Vec<SpecField>,
     /// `None`: the only one that there is.
     partition: Option<Partition>,
     is_sorted: bool,
@@ -123,12 +120,22 @@ impl DataFileWriter {
         Self {
             path: format!("{}/data/{epoch}-{attempt}-{ordinal:05}.parquet", table.location()),
             table: table.clone(),
+            fields: table.spec().fields(),
             partition: None,
             is_sorted: false,
             warehouse: warehouse.clone(),
             parquet: None,
             rows: 0,
         }
+    }
+
+    /// The same for rows that were in other files before: behind the columns they have what [`scan_with_lineage`] gives.
+    ///
+    /// [`scan_with_lineage`]: crate::scan_with_lineage
+    #[must_use]
+    pub fn with_lineage(mut self) -> Self {
+        self.fields = with_lineage(self.table.spec());
+        self
     }
 
     /// Its rows are of this partition. A file of a table that has partitions is in one.
@@ -154,8 +161,9 @@ impl DataFileWriter {
             Some(parquet) => parquet,
             None => {
                 let (spec, path) = (self.table.spec(), &self.path);
-                let (schema, properties) = (spec.arrow_schema(), data_properties(spec));
-                let output = ParquetOutput::create(&self.warehouse, path, schema, spec.parquet_schema()?, properties);
+                let (schema, properties) = (arrow_schema_of(&self.fields), data_properties(spec));
+                let parquet_schema = spec.parquet_schema(&self.fields)?;
+                let output = ParquetOutput::create(&self.warehouse, path, schema, parquet_schema, properties);
                 self.parquet.insert(output.await?)
             }
         };
@@ -197,6 +205,12 @@ impl DataFileWriter {
             builder.build().map_err(|error| Error::format(format!("describe {}", self.path)).with_source(error))?;
         Ok(Some(WrittenFile::new(entry, partition)))
     }
+}
+
+/// What an entry takes of storage: a deletion vector is a part of a file.
+pub(crate) fn size_of(entry: &DataFile) -> u64 {
+    let part = entry.content_size_in_bytes().and_then(|size| u64::try_from(size).ok());
+    part.unwrap_or(entry.file_size_in_bytes())
 }
 
 /// What all kinds of file entries have in common.

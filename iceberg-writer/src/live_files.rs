@@ -6,7 +6,9 @@ use futures_util::future::try_join_all;
 use iceberg::spec::{DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile};
 use roaring::RoaringTreemap;
 
+use crate::deletion_vectors::{is_vector, read_vectors};
 use crate::error::{Error, Result};
+use crate::lineage::number_rows;
 use crate::partition::Partition;
 use crate::position_deletes::read_position_deletes;
 use crate::table::LakeTable;
@@ -44,7 +46,7 @@ impl LakeTable {
         self.count(ManifestContentType::Data)
     }
 
-    /// How many delete files belong to the table.
+    /// How many delete files, or deletion vectors, belong to the table.
     pub fn delete_file_count(&self) -> u64 {
         self.count(ManifestContentType::Deletes)
     }
@@ -74,13 +76,14 @@ impl LakeTable {
         Ok(entries.iter().map(|entry| entry.file_path().to_owned()).collect())
     }
 
-    /// Reads which data files the table consists of, oldest first, from its manifests and position delete files.
+    /// Reads which data files the table consists of, oldest first, from its manifests and what they say is deleted.
     pub async fn live_files(&self, warehouse: &Warehouse) -> Result<Vec<LiveFile>> {
         let mut deleted = HashMap::new();
-        let mut data = Vec::new();
+        let (mut data, mut vectors) = (Vec::new(), Vec::new());
         for (spec_id, entry) in load_live_by_spec(warehouse, self.manifests()).await? {
             match entry.content_type() {
                 DataContentType::Data => data.push((spec_id, entry)),
+                DataContentType::PositionDeletes if is_vector(entry.data_file()) => vectors.push(entry),
                 DataContentType::PositionDeletes => {
                     read_position_deletes(warehouse, entry.file_path(), &mut deleted).await?;
                 }
@@ -89,6 +92,10 @@ impl LakeTable {
                 }
             }
         }
+        // Where a file has a vector, that has all that is deleted in it.
+        let mut by_vector = HashMap::with_capacity(vectors.len());
+        read_vectors(warehouse, &vectors, &mut by_vector).await?;
+        deleted.extend(by_vector);
         data.sort_by(|(_, a), (_, b)| (a.sequence_number(), a.file_path()).cmp(&(b.sequence_number(), b.file_path())));
         let live = data.iter().map(|(spec_id, entry)| {
             let deleted = deleted.remove(entry.file_path()).unwrap_or_default();
@@ -137,7 +144,7 @@ pub(crate) async fn load_entries(warehouse: &Warehouse, manifests: &[ManifestFil
             let loaded = manifest.load_manifest(warehouse.file_io()).await;
             let loaded =
                 loaded.map_err(|error| Error::iceberg(format!("read manifest {}", manifest.manifest_path), error))?;
-            Ok::<_, Error>(loaded.into_parts().0)
+            number_rows(&manifest, loaded.into_parts().0)
         }
     };
     Ok(try_join_all(manifests.iter().map(load)).await?.into_iter().flatten().collect())

@@ -13,15 +13,15 @@ use crate::pg_type::PgType;
 use crate::schema::{SpecField, TableSpec};
 
 impl TableSpec {
-    /// The schema of this table's data files.
-    pub(crate) fn parquet_schema(&self) -> Result<SchemaDescriptor> {
-        let fields = self.fields().into_iter().map(|SpecField { name, field_id, pg_type, required, .. }| {
-            let repetition = if required { Repetition::REQUIRED } else { Repetition::OPTIONAL };
+    /// The schema of a data file of this table that has these fields.
+    pub(crate) fn parquet_schema(&self, fields: &[SpecField]) -> Result<SchemaDescriptor> {
+        let fields = fields.iter().map(|SpecField { name, field_id, pg_type, required, .. }| {
+            let repetition = if *required { Repetition::REQUIRED } else { Repetition::OPTIONAL };
             let (physical, logical) = pg_type.parquet();
-            let mut builder = Type::primitive_type_builder(&name, physical)
+            let mut builder = Type::primitive_type_builder(name, physical)
                 .with_repetition(repetition)
                 .with_logical_type(logical)
-                .with_id(Some(field_id));
+                .with_id(Some(*field_id));
             if let Some((precision, scale)) = pg_type.decimal() {
                 builder = builder.with_precision(i32::from(precision)).with_scale(i32::from(scale));
             }

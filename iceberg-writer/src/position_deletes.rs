@@ -3,7 +3,6 @@
 //! One file a partition and commit, sorted by file and position: a delete file is in the partition of the data files that it
 //! is about. When that is one only, it says so, which lets readers pass over it for all others.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use uuid::Uuid;
 
 use crate::bounds::describe_columns;
 use crate::data_file::{ParquetOutput, WrittenFile, data_file, properties};
+use crate::deletes::DeletedRows;
 use crate::error::{Error, Result};
 use crate::partition::Partition;
 use crate::row_reader::{Projection, open};
@@ -33,27 +33,18 @@ const POS: (&str, i32) = ("pos", 2_147_483_545);
 /// Rows handed to the encoder at once.
 const BATCH_ROWS: usize = 64 * 1024;
 
-/// Deleted rows of a data file.
-#[derive(Debug, Clone)]
-pub struct DeletedRows {
-    /// The partition of the file.
-    pub partition: Partition,
-    /// Their positions.
-    pub positions: RoaringTreemap,
-}
-
-/// Writes the deleted positions of a table's data files, by path, as one file for each partition. None where there are none.
-pub async fn write_position_deletes(
+/// Writes the deleted positions of a table's data files, by path, as one file for each partition.
+pub(crate) async fn write_position_deletes(
     warehouse: &Warehouse,
     table: &LakeTable,
     epoch: i64,
     attempt: Uuid,
-    deleted: &BTreeMap<String, DeletedRows>,
+    deleted: &[(&String, &DeletedRows)],
 ) -> Result<Vec<WrittenFile>> {
     // In the order in which the files' names come: equal arguments give equal names.
     let mut partitions: Vec<(&Partition, Vec<(&str, &RoaringTreemap)>)> = Vec::new();
     let mut places: HashMap<&Partition, usize> = HashMap::new();
-    for (path, DeletedRows { partition, positions }) in deleted.iter().filter(|(_, rows)| !rows.positions.is_empty()) {
+    for (path, DeletedRows { partition, positions }) in deleted {
         let place = *places.entry(partition).or_insert_with(|| {
             partitions.push((partition, Vec::new()));
             partitions.len() - 1

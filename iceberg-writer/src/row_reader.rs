@@ -41,6 +41,10 @@ impl Projection {
     pub(crate) fn required(field_id: i32, data_type: DataType) -> Self {
         Self { field_id, data_type, required: true }
     }
+
+    pub(crate) fn optional(field_id: i32, data_type: DataType) -> Self {
+        Self { field_id, data_type, required: false }
+    }
 }
 
 /// Reads some rows of a data file: `rows` are positions, ascending, and `columns` are indexes into the table's columns.

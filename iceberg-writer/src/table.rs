@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::catalog::{Found, Remarked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::evolution::REMARK_PROPERTY;
+use crate::format::Format;
 use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
@@ -84,6 +85,10 @@ struct Inner {
     remark: Option<String>,
     metadata: TableMetadataRef,
     copy: CopyOf,
+    /// That of the copy: the metadata is brought to it by the next commit.
+    format: Format,
+    /// See [`Warehouse::is_guarded`].
+    guarded: bool,
     entry: Entry,
     manifests: Vec<ManifestFile>,
     pinned_snapshots: BTreeSet<i64>,
@@ -110,29 +115,21 @@ impl std::fmt::Debug for LakeTable {
 }
 
 impl LakeTable {
-    pub(crate) fn from_parts(
-        spec: TableSpec,
-        metadata: TableMetadataRef,
-        entry: Entry,
-        manifests: Vec<ManifestFile>,
-        pinned_snapshots: BTreeSet<i64>,
-    ) -> Self {
-        let copy = CopyOf::of(&metadata);
-        let inner = Inner { spec, layout: None, remark: None, metadata, copy, entry, manifests, pinned_snapshots };
+    fn from_parts(inner: Inner) -> Self {
         Self { inner: Arc::new(inner) }
     }
 
     /// The same table, described otherwise.
     pub(crate) fn with_spec(&self, spec: TableSpec, remark: Option<String>) -> Self {
-        Self { inner: Arc::new(Inner { spec, remark, ..(*self.inner).clone() }) }
+        Self::from_parts(Inner { spec, remark, ..(*self.inner).clone() })
     }
 
     pub(crate) fn with_metadata(&self, metadata: TableMetadata) -> Self {
-        Self { inner: Arc::new(Inner { metadata: Arc::new(metadata), ..(*self.inner).clone() }) }
+        Self::from_parts(Inner { metadata: Arc::new(metadata), ..(*self.inner).clone() })
     }
 
     pub(crate) fn with_layout(&self, layout: Option<Layout>) -> Self {
-        Self { inner: Arc::new(Inner { layout, ..(*self.inner).clone() }) }
+        Self::from_parts(Inner { layout, ..(*self.inner).clone() })
     }
 
     /// The same table, with companions for these columns too, by field id: its files may have them.
@@ -143,38 +140,45 @@ impl LakeTable {
 
     /// The table after a commit of ours, which leaves branches and tags as they are.
     pub(crate) fn succeeded_by(&self, metadata: TableMetadata, location: String, manifests: Vec<ManifestFile>) -> Self {
-        let pinned = self.inner.pinned_snapshots.clone();
-        Self::from_parts(self.inner.spec.clone(), Arc::new(metadata), Entry::Current(location), manifests, pinned)
+        let (copy, entry) = (CopyOf::of(&metadata), Entry::Current(location));
+        let metadata = Arc::new(metadata);
+        Self::from_parts(Inner {
+            layout: None,
+            remark: None,
+            metadata,
+            copy,
+            entry,
+            manifests,
+            ..(*self.inner).clone()
+        })
     }
 
     /// The same table after a truncation.
     pub(crate) fn without_files(&self) -> Self {
-        Self { inner: Arc::new(Inner { manifests: Vec::new(), ..(*self.inner).clone() }) }
+        Self::from_parts(Inner { manifests: Vec::new(), ..(*self.inner).clone() })
     }
 
     /// The same prepared table, meant to replace another entry.
     pub(crate) fn replacing(&self, replaces: Option<String>) -> Self {
-        let (entry, pinned_snapshots) = (Entry::Absent { replaces }, BTreeSet::new());
-        Self { inner: Arc::new(Inner { entry, pinned_snapshots, ..(*self.inner).clone() }) }
+        let entry = Entry::Absent { replaces };
+        Self::from_parts(Inner { entry, pinned_snapshots: BTreeSet::new(), ..(*self.inner).clone() })
     }
 
     /// A prepared table in the place of the one that the catalog has: the next commit puts this copy's schema and files
     /// where that one's are, and readers see one or the other.
-    pub(crate) fn onto(&self, there: &Self) -> Self {
-        let Inner { spec, layout, remark, copy, .. } = &*self.inner;
-        let Inner { metadata, entry, manifests, pinned_snapshots, .. } = &*there.inner;
-        Self {
-            inner: Arc::new(Inner {
-                spec: spec.clone(),
-                layout: layout.clone(),
-                remark: remark.clone(),
-                metadata: Arc::clone(metadata),
-                copy: copy.clone(),
-                entry: entry.clone(),
-                manifests: manifests.clone(),
-                pinned_snapshots: pinned_snapshots.clone(),
-            }),
+    pub(crate) fn onto(&self, there: &Self) -> Result<Self> {
+        let (ours, theirs) = (self.format(), there.format());
+        if ours < theirs {
+            let (ours, theirs) = (ours.number(), theirs.number());
+            let context = format!("the lake's table {} is of format version {theirs}, not {ours}", self.full_name());
+            return Err(Error::new(ErrorKind::ForeignChange, context)
+                .with_table(&self.spec().namespace, &self.spec().name)
+                .with_hint(format!(
+                    "a table never goes back: let it be of version {theirs}, or drop it in the catalog"
+                )));
         }
+        let Inner { metadata, entry, manifests, pinned_snapshots, .. } = (*there.inner).clone();
+        Ok(Self::from_parts(Inner { metadata, entry, manifests, pinned_snapshots, ..(*self.inner).clone() }))
     }
 
     /// What the next commit has to write into the table so that it is known for this copy.
@@ -191,10 +195,18 @@ impl LakeTable {
 
     /// The table as the catalog has it after a commit of ours, in which it took this as its next state.
     pub(crate) fn confirmed(&self, found: Found) -> Result<Self> {
-        let Inner { spec, manifests, .. } = &*self.inner;
-        let pinned = pinned_snapshots(&found.metadata)?;
-        let entry = Entry::Current(found.location);
-        Ok(Self::from_parts(spec.clone(), Arc::new(found.metadata), entry, manifests.clone(), pinned))
+        let pinned_snapshots = pinned_snapshots(&found.metadata)?;
+        let (copy, entry) = (CopyOf::of(&found.metadata), Entry::Current(found.location));
+        let metadata = Arc::new(found.metadata);
+        Ok(Self::from_parts(Inner {
+            layout: None,
+            remark: None,
+            metadata,
+            copy,
+            entry,
+            pinned_snapshots,
+            ..(*self.inner).clone()
+        }))
     }
 
     /// The table as it was at an earlier snapshot, which it must still have.
@@ -209,14 +221,15 @@ impl LakeTable {
                 read_manifest_list(warehouse, snapshot).await?
             }
         };
-        Ok(Self { inner: Arc::new(Inner { manifests, ..(*self.inner).clone() }) })
+        Ok(Self::from_parts(Inner { manifests, ..(*self.inner).clone() }))
     }
 
-    /// A table that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
+    /// A table of this format that no catalog knows yet; `uuid` is that of one which was prepared before and has files already,
     /// `replaces` the metadata of the one whose name it will take.
     pub fn prepare(
         warehouse: &Warehouse,
         spec: TableSpec,
+        format: Format,
         uuid: Option<Uuid>,
         replaces: Option<String>,
     ) -> Result<Self> {
@@ -225,8 +238,8 @@ impl LakeTable {
         let schema = spec.iceberg_schema()?;
         let describe = |error| Error::format(format!("prepare {}.{}", spec.namespace, spec.name)).with_source(error);
         // Spelled out, because the library's builder numbers the fields of a new table anew.
-        let metadata: TableMetadata = serde_json::from_value(json!({
-            "format-version": 2,
+        let mut metadata = json!({
+            "format-version": format.number(),
             "table-uuid": uuid,
             "location": warehouse.table_location(&spec.namespace, &spec.name, uuid),
             "last-sequence-number": 0,
@@ -244,9 +257,23 @@ impl LakeTable {
                 "write.metadata.previous-versions-max": METADATA_VERSIONS_KEPT.to_string(),
                 "write.parquet.compression-codec": "zstd",
             },
+        });
+        if format >= Format::V3 {
+            metadata["next-row-id"] = 0.into();
+        }
+        let metadata: TableMetadata = serde_json::from_value(metadata).map_err(describe)?;
+        Ok(Self::from_parts(Inner {
+            spec,
+            layout: None,
+            remark: None,
+            copy: CopyOf::of(&metadata),
+            metadata: Arc::new(metadata),
+            format,
+            guarded: warehouse.is_guarded(),
+            entry: Entry::Absent { replaces },
+            manifests: Vec::new(),
+            pinned_snapshots: BTreeSet::new(),
         }))
-        .map_err(describe)?;
-        Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Absent { replaces }, Vec::new(), BTreeSet::new()))
     }
 
     /// The table that the catalog has, whose columns must be those of `spec`.
@@ -287,9 +314,7 @@ impl LakeTable {
                 .with_table(&spec.namespace, &spec.name)
                 .with_hint("undo the change, or copy the table again into a new Iceberg table")
         };
-        if metadata.format_version() != FormatVersion::V2 {
-            return Err(unsupported("is not of format version 2"));
-        }
+        let format = Format::of(&metadata).ok_or_else(|| unsupported("is not of format version 2 or 3"))?;
         let fields = metadata.partition_specs_iter().flat_map(|spec| spec.fields());
         if fields.into_iter().any(|field| field.transform == Transform::Unknown) {
             return Err(unsupported("is partitioned by a transform that is not known"));
@@ -298,13 +323,40 @@ impl LakeTable {
             Some(snapshot) => read_manifest_list(warehouse, snapshot).await?,
             None => Vec::new(),
         };
-        let pinned = pinned_snapshots(&metadata)?;
-        Ok(Self::from_parts(spec, Arc::new(metadata), Entry::Current(location), manifests, pinned))
+        Ok(Self::from_parts(Inner {
+            spec,
+            layout: None,
+            remark: None,
+            copy: CopyOf::of(&metadata),
+            pinned_snapshots: pinned_snapshots(&metadata)?,
+            metadata: Arc::new(metadata),
+            format,
+            guarded: warehouse.is_guarded(),
+            entry: Entry::Current(location),
+            manifests,
+        }))
     }
 
     /// The folder of its files, as a URL.
     pub fn location(&self) -> &str {
         &self.inner.copy.folder
+    }
+
+    /// Which version of Iceberg's format it is of, after the next commit.
+    pub fn format(&self) -> Format {
+        self.inner.format
+    }
+
+    /// Where a Puffin file of the table is put. Readers go by what manifests say that it is, not by its name, and a store
+    /// that a catalog guards takes names of some kinds only: SeaweedFS's table buckets take none that end in `.puffin`, and
+    /// Puffin files only as what they mostly are, files of statistics beside the metadata.
+    pub(crate) fn puffin_path(&self, name: &str) -> String {
+        let location = self.location();
+        if self.inner.guarded {
+            format!("{location}/metadata/{name}.stats")
+        } else {
+            format!("{location}/data/{name}.puffin")
+        }
     }
 
     /// Whether a file is this table's: of this copy, or of one whose place it took in the same Iceberg table.
@@ -430,9 +482,11 @@ fn pinned_snapshots(metadata: &TableMetadata) -> Result<BTreeSet<i64>> {
 /// The manifests of a snapshot.
 pub(crate) async fn read_manifest_list(warehouse: &Warehouse, snapshot: &SnapshotRef) -> Result<Vec<ManifestFile>> {
     let path = snapshot.manifest_list();
+    // Those of before the table became one of version 3 are as they were.
+    let version = snapshot.first_row_id().map_or(FormatVersion::V2, |_| FormatVersion::V3);
     let read = async {
         let bytes = warehouse.file_io().new_input(path)?.read().await?;
-        ManifestList::parse_with_version(&bytes, FormatVersion::V2)
+        ManifestList::parse_with_version(&bytes, version)
     };
     let list = read.await.map_err(|error| Error::iceberg(format!("read the manifest list {path}"), error))?;
     Ok(list.consume_entries().into_iter().collect())

@@ -17,6 +17,7 @@ pub struct Warehouse {
     root: String,
     files: Files,
     file_io: FileIO,
+    guarded: bool,
 }
 
 impl Warehouse {
@@ -39,7 +40,7 @@ impl Warehouse {
         if parsed.query().is_some() || parsed.fragment().is_some() || parsed.password().is_some() {
             return Err(Error::invalid("a warehouse's URL has a bucket and a path, and nothing else").with_hint(FORMS));
         }
-        let warehouse = Self { root, file_io: files.file_io(), files };
+        let warehouse = Self { root, file_io: files.file_io(), files, guarded: false };
         warehouse.files.probe(&warehouse.root).await.map_err(|error| {
             let error = Error::iceberg(format!("use the warehouse {url}"), error);
             match (&warehouse.files, error.hint()) {
@@ -55,6 +56,16 @@ impl Warehouse {
     /// Its URL, without a slash at the end.
     pub fn url(&self) -> &str {
         &self.root
+    }
+
+    /// The same warehouse, as a place that a catalog's server may guard: it decides which files there may be.
+    pub(crate) fn guarded(self) -> Self {
+        Self { guarded: true, ..self }
+    }
+
+    /// Whether a catalog's server may guard it.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     pub(crate) fn file_io(&self) -> &FileIO {

@@ -6,7 +6,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Decimal128Type;
 use arrow_array::{ArrayRef, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use iceberg_writer::{
-    Catalog, ColumnSpec, DataFileWriter, ErrorKind, LakeTable, PgType, TableChange, TableSpec, WrittenFile, read_rows,
+    Catalog, ColumnSpec, DataFileWriter, ErrorKind, Format, LakeTable, PgType, TableChange, TableSpec, WrittenFile,
+    read_rows,
 };
 use uuid::Uuid;
 
@@ -83,7 +84,7 @@ fn shown(rows: &[&[Option<&str>]]) -> Vec<Vec<Option<String>>> {
 
 async fn columns_change_with_the_rows_around_the_change_in_one_commit(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(before()).await.unwrap();
+    let table = lake.catalog.prepare(before(), Format::V2).await.unwrap();
     let first = file(&lake, &table, vec![numbers(&[1, 2]), texts(&["a", "b"]), decimals(&[100, 999_999], 6)]).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![first.clone()])])).await.remove(0);
 
@@ -126,7 +127,7 @@ async fn columns_change_with_the_rows_around_the_change_in_one_commit(kind: Kind
 
 async fn a_table_is_loaded_by_what_its_last_commit_remarked(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(before()).await.unwrap().evolved(before(), "made".to_owned());
+    let table = lake.catalog.prepare(before(), Format::V2).await.unwrap().evolved(before(), "made".to_owned());
     let rows = file(&lake, &table, vec![numbers(&[1]), texts(&["a"]), decimals(&[100], 6)]).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
     // A change alone, without a row.
@@ -154,7 +155,7 @@ async fn a_table_is_loaded_by_what_its_last_commit_remarked(kind: Kind) {
 
 async fn a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_all_the_same(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let mut table = lake.catalog.prepare(before()).await.unwrap();
+    let mut table = lake.catalog.prepare(before(), Format::V2).await.unwrap();
     let mut expected = None;
     for lsn in 1..=30_u64 {
         let id = i64::try_from(lsn).unwrap();
@@ -181,7 +182,7 @@ async fn a_name_that_comes_back_is_another_column_and_old_manifests_are_merged_a
 async fn a_foreign_commit_in_between_is_taken_over_by_a_change_of_columns(kind: Kind) {
     let lake = Lake::new(kind).await;
     lake.add_mirror("other").await;
-    let table = lake.catalog.prepare(before()).await.unwrap();
+    let table = lake.catalog.prepare(before(), Format::V2).await.unwrap();
     let rows = file(&lake, &table, vec![numbers(&[1]), texts(&["a"]), decimals(&[100], 6)]).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
     let foreign = file(&lake, &table, vec![numbers(&[2]), texts(&["b"]), decimals(&[200], 6)]).await;

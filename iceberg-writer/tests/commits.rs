@@ -1,6 +1,6 @@
 //! What commits do to tables.
 
-use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome, PgType, TableChange, WrittenFile, read_rows};
+use iceberg_writer::{Catalog, ErrorKind, Format, Lsn, Outcome, PgType, TableChange, WrittenFile, read_rows};
 
 use crate::pairs::{append, column, data_file, deletes, ids, spec};
 use crate::readers;
@@ -21,7 +21,7 @@ on_each_place! {
 
 async fn rows_are_added_and_deleted_in_one_snapshot(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     assert!(
         lake.files().await.is_empty() && lake.metadata_location("events").await.is_none(),
         "preparing leaves no trace"
@@ -60,12 +60,12 @@ async fn rows_are_added_and_deleted_in_one_snapshot(kind: Kind) {
 
 async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let file = data_file(&lake.warehouse, &table, 0..10).await;
     let (uuid, json) = (table.uuid(), file.to_json().unwrap());
     drop(table);
 
-    let table = lake.other_catalog().prepare_again(spec("events"), uuid).await.unwrap();
+    let table = lake.other_catalog().prepare_again(spec("events"), Format::V2, uuid).await.unwrap();
     let taken = WrittenFile::from_json(&table, &json).unwrap();
     assert_eq!((&taken.path, taken.rows, taken.bytes), (&file.path, file.rows, file.bytes));
     // Its statistics too, by which readers skip files. They come in no order.
@@ -87,7 +87,7 @@ async fn what_was_written_for_a_prepared_table_is_taken_over_by_another_process(
 
 async fn truncation_removes_all_earlier_files(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..10).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![first.clone()])])).await.remove(0);
     let gone = deletes(&lake.warehouse, &table, &[(&first.path, &[3])]).await;
@@ -112,7 +112,10 @@ async fn truncation_removes_all_earlier_files(kind: Kind) {
 
 async fn tables_move_together_and_idle_mirrors_advance(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let (a, b) = (lake.catalog.prepare(spec("a")).await.unwrap(), lake.catalog.prepare(spec("b")).await.unwrap());
+    let (a, b) = (
+        lake.catalog.prepare(spec("a"), Format::V2).await.unwrap(),
+        lake.catalog.prepare(spec("b"), Format::V2).await.unwrap(),
+    );
     let rows = data_file(&lake.warehouse, &a, 0..3).await;
     // b is new and empty, and must be readable.
     let tables = commit(&lake.catalog, &batch(None, 10, vec![append(&a, vec![rows]), append(&b, vec![])])).await;
@@ -157,7 +160,7 @@ async fn tables_move_together_and_idle_mirrors_advance(kind: Kind) {
 
 async fn a_batch_from_another_position_or_an_older_epoch_does_nothing(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 0..3).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
     let before = (lake.files().await, lake.metadata_location("events").await);
@@ -181,7 +184,7 @@ async fn a_batch_from_another_position_or_an_older_epoch_does_nothing(kind: Kind
 
 async fn a_table_made_anew_replaces_the_old_one(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let old = lake.catalog.prepare(spec("events")).await.unwrap();
+    let old = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let rows = data_file(&lake.warehouse, &old, 0..3).await;
     let old = commit(&lake.catalog, &batch(None, 10, vec![append(&old, vec![rows])])).await.remove(0);
 
@@ -191,7 +194,7 @@ async fn a_table_made_anew_replaces_the_old_one(kind: Kind) {
     assert_eq!(error.kind(), ErrorKind::SchemaMismatch);
     assert!(error.to_string().contains("extra int (id 7)"), "{error}");
 
-    let new = lake.catalog.prepare(spec("events")).await.unwrap();
+    let new = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     // The old one goes on while the new one is being copied.
     let rows = data_file(&lake.warehouse, &old, 3..4).await;
     commit(&lake.catalog, &batch(Some(10), 20, vec![append(&old, vec![rows])])).await;
@@ -210,7 +213,7 @@ async fn a_table_made_anew_replaces_the_old_one(kind: Kind) {
 
 async fn rows_are_read_by_position(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let file = data_file(&lake.warehouse, &table, 0..300_000).await;
     let positions = [0, 1, 2, 19_999, 20_000, 131_071, 131_072, 131_075, 299_999];
     let batch = read_rows(&lake.warehouse, &table, &file.path, &positions, &[0]).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, ErrorKind, Lsn, Outcome};
+use iceberg_writer::{Catalog, ErrorKind, Format, Lsn, Outcome};
 
 use crate::pairs::{append, data_file, ids, spec};
 use crate::proxy::Fault;
@@ -19,7 +19,7 @@ of_every_faulty_catalog!(
 async fn commit_through(kind: Kind, fault: Fault) {
     let lake = Lake::new(kind).await;
     let (proxy, catalog) = Faulty::of(&lake);
-    let table = catalog.prepare(spec("events")).await.unwrap();
+    let table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let mut table = table;
     for step in 1..4 {
         let rows = data_file(&lake.warehouse, &table, [i64::try_from(step).unwrap()]).await;
@@ -48,7 +48,7 @@ async fn an_unknown_commit_is_resolved_later(kind: Kind) {
     let lake = Lake::new(kind).await;
     let (proxy, catalog) = Faulty::of(&lake);
     let catalog = catalog.with_deadline(Duration::from_millis(300));
-    let table = catalog.prepare(spec("events")).await.unwrap();
+    let table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let lost = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1, 2]).await])]);
     proxy.set(Fault::LoseReplyAndStayDown);
     let error = catalog.commit(&lost).await.unwrap_err();
@@ -74,7 +74,7 @@ async fn an_unknown_commit_is_resolved_later(kind: Kind) {
 
 async fn a_batch_is_committed_once_however_often_it_is_tried(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let once = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1, 2]).await])]);
     committed(lake.catalog.commit(&once).await.unwrap());
     for catalog in [&lake.catalog, &lake.other_catalog()] {
@@ -89,7 +89,7 @@ async fn an_unreachable_catalog_leaves_the_batch_to_be_tried_again(kind: Kind) {
     let lake = Lake::new(kind).await;
     let (proxy, catalog) = Faulty::of(&lake);
     let catalog = catalog.with_deadline(Duration::from_millis(200));
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let later = batch(None, 1, vec![append(&table, vec![data_file(&lake.warehouse, &table, [1]).await])]);
     let before = lake.files().await;
     proxy.set(Fault::Down);

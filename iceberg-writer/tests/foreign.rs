@@ -1,6 +1,6 @@
 //! Tables that someone else commits to.
 
-use iceberg_writer::{Batch, Catalog, ErrorKind, LakeTable, TableChange};
+use iceberg_writer::{Batch, Catalog, ErrorKind, Format, LakeTable, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
@@ -13,9 +13,13 @@ on_each_place! {
 }
 
 async fn lake_with_table(kind: Kind) -> (Lake, LakeTable) {
+    lake_with_table_of(Format::V2, kind).await
+}
+
+async fn lake_with_table_of(format: Format, kind: Kind) -> (Lake, LakeTable) {
     let lake = Lake::new(kind).await;
     lake.add_mirror("other").await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), format).await.unwrap();
     let rows = data_file(&lake.warehouse, &table, 0..3).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![rows])])).await.remove(0);
     (lake, table)
@@ -61,7 +65,14 @@ async fn rows_added_by_pyiceberg_are_taken_over(kind: Kind) {
 }
 
 async fn anything_else_by_someone_else_stops_the_table(kind: Kind) {
-    let (lake, table) = lake_with_table(kind).await;
+    // A deletion vector is told from others in its file, and from the one that it replaces.
+    for format in [Format::V2, Format::V3] {
+        Box::pin(anything_else_stops_a_table_of(format, kind)).await;
+    }
+}
+
+async fn anything_else_stops_a_table_of(format: Format, kind: Kind) {
+    let (lake, table) = lake_with_table_of(format, kind).await;
     let live = table.live_files(&lake.warehouse).await.unwrap();
     let refused = async |changed: &str| {
         let rows = data_file(&lake.warehouse, &table, 3..5).await;
@@ -83,7 +94,7 @@ async fn anything_else_by_someone_else_stops_the_table(kind: Kind) {
     refused("lost the file").await;
 
     lake.sql.execute("UPDATE lake_catalog.mirrors SET lsn = NULL WHERE mirror = 'other'", &[]).await.unwrap();
-    let anew = lake.catalog.prepare(spec("events")).await.unwrap();
+    let anew = lake.catalog.prepare(spec("events"), format).await.unwrap();
     foreign(&lake, append(&anew, vec![])).await;
     refused("made again").await;
 
@@ -115,10 +126,10 @@ async fn the_place_of_a_table_that_no_mirror_made_is_not_taken() {
     for kind in [Kind::Beside, Kind::OtherDatabase, Kind::Rest, Kind::StrictRest] {
         let (lake, _) = lake_with_table(kind).await;
         // What a mirror has made may be copied anew.
-        let anew = lake.catalog.prepare(spec("events")).await.unwrap();
+        let anew = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
         disown(&lake).await;
         let before = (lake.files().await, lake.metadata_location("events").await);
-        let error = lake.catalog.prepare(spec("events")).await.unwrap_err();
+        let error = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap_err();
         assert_eq!((error.kind(), error.table()), (ErrorKind::ForeignChange, Some(("public", "events"))), "{error}");
         assert!(error.to_string().contains("that no mirror made"), "{error}");
         assert!(error.hint().unwrap().contains("under another name"), "{error:?}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
-use iceberg_writer::{Catalog, ColumnSpec, DataFileWriter, LakeTable, PgType, TableSpec};
+use iceberg_writer::{Catalog, ColumnSpec, DataFileWriter, Format, LakeTable, PgType, TableSpec};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::reader::FileReader;
@@ -46,7 +46,7 @@ fn footer(bytes: &Bytes) -> Arc<ParquetMetaData> {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_without_an_order_have_bloom_filters_as_large_as_they_need_and_pages_have_indexes() {
     let lake = Lake::new(Kind::Beside).await;
-    let table = lake.catalog.prepare(by_name(1)).await.unwrap();
+    let table = lake.catalog.prepare(by_name(1), Format::V2).await.unwrap();
     let (small, few) = write(&lake, &table, 10).await;
     let (_, many) = write(&lake, &table, 300_000).await;
     for (bytes, most) in [(&few, 100), (&many, 140 << 10)] {
@@ -81,7 +81,7 @@ async fn keys_without_an_order_have_bloom_filters_as_large_as_they_need_and_page
 
     // Numbers have none, and readers read both.
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![small])])).await.remove(0);
-    let numbers = lake.catalog.prepare(by_name(0)).await.unwrap();
+    let numbers = lake.catalog.prepare(by_name(0), Format::V2).await.unwrap();
     let (_, bytes) = write(&lake, &numbers, 10).await;
     assert!(footer(&bytes).row_group(0).columns().iter().all(|column| column.bloom_filter_offset().is_none()));
     let (duckdb, pyiceberg) = readers::scan(&lake, "events").await;

@@ -40,3 +40,4 @@ mod store_proxy;
 mod stores;
 mod takeover;
 mod types;
+mod vectors;

@@ -9,7 +9,7 @@ use arrow_array::{Int64Array, RecordBatch, StringArray};
 use futures_util::TryStreamExt;
 use iceberg_writer::{
     ColumnSpec, DataFileWriter, DeletedRows, LakeTable, Partition, PgType, Rewrite, TableChange, TableSpec, Warehouse,
-    WrittenFile, scan_columns, write_position_deletes,
+    WrittenFile, scan_columns, write_deletes,
 };
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ pub(crate) async fn deletes(lake: &Warehouse, table: &LakeTable, positions: &[(&
         |rows: &[u64]| DeletedRows { partition: Partition::default(), positions: rows.iter().copied().collect() };
     let deleted: BTreeMap<String, DeletedRows> =
         positions.iter().map(|(path, deleted)| ((*path).to_owned(), rows(deleted))).collect();
-    write_position_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
+    write_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
 }
 
 pub(crate) fn append(table: &LakeTable, data: Vec<WrittenFile>) -> TableChange {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use iceberg_writer::{
-    Arranged, Catalog, DataFileWriter, DeletedRows, LakeTable, Layout, Rewrite, TableChange, Warehouse, WrittenFile,
-    write_position_deletes,
+    Arranged, Catalog, DataFileWriter, DeletedRows, Format, LakeTable, Layout, Rewrite, TableChange, Warehouse,
+    WrittenFile, write_deletes,
 };
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ async fn first_of_each(lake: &Warehouse, table: &LakeTable, files: &[WrittenFile
     let first =
         |file: &WrittenFile| DeletedRows { partition: file.partition.clone(), positions: [0].into_iter().collect() };
     let deleted: BTreeMap<String, DeletedRows> = files.iter().map(|file| (file.path.clone(), first(file))).collect();
-    write_position_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
+    write_deletes(lake, table, 1, Uuid::now_v7(), &deleted).await.unwrap()
 }
 
 async fn same_by_all(lake: &Lake, table: &LakeTable, expected: &[i64]) {
@@ -49,7 +49,7 @@ async fn same_by_all(lake: &Lake, table: &LakeTable, expected: &[i64]) {
 
 async fn files_of_several_specs_are_one_table(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     // Names are "name 7", and NULL where a number ends with 0.
     let table = table.laid_out(&layout(&table, "truncate(4, name)"));
     let first = written(&lake.warehouse, &table, 0..20).await;
@@ -99,7 +99,7 @@ async fn files_of_several_specs_are_one_table(kind: Kind) {
 /// A reply is lost, or a worker dies, in the batch that brings another spec.
 async fn a_batch_of_a_new_spec_is_adopted_and_redone(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let data = written(&lake.warehouse, &table, 0..10).await;
     let table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, data.clone())])).await.remove(0);
     // The names of the fields come in another order than they themselves.

@@ -1,6 +1,7 @@
 """What other Iceberg readers see in a table: JSON on standard output, every value as text.
 
 usage: readers.py scan METADATA [COLUMN]   both readers' rows, sorted by the column
+       readers.py lineage METADATA         the column id, and each row's number and last commit, as DuckDB has them
        readers.py append URI WAREHOUSE TABLE ID   a row added by PyIceberg through the SQL catalog
 """
 
@@ -41,7 +42,7 @@ def text(value):
     raise TypeError(type(value))
 
 
-def duckdb_rows(metadata, order):
+def duckdb_session():
     import duckdb
 
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
@@ -57,10 +58,20 @@ def duckdb_rows(metadata, order):
             f"SECRET '{os.environ['AWS_SECRET_ACCESS_KEY']}', REGION '{os.environ['AWS_REGION']}', "
             f"ENDPOINT '{host}', URL_STYLE 'path', USE_SSL false)"
         )
+    return connection
+
+
+def duckdb_rows(metadata, order):
+    connection = duckdb_session()
     scan = f"iceberg_scan('{metadata}')"
     types = [row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
     rows = connection.execute(f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (SELECT * FROM {scan} ORDER BY "{order}")')
     return {"types": types, "rows": [list(row) for row in rows.fetchall()]}
+
+
+def lineage(metadata):
+    columns = "id, _row_id, _last_updated_sequence_number"
+    return duckdb_session().execute(f"SELECT {columns} FROM iceberg_scan('{metadata}') ORDER BY id").fetchall()
 
 
 def pyiceberg_rows(metadata, order):
@@ -84,6 +95,8 @@ def append(uri, warehouse, name, number):
 
 if sys.argv[1] == "append":
     append(*sys.argv[2:])
+elif sys.argv[1] == "lineage":
+    json.dump(lineage(sys.argv[2]), sys.stdout)
 else:
     order = sys.argv[3] if len(sys.argv) > 3 else "id"
     result = {"duckdb": duckdb_rows(sys.argv[2], order), "pyiceberg": pyiceberg_rows(sys.argv[2], order)}

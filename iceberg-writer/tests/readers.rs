@@ -55,6 +55,16 @@ pub(crate) async fn scan_by(lake: &Lake, table: &str, column: &str) -> (Seen, Se
     (Seen::new(&seen["duckdb"]), Seen::new(&seen["pyiceberg"]))
 }
 
+/// Of each row of a table its `id`, its number, and the sequence number of the commit that changed it last, as DuckDB sees
+/// them.
+pub(crate) async fn lineage(lake: &Lake, table: &str) -> Vec<(i64, i64, i64)> {
+    let metadata = lake.metadata_location(table).await.unwrap();
+    let mut command = python(lake);
+    command.args(["lineage", &metadata]);
+    let run = move || output(&mut command);
+    serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap()
+}
+
 /// Lets PyIceberg add a row to a table through the SQL catalog.
 pub(crate) async fn append(lake: &Lake, uri: String, table: &str, id: i64) {
     let mut command = python(lake);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, ErrorKind, LakeTable, LeftOut, Lsn, MirrorCatalog, Outcome, PgType, Recovered, TableChange,
+    Batch, Catalog, ErrorKind, Format, LakeTable, LeftOut, Lsn, MirrorCatalog, Outcome, PgType, Recovered, TableChange,
     TableSpec,
 };
 use uuid::Uuid;
@@ -19,7 +19,10 @@ const SHORT: Duration = Duration::from_millis(400);
 
 /// Two tables with a row each, at position 10.
 async fn two_tables(lake: &Lake) -> [LakeTable; 2] {
-    let (a, b) = (lake.catalog.prepare(spec("a")).await.unwrap(), lake.catalog.prepare(spec("b")).await.unwrap());
+    let (a, b) = (
+        lake.catalog.prepare(spec("a"), Format::V2).await.unwrap(),
+        lake.catalog.prepare(spec("b"), Format::V2).await.unwrap(),
+    );
     let changes = vec![
         append(&a, vec![data_file(&lake.warehouse, &a, [1]).await]),
         append(&b, vec![data_file(&lake.warehouse, &b, [2]).await]),
@@ -172,9 +175,9 @@ async fn new_tables_changed_columns_deletions_and_truncations_are_on_record() {
         };
         let live = a.live_files(&lake.warehouse).await.unwrap();
         let a = a.evolved(wider.clone(), "wider".to_owned());
-        let c = dying.prepare(spec("c")).await.unwrap();
+        let c = dying.prepare(spec("c"), Format::V2).await.unwrap();
         // Copied anew, in the place of the former one.
-        let anew = dying.prepare(spec("b")).await.unwrap();
+        let anew = dying.prepare(spec("b"), Format::V2).await.unwrap();
         let gone = deletes(&lake.warehouse, &a, &[(&live[0].path, &[0])]).await;
         let changes = vec![
             TableChange { deletes: gone, ..append(&a, vec![]) },

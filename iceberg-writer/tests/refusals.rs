@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, LakeTable, Retry, StoreOptions, Warehouse};
+use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, Format, LakeTable, Retry, StoreOptions, Warehouse};
 use lake_tests::Seaweed;
 use uuid::Uuid;
 
@@ -58,7 +58,7 @@ async fn a_store_that_refuses_for_good_says_so_at_once_with_the_remedy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_busy_is_asked_again_and_at_last_named() {
     let (lake, proxy, through, warehouse) = behind_a_proxy().await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     for refusal in passing() {
         proxy.refuse(&[refusal.clone(), refusal.clone(), refusal]);
         let file = data_file(&warehouse, &table, 0..3).await;
@@ -94,7 +94,7 @@ async fn write_many(warehouse: &Warehouse, table: &LakeTable) -> iceberg_writer:
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_expires_in_the_middle_of_an_upload_leaves_no_file() {
     let (lake, proxy, _, warehouse) = behind_a_proxy().await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     // The upload is begun, and some of its parts are there.
     for through in 1..4 {
         proxy.refuse_all_after(through, Refusal::new(400, "ExpiredToken", ""));
@@ -114,7 +114,7 @@ async fn a_commit_that_the_store_refuses_is_not_made_and_can_be_made_later() {
     let source = crate::server::config(lake.server.socket_folder(), &lake.database);
     let catalog = iceberg_writer::MirrorCatalog::in_source(source, "lake_catalog", "lake", warehouse.clone());
     let catalog = catalog.with_deadline(Duration::from_millis(500));
-    let table = catalog.prepare(spec("events")).await.unwrap();
+    let table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let file = data_file(&warehouse, &table, 0..3).await;
     let first = batch(None, 10, vec![append(&table, vec![file])]);
     let table = committed(catalog.commit(&first).await.unwrap()).tables()[0].table.clone();

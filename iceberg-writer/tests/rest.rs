@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, ErrorKind, MirrorCatalog, RestAuth, RestSettings, Retry};
+use iceberg_writer::{Catalog, ErrorKind, Format, MirrorCatalog, RestAuth, RestSettings, Retry};
 
 use crate::pairs::{append, data_file, ids, spec};
 use crate::rest_server::Trouble;
@@ -19,7 +19,7 @@ async fn a_server_that_is_busy_or_does_not_know_is_asked_again() {
     for kind in [Kind::Rest, Kind::StrictRest] {
         let lake = Lake::new(kind).await;
         let rest = lake.rest.clone().unwrap();
-        let mut table = lake.catalog.prepare(spec("events")).await.unwrap();
+        let mut table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
         let troubles = [
             Trouble::Refuse(429),
             Trouble::Refuse(503),
@@ -50,7 +50,7 @@ async fn a_refusal_says_what_to_do_and_leaves_nothing_behind() {
     for (status, hint) in [(400, "principal"), (403, "principal"), (401, "credential_file")] {
         let lake = Lake::new(Kind::Rest).await;
         let rest = lake.rest.clone().unwrap();
-        let table = lake.catalog.prepare(spec("events")).await.unwrap();
+        let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
         let rows = data_file(&lake.warehouse, &table, [1]).await;
         let table = commit(&lake.catalog, &batch(None, 1, vec![append(&table, vec![rows])])).await.remove(0);
         let rows = data_file(&lake.warehouse, &table, [2]).await;
@@ -77,7 +77,7 @@ async fn a_server_that_goes_on_refusing_is_given_up_with_a_clear_error() {
             let rest = lake.rest.clone().unwrap();
             let mut changes = Vec::new();
             for name in ["a", "b"] {
-                let table = lake.catalog.prepare(spec(name)).await.unwrap();
+                let table = lake.catalog.prepare(spec(name), Format::V2).await.unwrap();
                 changes.push(append(&table, vec![data_file(&lake.warehouse, &table, [1]).await]));
             }
             let tables = commit(&lake.catalog, &batch(None, 1, changes)).await;
@@ -114,7 +114,7 @@ async fn tokens_are_asked_for_and_renewed_and_secrets_are_not_shown() {
     std::fs::write(&file, "me:s&cret\n").unwrap();
     let auth = RestAuth::OAuth2 { credential_file: file.clone(), server_uri: None, scope: "all".to_owned() };
     let by_oauth2 = catalog(&lake, auth);
-    let mut table = by_oauth2.prepare(spec("events")).await.unwrap();
+    let mut table = by_oauth2.prepare(spec("events"), Format::V2).await.unwrap();
     for step in 1..6 {
         let rows = data_file(&lake.warehouse, &table, [i64::try_from(step).unwrap()]).await;
         let expected = (step > 1).then(|| step - 1);

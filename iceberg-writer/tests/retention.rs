@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use iceberg_writer::{Catalog, LakeTable, Retention, TableChange};
+use iceberg_writer::{Catalog, Format, LakeTable, Retention, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
@@ -16,7 +16,7 @@ const KEPT: usize = 10;
 async fn many_commits_leave_little_metadata_and_no_garbage(kind: Kind) {
     let lake = Lake::new(kind).await;
     let catalog = lake.other_catalog().with_retention(Retention { snapshots: KEPT, ..Retention::default() });
-    let mut table = catalog.prepare(spec("events")).await.unwrap();
+    let mut table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let mut previous: Option<String> = None;
     let mut expected = BTreeSet::new();
     let mut times = Vec::new();
@@ -85,7 +85,7 @@ async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
 async fn pinned_files_wait_for_a_later_sweep(kind: Kind) {
     let lake = Lake::new(kind).await;
     let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
-    let table = catalog.prepare(spec("events")).await.unwrap();
+    let table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..3).await;
     let receipt = committed(catalog.commit(&batch(None, 1, vec![append(&table, vec![first.clone()])])).await.unwrap());
     let table = receipt.tables()[0].table.clone();

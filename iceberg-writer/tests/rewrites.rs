@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iceberg_writer::{Catalog, ErrorKind, LakeTable, Lsn, Recovered, Rewrite, TableChange};
+use iceberg_writer::{Catalog, ErrorKind, Format, LakeTable, Lsn, Recovered, Rewrite, TableChange};
 use uuid::Uuid;
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
@@ -29,7 +29,7 @@ async fn reads(lake: &Lake, table: &LakeTable, expected: &[i64]) {
 
 async fn rewritten_files_have_the_rows_of_those_whose_place_they_take(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let (first, second) =
         (data_file(&lake.warehouse, &table, 0..10).await, data_file(&lake.warehouse, &table, 10..20).await);
     let third = data_file(&lake.warehouse, &table, 20..30).await;
@@ -91,7 +91,7 @@ async fn rewritten_files_have_the_rows_of_those_whose_place_they_take(kind: Kind
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
     let lake = Lake::new(Kind::Beside).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let mut table = commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![])])).await.remove(0);
     for lsn in [20, 30] {
         let file = data_file(&lake.warehouse, &table, lsn..lsn + 5).await;
@@ -125,7 +125,7 @@ async fn what_an_interrupted_commit_left_of_metadata_is_removed_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_is_on_record() {
     let lake = Lake::new(Kind::OtherDatabase).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let (first, second) =
         (data_file(&lake.warehouse, &table, 0..10).await, data_file(&lake.warehouse, &table, 10..20).await);
     let gone = deletes(&lake.warehouse, &table, &[(&first.path, &[2, 3])]).await;

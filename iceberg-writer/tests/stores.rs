@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, Retry, StoreOptions, Warehouse};
+use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, Format, Retry, StoreOptions, Warehouse};
 use lake_tests::{Key, Seaweed};
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
@@ -79,7 +79,7 @@ fn many() -> impl Iterator<Item = i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_is_sent_in_parts_and_appears_when_it_is_complete() {
     let lake = Lake::new(Kind::InS3).await;
-    let table = lake.catalog.prepare(spec("events")).await.unwrap();
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     let all: Vec<i64> = many().collect();
     for chunk in all.chunks(100_000) {
@@ -108,7 +108,7 @@ async fn an_outage_is_waited_for_and_a_longer_one_is_said_to_pass() {
     // Of its own: it is killed.
     let store = Seaweed::start().await.unwrap();
     let warehouse = Warehouse::open(&format!("s3://{}/outage", Seaweed::BUCKET), &options(&store)).await.unwrap();
-    let table = iceberg_writer::LakeTable::prepare(&warehouse, spec("events"), None, None).unwrap();
+    let table = iceberg_writer::LakeTable::prepare(&warehouse, spec("events"), Format::V2, None, None).unwrap();
     let before = data_file(&warehouse, &table, 0..3).await;
     store.kill().unwrap();
     let written = tokio::spawn({

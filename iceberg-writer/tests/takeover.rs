@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use iceberg_writer::{
-    Batch, Catalog, DeletedRows, ErrorKind, LakeTable, Lsn, Recovered, Rewrite, TableChange, WrittenFile,
-    write_position_deletes,
+    Batch, Catalog, DeletedRows, ErrorKind, Format, LakeTable, Lsn, Recovered, Rewrite, TableChange, WrittenFile,
+    write_deletes,
 };
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
@@ -34,7 +34,7 @@ const LIVE: [i64; 28] =
 async fn begin(kind: Kind, name: &str) -> Begun {
     let lake = Lake::new(kind).await;
     lake.add_mirror("other").await;
-    let table = lake.catalog.prepare(spec(name)).await.unwrap();
+    let table = lake.catalog.prepare(spec(name), Format::V2).await.unwrap();
     let mut files = Vec::new();
     for first in [0, 10, 20] {
         files.push(data_file(&lake.warehouse, &table, first..first + 10).await);
@@ -99,7 +99,7 @@ async fn goes_on(begun: &Begun, name: &str) {
         all.insert(file.path.clone(), DeletedRows { partition: file.partition.clone(), positions: rows });
     }
     let unique = uuid::Uuid::now_v7();
-    let gone = write_position_deletes(&lake.warehouse, &table, 1, unique, &all).await.unwrap();
+    let gone = write_deletes(&lake.warehouse, &table, 1, unique, &all).await.unwrap();
     let rewrite = Rewrite { all_deletes: true, ..Rewrite::default() };
     let row = data_file(&lake.warehouse, &table, [40]).await;
     let change = TableChange { deletes: gone, rewrite, ..append(&table, vec![row]) };

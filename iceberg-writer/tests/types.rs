@@ -7,7 +7,7 @@ use arrow_array::{
     Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
 };
 use futures_util::TryStreamExt;
-use iceberg_writer::{Catalog, DataFileWriter, PgType, TableSpec, read_rows, scan_columns};
+use iceberg_writer::{Catalog, DataFileWriter, Format, PgType, TableSpec, read_rows, scan_columns};
 use uuid::Uuid;
 
 use crate::pairs::{append, column};
@@ -157,7 +157,7 @@ fn expected() -> Vec<Vec<Option<String>>> {
 
 async fn every_type_survives(on: Kind) {
     let lake = Lake::new(on).await;
-    let table = lake.catalog.prepare(spec()).await.unwrap();
+    let table = lake.catalog.prepare(spec(), Format::V2).await.unwrap();
     let written = rows(table.spec());
     let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     writer.write(&written).await.unwrap();
@@ -208,7 +208,7 @@ async fn every_type_survives(on: Kind) {
 
 async fn rows_of_another_shape_are_refused_and_no_rows_make_no_file(on: Kind) {
     let lake = Lake::new(on).await;
-    let table = lake.catalog.prepare(spec()).await.unwrap();
+    let table = lake.catalog.prepare(spec(), Format::V2).await.unwrap();
     let writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 0);
     assert!(writer.close().await.unwrap().is_none());
     let mut writer = DataFileWriter::create(&lake.warehouse, &table, 1, Uuid::now_v7(), 1);

@@ -103,6 +103,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             catalog_schema: "lake_catalog".to_owned(),
             catalog_name: "lake".to_owned(),
             file_bytes: cdc_worker::DEFAULT_FILE_BYTES,
+            format: cdc_worker::Format::V2,
             unrepresentable: settings.unrepresentable,
         },
         copy: cdc_worker::CopyConfig::default(),

@@ -235,8 +235,14 @@ impl Oracle {
 
     /// The first value of a query with `{schema.table}` in it on the current snapshots, by DuckDB.
     pub async fn value(&self, query: &str) -> Result<String> {
+        let rows = self.rows(query).await?;
+        let value = rows.into_iter().next().and_then(|row| row.into_iter().next()?);
+        value.with_context(|| format!("no value from {query}"))
+    }
+
+    /// All rows of such a query, each value as text.
+    pub async fn rows(&self, query: &str) -> Result<Vec<Vec<Option<String>>>> {
         let answer = self.ask("read", json!({ "query": query })).await?;
-        let value = answer["rows"][0][0].as_str().map(str::to_owned);
-        value.with_context(|| format!("no value from {query}: {answer}"))
+        Ok(serde_json::from_value(answer["rows"].clone())?)
     }
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use iceberg_writer::Format;
 use serde::Deserialize;
 
 use super::catalog::Catalog;
@@ -114,6 +115,8 @@ struct Lake {
     #[serde(default = "default_mirror")]
     catalog_name: String,
     file_size: Option<String>,
+    #[serde(default)]
+    format_version: Format,
     #[serde(default)]
     unrepresentable: Unrepresentable,
 }
@@ -271,6 +274,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             catalog_name: file.lake.catalog_name,
             catalog,
             file_bytes,
+            format: file.lake.format_version,
             unrepresentable: file.lake.unrepresentable,
         },
         copy,
@@ -421,6 +425,16 @@ mod tests {
         for wrong in ["bandwidth = '1KiB'", "bandwidth = 'x'", "tier_files = 1", "tier_files = 65"] {
             let error = set(wrong).unwrap_err();
             assert!(error.report().contains("maintenance.") && error.hint().is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tables_are_of_version_2_unless_it_is_said() {
+        assert_eq!(load_text(LEAST).unwrap().0.lake.format, Format::V2);
+        let of = |version: &str| load_text(&LEAST.replace("[state]", &format!("format_version = {version}\n[state]")));
+        assert_eq!(of("3").unwrap().0.lake.format, Format::V3);
+        for wrong in ["1", "4", "'3'"] {
+            assert!(of(wrong).unwrap_err().report().contains("line 8"), "{wrong}");
         }
     }
 

@@ -239,7 +239,7 @@ impl Session {
         let (lake, progress) = match taken_over {
             Some(taken_over) => taken_over,
             None => {
-                let lake = match self.catalog.prepare(source.spec.clone()).await {
+                let lake = match self.catalog.prepare(source.spec.clone(), self.config.lake.format).await {
                     Ok(lake) => lake.laid_out(&registered.layout),
                     // Somebody else's table has the name.
                     Err(error) if error.table().is_some() => {
@@ -323,7 +323,10 @@ impl Session {
         layout: &Layout,
         abandoned: &Abandoned,
     ) -> Result<Option<(LakeTable, Progress)>> {
-        let lake = self.catalog.prepare_again(source.spec.clone(), abandoned.table_uuid).await?.laid_out(layout);
+        // Its files are the same in any format.
+        let format = self.config.lake.format;
+        let lake =
+            self.catalog.prepare_again(source.spec.clone(), format, abandoned.table_uuid).await?.laid_out(layout);
         let lake = abandoned.companions().map_or_else(|_| lake.clone(), |of| lake.with_companions(of));
         let shown = source.shown();
         match abandoned.progress(&lake) {

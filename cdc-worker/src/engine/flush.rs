@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use iceberg_writer::{
     Batch, Catalog, CommitReceipt, ErrorKind as LakeErrorKind, LakeTable, Lsn, Outcome, Rewrite, TableChange,
-    write_position_deletes,
+    write_deletes,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -105,8 +105,7 @@ impl Session {
                     Err(error) => return Err(error),
                 };
                 data.extend(written.files.iter().cloned());
-                let deletes =
-                    write_position_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
+                let deletes = write_deletes(&self.warehouse, &lake, self.epoch, attempt, &pending.deletes).await?;
                 parts.push((relation, lake.uuid(), written));
                 changes.push(TableChange { table: lake, truncate, data, deletes, rewrite, expire });
             }

@@ -135,7 +135,7 @@ impl Session {
             Some(lake) => lake,
             None => {
                 let spec = history::described(&source.spec, None)?;
-                self.catalog.prepare_again(spec, history::uuid_beside(uuid)).await?
+                self.catalog.prepare_again(spec, self.config.lake.format, history::uuid_beside(uuid)).await?
             }
         };
         Ok(Some(Arc::new(Base::new(lake))))

@@ -14,7 +14,8 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use futures_util::TryStreamExt as _;
 use iceberg_writer::{
-    Catalog as _, DataFileWriter, LakeTable, MirrorCatalog, Partition, Sorter, Warehouse, WrittenFile, scan_columns,
+    Catalog as _, DataFileWriter, LakeTable, Lineage, MirrorCatalog, Partition, RowStream, Sorter, Warehouse,
+    WrittenFile, scan_columns, scan_with_lineage,
 };
 use roaring::RoaringTreemap;
 use tokio::time::Instant;
@@ -75,6 +76,8 @@ impl Drop for Unclaimed {
 struct Rewriter<'a> {
     shop: &'a Workshop,
     lake: &'a LakeTable,
+    /// Where the rows come from, if they are to say so wherever they are.
+    lineage: Option<Lineage>,
     attempt: Uuid,
     partition: Option<Partition>,
     is_sorted: bool,
@@ -85,11 +88,11 @@ struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    fn new(shop: &'a Workshop, lake: &'a LakeTable, most_outputs: u64) -> Self {
+    fn new(shop: &'a Workshop, lake: &'a LakeTable, lineage: Option<Lineage>, most_outputs: u64) -> Self {
         let pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second: shop.bytes_per_second };
         let done = Unclaimed { catalog: Arc::clone(&shop.catalog), written: Vec::new() };
-        let (partition, is_sorted) = (None, false);
-        Self { shop, lake, attempt: Uuid::now_v7(), partition, is_sorted, most_outputs, pace, open: None, done }
+        let (partition, is_sorted, attempt) = (None, false, Uuid::now_v7());
+        Self { shop, lake, lineage, attempt, partition, is_sorted, most_outputs, pace, open: None, done }
     }
 
     /// Takes the live rows of a file.
@@ -97,8 +100,7 @@ impl<'a> Rewriter<'a> {
         if deleted.len() >= rows {
             return Ok(());
         }
-        let columns: Vec<usize> = (0..self.lake.spec().columns.len()).collect();
-        let mut batches = scan_columns(&self.shop.warehouse, self.lake, path, &columns).await?;
+        let mut batches = scan(self.shop, self.lake, self.lineage.as_ref(), path).await?;
         let mut first = 0u64;
         while let Some(batch) = batches.try_next().await? {
             let count = batch.num_rows() as u64;
@@ -118,6 +120,7 @@ impl<'a> Rewriter<'a> {
         let Workshop { warehouse, epoch, wanted, .. } = self.shop;
         let create = || {
             let writer = DataFileWriter::create(warehouse, self.lake, *epoch, self.attempt, ordinal);
+            let writer = if self.lineage.is_some() { writer.with_lineage() } else { writer };
             self.partition.iter().fold(writer, DataFileWriter::in_partition).in_order(self.is_sorted)
         };
         let open = self.open.get_or_insert_with(create);
@@ -143,6 +146,17 @@ impl<'a> Rewriter<'a> {
     }
 }
 
+/// All rows of a file, as they are written again.
+async fn scan(shop: &Workshop, lake: &LakeTable, lineage: Option<&Lineage>, path: &str) -> Result<RowStream> {
+    Ok(match lineage {
+        Some(lineage) => scan_with_lineage(&shop.warehouse, lake, path, lineage).await?,
+        None => {
+            let columns: Vec<usize> = (0..lake.spec().columns.len()).collect();
+            scan_columns(&shop.warehouse, lake, path, &columns).await?
+        }
+    })
+}
+
 fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result<RecordBatch> {
     let end = first + batch.num_rows() as u64;
     if deleted.range_cardinality(first..end) == 0 {
@@ -155,7 +169,11 @@ fn live_rows(batch: RecordBatch, first: u64, deleted: &RoaringTreemap) -> Result
 
 /// Rewrites files of a mirrored table, and indexes where the rows are then.
 pub(super) async fn rewrite(shop: &Workshop, order: &Order) -> Result<Rewritten> {
-    let mut rewriter = Rewriter::new(shop, &order.lake, order.most_outputs);
+    rewrite_rows(shop, order, order.lake.lineage(&shop.warehouse).await?).await
+}
+
+async fn rewrite_rows(shop: &Workshop, order: &Order, lineage: Option<Lineage>) -> Result<Rewritten> {
+    let mut rewriter = Rewriter::new(shop, &order.lake, lineage, order.most_outputs);
     (rewriter.partition, rewriter.is_sorted) = (Some(order.partition.clone()), order.is_sorted);
     let mut places = None;
     match Sorter::new(&order.lake)?.filter(|_| order.is_sorted) {
@@ -218,7 +236,8 @@ pub(super) async fn rewrite_history(
     if chosen.is_empty() {
         return Ok(None);
     }
-    let mut rewriter = Rewriter::new(shop, lake, u64::MAX);
+    let lineage = lake.lineage(&shop.warehouse).await?;
+    let mut rewriter = Rewriter::new(shop, lake, lineage, u64::MAX);
     let mut removed = Vec::with_capacity(chosen.len());
     for file in chosen.into_iter().filter_map(|at| files.get(at)) {
         rewriter.take(&file.path, file.rows, file.bytes, &file.deleted).await?;

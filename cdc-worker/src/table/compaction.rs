@@ -7,6 +7,7 @@
 //! ones already or not. The position index follows by itself (`index::moving`).
 //!
 //! Delete files have no life of their own: what is deleted in each file is in memory, so that a commit can write all of it anew.
+//! (Deletion vectors come and go with their data file: of them there is nothing to be merged.)
 //!
 //! Until that commit, and for ever if it does not come, the table is what it was: readers see the old files or the new ones, never some
 //! of each.
@@ -342,7 +343,8 @@ impl MirroredTable {
     /// Whether Iceberg has deleted positions of files that it has no more, as another engine's compaction leaves them.
     pub(crate) fn has_dangling_deletes(&self) -> bool {
         let count = self.lake.deleted_position_count();
-        if count == 0 || self.delta.truncated {
+        // A vector goes with its data file, whoever takes that away.
+        if count == 0 || self.delta.truncated || self.has_vectors() {
             return false;
         }
         let deleted: u64 = self.files.iter().map(|(_, file)| file.deleted.len()).sum();
@@ -355,7 +357,7 @@ impl MirroredTable {
     /// of them than rows. And it does when there are too many delete files.
     fn merges_deletes(&self, arrived: Option<&Arrived<'_>>) -> bool {
         let count = self.lake.delete_file_count();
-        if count == 0 {
+        if count == 0 || self.has_vectors() {
             return false;
         }
         let is_deleted = |input: &Input| self.files.get(input.number).is_some_and(|file| !file.deleted.is_empty());

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use iceberg_writer::{DeletedRows, LakeTable, Layout, Rewrite, TableSpec, WrittenFile};
+use iceberg_writer::{DeletedRows, Format, LakeTable, Layout, Rewrite, TableSpec, WrittenFile};
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -66,6 +66,7 @@ pub(crate) enum OldValues<'a> {
 #[derive(Default)]
 pub(crate) struct Pending {
     pub(crate) batches: Vec<RecordBatch>,
+    /// What is to be deleted, as [`iceberg_writer::write_deletes`] wants it for a table of its format.
     pub(crate) deletes: BTreeMap<String, DeletedRows>,
     pub(crate) truncate: bool,
     /// Files to add that are written already.
@@ -376,9 +377,11 @@ impl MirroredTable {
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.
     pub(crate) fn pending(&mut self) -> Result<Pending> {
+        let replaces = self.has_vectors();
         let rows = |(&file, positions): (&u32, &RoaringTreemap)| {
-            let FileState { path, partition, .. } = self.files.get(file)?;
-            Some((path.to_string(), DeletedRows { partition: partition.clone(), positions: positions.clone() }))
+            let FileState { path, partition, deleted, .. } = self.files.get(file)?;
+            let positions = if replaces { (**deleted).clone() } else { positions.clone() };
+            Some((path.to_string(), DeletedRows { partition: partition.clone(), positions }))
         };
         let mut deletes = self.delta.deletes.iter().filter_map(rows).collect();
         let rewrite = self.pending_rewrite(&mut deletes);
@@ -390,6 +393,11 @@ impl MirroredTable {
             truncate: self.delta.truncated,
             staged: self.delta.staged.clone(),
         })
+    }
+
+    /// Whether what is deleted in a file takes the place of what was.
+    pub(super) fn has_vectors(&self) -> bool {
+        self.lake.format() >= Format::V3
     }
 
     /// The rows in memory, to be written for [`Self::stage`].

@@ -187,7 +187,7 @@ mod tests {
 
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use iceberg_writer::{ColumnSpec, DataFileWriter, LakeTable, PgType, StoreOptions, TableSpec, Warehouse};
+    use iceberg_writer::{ColumnSpec, DataFileWriter, Format, LakeTable, PgType, StoreOptions, TableSpec, Warehouse};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -315,7 +315,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let url = format!("file://{}", directory.path().display());
             let warehouse = runtime.block_on(Warehouse::open(&url, &StoreOptions::default())).unwrap();
-            let lake = LakeTable::prepare(&warehouse, spec(), None, None).unwrap();
+            let lake = LakeTable::prepare(&warehouse, spec(), Format::V2, None, None).unwrap();
             let mut writer = DataFileWriter::create(&warehouse, &lake, 1, Uuid::nil(), 0);
             let row = Row { value: 0, large: String::new(), block: 0 };
             runtime.block_on(writer.write(&batch(&[(0, row)]))).unwrap();

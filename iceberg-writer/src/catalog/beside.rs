@@ -4,15 +4,13 @@
 //! an earlier try whose end is unknown has ended when the statement returns: either it moved the row, and the attempt id
 //! says so, or it did not happen. Then each table's entry is moved from the metadata the plan was made from.
 
-use std::collections::BTreeSet;
-
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Catalog;
 use super::connection::{Connection, Parameter, Session};
-use super::foreign::{Foreign, foreign_commits};
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::jdbc::JdbcTables;
 use super::mirror::{MirrorCatalog, lock};
 use super::state::{MirrorRow, State};
@@ -213,7 +211,7 @@ impl MirrorCatalog {
                 let found = Found::read(&self.warehouse, location).await?;
                 let found = base.read_again(&self.warehouse, found).await?;
                 let by = (&*batch.mirror, batch.attempt);
-                match foreign_commits(&self.warehouse, base, &found, &BTreeSet::new(), by).await? {
+                match foreign_commits(&self.warehouse, base, &found, &Ours::default(), by).await? {
                     Foreign::Added(mut files) => {
                         info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
                         if !step.change.truncate {

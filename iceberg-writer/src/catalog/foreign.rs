@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use iceberg::spec::{DataContentType, ManifestFile};
+use iceberg::spec::{DataContentType, ManifestEntryRef, ManifestFile};
 use tracing::info;
 use uuid::Uuid;
 
@@ -16,6 +16,22 @@ use crate::live_files::{LiveFile, load_live_by_spec, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
 
+/// What is not foreign.
+#[derive(Default)]
+pub(super) struct Ours<'a> {
+    /// Files that may have come or gone.
+    pub(super) files: BTreeSet<&'a str>,
+    /// Data files whose deletion vectors may have gone.
+    pub(super) vectors_of: BTreeSet<String>,
+}
+
+/// A file, or a part of it: deletion vectors may share one.
+type Identity<'a> = (&'a str, Option<i64>);
+
+fn identity(entry: &ManifestEntryRef) -> Identity<'_> {
+    (entry.file_path(), entry.data_file().content_offset())
+}
+
 /// What someone else made of a table.
 pub(super) enum Foreign {
     /// There are these files besides, and all that there were.
@@ -24,13 +40,13 @@ pub(super) enum Foreign {
     Rewritten,
 }
 
-/// What happened to a table between `base` and `found`, where that has changed no row which the mirror knows. Files in `ours`
-/// don't count as foreign; they may have come or gone. `by` is the mirror and the attempt that wants to know.
+/// What happened to a table between `base` and `found`, where that has changed no row which the mirror knows. What is
+/// `ours` does not count as foreign. `by` is the mirror and the attempt that wants to know.
 pub(super) async fn foreign_commits(
     warehouse: &Warehouse,
     base: &LakeTable,
     found: &LakeTable,
-    ours: &BTreeSet<&str>,
+    ours: &Ours<'_>,
     by: (&str, Uuid),
 ) -> Result<Foreign> {
     let (mirror, attempt) = by;
@@ -61,13 +77,12 @@ pub(super) async fn foreign_commits(
     }
 }
 
-/// The files that `found` has and `base` has not, when that is all that happened between the two. Files in `ours` don't
-/// count as foreign; they may have come or gone.
+/// The files that `found` has and `base` has not, when that is all that happened between the two, but for `ours`.
 async fn foreign_files(
     warehouse: &Warehouse,
     base: &LakeTable,
     found: &LakeTable,
-    ours: &BTreeSet<&str>,
+    ours: &Ours<'_>,
 ) -> Result<Vec<LiveFile>> {
     if base.uuid() != found.uuid() {
         return Err(base.foreign_change("was dropped and made again by someone else"));
@@ -86,17 +101,23 @@ async fn foreign_files(
     };
     let old = load_live_entries(warehouse, &missing_from(base, &after)).await?;
     let new = load_live_by_spec(warehouse, &missing_from(found, &before)).await?;
-    let present: BTreeSet<&str> = new.iter().map(|(_, entry)| entry.file_path()).collect();
-    let is_lost = |entry: &&iceberg::spec::ManifestEntryRef| {
-        !present.contains(entry.file_path()) && !ours.contains(entry.file_path())
+    let present: BTreeSet<Identity<'_>> = new.iter().map(|(_, entry)| identity(entry)).collect();
+    let is_replaced = |entry: &ManifestEntryRef| {
+        let of = entry.data_file().referenced_data_file().filter(|_| entry.content_type() != DataContentType::Data);
+        of.is_some_and(|data_file| ours.vectors_of.contains(&data_file))
+    };
+    let is_lost = |entry: &&ManifestEntryRef| {
+        !present.contains(&identity(entry)) && !ours.files.contains(entry.file_path()) && !is_replaced(entry)
     };
     if let Some(gone) = old.iter().find(is_lost) {
         let what = format!("lost the file {} to someone else's commit", gone.file_path());
         return Err(base.foreign_change(&what));
     }
-    let known: BTreeSet<&str> = old.iter().map(|entry| entry.file_path()).chain(ours.iter().copied()).collect();
+    let known: BTreeSet<Identity<'_>> = old.iter().map(identity).collect();
+    let is_known =
+        |entry: &ManifestEntryRef| known.contains(&identity(entry)) || ours.files.contains(entry.file_path());
     let mut added = Vec::new();
-    for (spec_id, entry) in new.iter().filter(|(_, entry)| !known.contains(entry.file_path())) {
+    for (spec_id, entry) in new.iter().filter(|(_, entry)| !is_known(entry)) {
         if entry.content_type() != DataContentType::Data {
             let what = format!("had rows deleted by someone else, in {}", entry.file_path());
             return Err(base.foreign_change(&what));

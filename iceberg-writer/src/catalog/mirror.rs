@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::ancestry::Ancestry;
 use super::connection::{Connection, quoted};
-use super::foreign::{Foreign, foreign_commits};
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
 use super::rest::{RestCatalog, RestSettings};
@@ -25,6 +25,7 @@ use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
 use crate::deadline;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Format;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -92,7 +93,7 @@ impl MirrorCatalog {
     /// A REST catalog, and the mirrors' rows in a schema of the database that `config` connects to.
     pub fn over_rest(config: Config, schema: &str, rest: RestSettings, warehouse: Warehouse) -> Result<Self> {
         let tables = Tables::Apart(Box::new(RestCatalog::new(rest)?));
-        Ok(Self::with_tables(config, schema, tables, warehouse))
+        Ok(Self::with_tables(config, schema, tables, warehouse.guarded()))
     }
 
     /// Sets how long superseded snapshots are kept.
@@ -184,10 +185,10 @@ impl MirrorCatalog {
         }
     }
 
-    async fn prepare_as(&self, spec: TableSpec, uuid: Option<Uuid>) -> Result<LakeTable> {
+    async fn prepare_as(&self, spec: TableSpec, format: Format, uuid: Option<Uuid>) -> Result<LakeTable> {
         let replaces = self.replaced(&spec).await?;
         let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
-        let prepared = LakeTable::prepare(&self.warehouse, spec, uuid, replaces)?;
+        let prepared = LakeTable::prepare(&self.warehouse, spec, format, uuid, replaces)?;
         match &self.tables {
             // It takes the place of the table that is there, which keeps its specs and orders.
             Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
@@ -245,7 +246,8 @@ impl MirrorCatalog {
         if change.rewrite.all_deletes {
             replaced.extend(base.delete_paths(&self.warehouse).await?);
         }
-        let ours: BTreeSet<&str> = written.chain(replaced.iter().map(String::as_str)).collect();
+        let files = written.chain(replaced.iter().map(String::as_str)).collect();
+        let ours = Ours { files, vectors_of: change.vectors_of() };
         let before = if change.truncate { base.without_files() } else { base.clone() };
         foreign_commits(&self.warehouse, &before, table, &ours, (&batch.mirror, batch.attempt)).await
     }
@@ -291,12 +293,12 @@ impl Catalog for MirrorCatalog {
         Ancestry::of(&self.warehouse, table, mirror).await?.prove(&self.warehouse, table).await
     }
 
-    async fn prepare(&self, spec: TableSpec) -> Result<LakeTable> {
-        self.prepare_as(spec, None).await
+    async fn prepare(&self, spec: TableSpec, format: Format) -> Result<LakeTable> {
+        self.prepare_as(spec, format, None).await
     }
 
-    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable> {
-        self.prepare_as(spec, Some(uuid)).await
+    async fn prepare_again(&self, spec: TableSpec, format: Format, uuid: Uuid) -> Result<LakeTable> {
+        self.prepare_as(spec, format, Some(uuid)).await
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Outcome> {
@@ -324,6 +326,8 @@ impl Catalog for MirrorCatalog {
     async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {
         if !lock(&self.unknown).contains(&batch.attempt) {
             let files = batch.tables.iter().flat_map(TableChange::written).map(|file| file.path.clone());
+            // Deletion vectors share one.
+            let files = files.collect::<BTreeSet<_>>().into_iter();
             let (read, files): (Vec<_>, Vec<_>) = files.partition(|file| is_pinned(file));
             self.delete(&files).await;
             self.abandon(read);

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::commit::{Batch, CommitReceipt, Outcome};
 use crate::error::Result;
+use crate::format::Format;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 
@@ -88,10 +89,10 @@ pub trait Catalog: Send + Sync {
 
     /// A new table. Nothing is written: it enters the catalog with its first [`Batch`], and replaces the table of the same
     /// name that is there now.
-    async fn prepare(&self, spec: TableSpec) -> Result<LakeTable>;
+    async fn prepare(&self, spec: TableSpec, format: Format) -> Result<LakeTable>;
 
     /// A table that was prepared before, by a process that has ended, and for which files have been written.
-    async fn prepare_again(&self, spec: TableSpec, uuid: Uuid) -> Result<LakeTable>;
+    async fn prepare_again(&self, spec: TableSpec, format: Format, uuid: Uuid) -> Result<LakeTable>;
 
     /// Makes a batch visible in all its tables at once and moves the mirror to its position, or does nothing.
     ///

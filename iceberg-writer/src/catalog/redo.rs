@@ -41,18 +41,17 @@
 //! batch and that table is *left out*: the row says so in the same UPDATE that moves the position, until the next batch is
 //! decided. So whoever starts next knows that the table has to stop, although the position is past what it has (I6).
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ancestry::Ancestry;
-use super::foreign::{Foreign, foreign_commits};
+use super::foreign::{Foreign, Ours, foreign_commits};
 use super::mirror::{MirrorCatalog, Tables};
 use super::tables::TableCatalog;
 use crate::commit::{Batch, LeftOut, MetadataBy, Rewrite, TableChange};
 use crate::data_file::WrittenFile;
 use crate::error::{Error, Result, Retry};
+use crate::format::Format;
 use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
@@ -96,12 +95,30 @@ struct RecordedChange {
     truncate: bool,
     /// Manifest entries, each as text.
     data: Vec<String>,
+    #[serde(deserialize_with = "one_or_several")]
     deletes: Vec<String>,
+    /// What a prepared table is to be of. Records of before there was a choice do not say.
+    #[serde(default)]
+    format: Format,
     /// How the batch lays the table out; `None`: as it was.
     #[serde(default)]
     layout: Option<Layout>,
     rewrite: RecordedRewrite,
     expire: bool,
+}
+
+/// Records of before there were deletion vectors have one file of deletions, or none.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Files {
+        One(Option<String>),
+        Several(Vec<String>),
+    }
+    Ok(match Files::deserialize(from)? {
+        Files::One(file) => file.into_iter().collect(),
+        Files::Several(files) => files,
+    })
 }
 
 /// Files that take the place of others.
@@ -181,6 +198,7 @@ impl RecordedChange {
             truncate: change.truncate,
             data: change.data.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
             deletes: change.deletes.iter().map(WrittenFile::to_json).collect::<Result<_>>()?,
+            format: table.format(),
             layout: table.layout().filter(|_| !table.has_its_layout()).cloned(),
         })
     }
@@ -226,7 +244,7 @@ impl RecordedChange {
     }
 
     fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>) -> Result<LakeTable> {
-        LakeTable::prepare(&catalog.warehouse, self.spec.clone(), Some(self.uuid), replaces)
+        LakeTable::prepare(&catalog.warehouse, self.spec.clone(), self.format, Some(self.uuid), replaces)
     }
 
     /// The table as the catalog has it, and what that means for the batch.
@@ -262,7 +280,7 @@ impl RecordedChange {
         if table.snapshot_id() != self.snapshot {
             // Someone else's commit came in between. Its rows are read when the mirror goes on.
             let foreign = match table.at_snapshot(warehouse, self.snapshot).await {
-                Ok(before) => foreign_commits(warehouse, &before, &table, &BTreeSet::new(), (mirror, attempt)).await?,
+                Ok(before) => foreign_commits(warehouse, &before, &table, &Ours::default(), (mirror, attempt)).await?,
                 // It has expired since, or its files have. What came after it still tells.
                 Err(error) if error.retry() == Retry::Never => {
                     Ancestry::of(warehouse, &table, mirror).await?.prove(warehouse, &table).await?;

@@ -39,6 +39,9 @@ impl MirrorCatalog {
         let mut strays: BTreeSet<String> = older.map(|name| format!("{folder}/{name}")).collect();
         let folder = format!("{}/metadata", table.location());
         let names = self.warehouse.names_in(&folder).await?;
+        // Deletion vectors, where they have to be there.
+        let vectors = names.iter().filter(|name| writer_epoch(name).is_some_and(|writer| writer < epoch));
+        strays.extend(vectors.map(|name| format!("{folder}/{name}")));
         let horizon =
             Stamp::draw().now_millis.saturating_sub(i64::try_from(ORPHAN_GRACE.as_millis()).unwrap_or(i64::MAX));
         let old = names.iter().filter(|name| made_at(name).is_some_and(|made| made < horizon));
@@ -83,11 +86,12 @@ impl MirrorCatalog {
     }
 }
 
-/// The epoch of the writer of `<epoch>-<attempt>-….parquet`, or of the hidden file that was to become it.
+/// The epoch of the writer of `<epoch>-<attempt>-….parquet` and the like, or of the hidden file that was to become it.
 fn writer_epoch(name: &str) -> Option<i64> {
     let (epoch, rest) = name.strip_prefix('.').unwrap_or(name).split_once('-')?;
     let (attempt, rest) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
-    let ours = rest.starts_with('-') && rest.contains(".parquet") && Uuid::try_parse(attempt).is_ok();
+    let is_kind = [".parquet", ".puffin", ".stats"].iter().any(|kind| rest.contains(kind));
+    let ours = rest.starts_with('-') && is_kind && Uuid::try_parse(attempt).is_ok();
     epoch.parse().ok().filter(|_| ours)
 }
 
@@ -145,6 +149,8 @@ mod tests {
         let attempt = Uuid::now_v7();
         assert_eq!(writer_epoch(&format!("7-{attempt}-00000.parquet")), Some(7));
         assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.parquet")), Some(12));
+        assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.puffin")), Some(12));
+        assert_eq!(writer_epoch(&format!("12-{attempt}-deletes.stats")), Some(12));
         assert_eq!(writer_epoch(&format!("12-{attempt}-00001-deletes.parquet")), Some(12));
         assert_eq!(writer_epoch(&format!(".7-{attempt}-00000.parquet.0a0b.tmp")), Some(7));
         for foreign in [
@@ -152,6 +158,8 @@ mod tests {
             format!("00000-0-{attempt}.parquet"),
             format!("x-{attempt}-00000.parquet"),
             format!("7-{attempt}-00000.orc"),
+            format!("7-{attempt}-data.avro"),
+            format!("00007-{attempt}.metadata.json"),
             "7-0-1.parquet".to_owned(),
             "7".to_owned(),
             String::new(),

@@ -4,6 +4,9 @@
 //! too many they are merged into the new one, so that the list, and the time of a commit, stay flat. Files keep the snapshot and the sequence
 //! numbers they came with. Those that take others' places are new files as all are: with the number of this snapshot, they
 //! are out of the reach of delete files from before, and within that of the ones that come with them.
+//!
+//! Deletion vectors are found by the data file that they are about, so each commit that brings or removes some has to look at
+//! all there are. It leaves them in one manifest, for the next to look at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use uuid::Uuid;
 
 use super::TableChange;
 use crate::data_file::WrittenFile;
+use crate::deletion_vectors::is_vector;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::live_files::{load_live_by_spec, load_live_entries};
 use crate::table::LakeTable;
 use crate::warehouse::Warehouse;
@@ -61,7 +66,13 @@ pub(super) async fn next_manifests(
     let writer = Writer { warehouse, base, schema: base.next_schema()?, snapshot };
     // A truncation has removed them already.
     let replaced = if change.truncate { BTreeSet::new() } else { change.rewrite.removed.iter().cloned().collect() };
-    let (kept, mut existing) = writer.take_out(kept, replaced, &mut removed).await?;
+    let (mut kept, mut existing) = writer.take_out(kept, replaced, &mut removed).await?;
+    if base.format() >= Format::V3 {
+        let others;
+        (kept, others) =
+            writer.take_out_vectors(kept, &change.vectors_of(), !change.deletes.is_empty(), &mut removed).await?;
+        existing.extend(others);
+    }
     let mut groups: BTreeMap<Group, Contents> = BTreeMap::new();
     for manifest in kept {
         let group =
@@ -188,11 +199,58 @@ impl Writer<'_> {
         }
     }
 
+    /// Takes the deletion vectors of some data files out of the manifests that have them. Gives the manifests that stay, and
+    /// what else is in the others: where there is a new manifest, it is to have all.
+    async fn take_out_vectors(
+        &self,
+        manifests: Vec<ManifestFile>,
+        of: &BTreeSet<String>,
+        adds: bool,
+        removed: &mut Vec<(i32, ManifestEntryRef)>,
+    ) -> Result<(Vec<ManifestFile>, Vec<(i32, ManifestEntryRef)>)> {
+        if of.is_empty() {
+            return Ok((manifests, Vec::new()));
+        }
+        let (manifests, mut kept): (Vec<_>, Vec<_>) =
+            manifests.into_iter().partition(|manifest| manifest.content == ManifestContentType::Deletes);
+        let load = manifests.iter().map(|manifest| load_live_entries(self.warehouse, std::slice::from_ref(manifest)));
+        let entries = futures_util::future::try_join_all(load).await?;
+        if let Some(other) = entries.iter().flatten().find(|entry| !is_vector(entry.data_file())) {
+            // What such a file deletes of a data file could not be removed with that.
+            let what = format!("has a position delete file of before it was of version 3, {}", other.file_path());
+            return Err(self.base.foreign_change(&what));
+        }
+        let goes = |entry: &ManifestEntryRef| {
+            entry.data_file().referenced_data_file().is_some_and(|data_file| of.contains(&data_file))
+        };
+        if !adds && !entries.iter().flatten().any(goes) {
+            kept.extend(manifests);
+            return Ok((kept, Vec::new()));
+        }
+        let mut existing = Vec::new();
+        for (manifest, entries) in manifests.into_iter().zip(entries) {
+            let (gone, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(goes);
+            if gone.is_empty() && manifest.manifest_length >= LARGE_MANIFEST_BYTES {
+                kept.push(manifest);
+            } else {
+                let spec = manifest.partition_spec_id;
+                removed.extend(gone.into_iter().map(|entry| (spec, entry)));
+                existing.extend(others.into_iter().map(|entry| (spec, entry)));
+            }
+        }
+        Ok((kept, existing))
+    }
+
     fn open(&self, group: Group, spec: &PartitionSpec, path: &str) -> iceberg::Result<ManifestWriter> {
         let output = self.warehouse.file_io().new_output(path)?;
         let schema = Arc::clone(&self.schema);
         let builder = ManifestWriterBuilder::new(output, Some(self.snapshot.id), schema, spec.clone());
-        Ok(if group.is_delete { builder.build_v2_deletes() } else { builder.build_v2_data() })
+        Ok(match (self.base.format(), group.is_delete) {
+            (Format::V2, false) => builder.build_v2_data(),
+            (Format::V2, true) => builder.build_v2_deletes(),
+            (Format::V3, false) => builder.build_v3_data(),
+            (Format::V3, true) => builder.build_v3_deletes(),
+        })
     }
 }
 
@@ -210,15 +268,40 @@ pub(super) async fn write_manifest_list(
     path: &str,
     parent: Option<i64>,
     snapshot: NewSnapshot,
+    rows: Option<RowRange>,
     manifests: &[ManifestFile],
 ) -> Result<()> {
     let write = async {
         let output = warehouse.file_io().new_output(path)?.writer().await?;
-        let mut list = ManifestListWriter::v2(output, snapshot.id, parent, snapshot.sequence_number);
+        let NewSnapshot { id, sequence_number, .. } = snapshot;
+        let mut list = match rows {
+            None => ManifestListWriter::v2(output, id, parent, sequence_number),
+            Some(rows) => ManifestListWriter::v3(output, id, parent, sequence_number, Some(rows.first)),
+        };
         list.add_manifests(manifests.iter().cloned())?;
         list.close().await
     };
     write.await.map_err(|error| Error::iceberg(format!("write the manifest list {path}"), error))
+}
+
+/// The numbers that a snapshot's new rows get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowRange {
+    pub(super) first: u64,
+    pub(super) count: u64,
+}
+
+/// Lets the rows of data manifests that have no numbers yet be counted from `first` on, as the specification has it: all rows
+/// of a manifest take some, also those that have theirs from before.
+pub(super) fn assign_row_ids(manifests: &mut [ManifestFile], first: u64) -> RowRange {
+    let mut next = first;
+    for manifest in manifests.iter_mut().filter(|manifest| manifest.content == ManifestContentType::Data) {
+        if manifest.first_row_id.is_none() {
+            manifest.first_row_id = Some(next);
+            next += manifest.existing_rows_count.unwrap_or(0) + manifest.added_rows_count.unwrap_or(0);
+        }
+    }
+    RowRange { first, count: next - first }
 }
 
 /// The numbers the manifest list gives to new manifests, for those who go on with the list in memory.

@@ -10,12 +10,14 @@
 mod manifests;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::data_file::WrittenFile;
+use crate::format::Format;
 use crate::live_files::LiveFile;
 use crate::lsn::Lsn;
 use crate::table::LakeTable;
@@ -49,7 +51,7 @@ pub struct TableChange {
     pub truncate: bool,
     /// Files to add.
     pub data: Vec<WrittenFile>,
-    /// Positions to delete, in older files and in those of `data`: delete files, each of one partition.
+    /// Positions to delete, in older files and in those of `data`: what [`write_deletes`](crate::write_deletes) gave.
     pub deletes: Vec<WrittenFile>,
     /// Files that take the place of others, with the same rows.
     pub rewrite: Rewrite,
@@ -64,8 +66,9 @@ pub struct Rewrite {
     pub removed: Vec<String>,
     /// Data files that have the live rows of those that go.
     pub data: Vec<WrittenFile>,
-    /// All position delete files go: the change's `deletes` has every deleted position of the files that stay. So it has to be
-    /// when a file goes in which something was deleted: positions in files that are gone would be counted by readers.
+    /// All delete files go: the change's `deletes` has every deleted position of the files that stay. So it has to be
+    /// when a file goes in which something was deleted, and the table has position delete files: positions in files that are
+    /// gone would be counted by readers. (A deletion vector goes with its file.)
     pub all_deletes: bool,
     /// There is nothing else in the change: its `deletes` name rows that were deleted before.
     pub alone: bool,
@@ -94,6 +97,15 @@ impl TableChange {
     /// The files the caller wrote for it.
     pub(crate) fn written(&self) -> impl Iterator<Item = &WrittenFile> {
         self.added_data().chain(&self.deletes)
+    }
+
+    /// The data files whose deletion vectors it replaces or removes, if they have any.
+    pub(crate) fn vectors_of(&self) -> BTreeSet<String> {
+        if self.table.format() < Format::V3 {
+            return BTreeSet::new();
+        }
+        let of = self.deletes.iter().filter_map(|vector| vector.entry.referenced_data_file());
+        of.chain(self.rewrite.removed.iter().cloned()).collect()
     }
 
     pub(crate) fn added_data(&self) -> impl Iterator<Item = &WrittenFile> {

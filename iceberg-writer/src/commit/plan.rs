@@ -13,11 +13,15 @@ use iceberg::spec::{
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::manifests::{NewManifests, NewSnapshot, assign_numbers, next_manifests, write_manifest_list};
+use super::manifests::{
+    NewManifests, NewSnapshot, assign_numbers, assign_row_ids, next_manifests, write_manifest_list,
+};
 use super::{Batch, TableChange};
 use crate::catalog::Retention;
+use crate::data_file::size_of;
 use crate::error::{Error, Result};
 use crate::evolution::REMARK_PROPERTY;
+use crate::format::Format;
 use crate::stamp::Stamp;
 use crate::table::{
     CHECKPOINT_PROPERTY, Checkpoint, Entry, LakeTable, SUMMARY_ATTEMPT, SUMMARY_EPOCH, SUMMARY_LSN, SUMMARY_MIRROR,
@@ -101,6 +105,8 @@ pub(crate) async fn plan(
         attempt: batch.attempt,
     };
     let mut manifests = next_manifests(warehouse, change, snapshot).await?;
+    let numbers_rows = base.format() >= Format::V3;
+    let rows = numbers_rows.then(|| assign_row_ids(&mut manifests.all, metadata.next_row_id()));
     let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
     let mut files = manifests.written.clone();
     files.push(list.clone());
@@ -115,12 +121,15 @@ pub(crate) async fn plan(
         .with_timestamp_ms(now)
         .with_manifest_list(list.clone())
         .with_summary(summary(&checkpoint, change, &manifests, metadata))
-        .with_schema_id(base.next_schema()?.schema_id())
-        .build();
+        .with_schema_id(base.next_schema()?.schema_id());
+    let added = match rows {
+        None => added.build(),
+        Some(rows) => added.with_row_range(rows.first, rows.count).build(),
+    };
     let retention = if change.expire { &Retention::NOTHING } else { retention };
     let Next { metadata: next, changes, expired, metadata_files } =
         next_metadata(base, added, &checkpoint, retention, now)?;
-    let write_list = write_manifest_list(warehouse, &list, parent, snapshot, &manifests.all);
+    let write_list = write_manifest_list(warehouse, &list, parent, snapshot, rows, &manifests.all);
     let (commit, metadata_files) = match by {
         MetadataBy::Writer => {
             let location = next_metadata_location(base, stamp);
@@ -227,7 +236,12 @@ fn next_metadata(
     properties.extend(base.identity_properties()?);
     properties.extend(base.remark().map(|remark| (REMARK_PROPERTY.to_owned(), remark.to_owned())));
     let metadata = base.next_metadata()?;
-    let builder = base.lay_out(metadata.into_builder(base.metadata_location().map(str::to_owned)))?;
+    let version = base.format().version();
+    let builder = metadata.into_builder(base.metadata_location().map(str::to_owned));
+    let builder = builder
+        .upgrade_format_version(version)
+        .map_err(|error| Error::iceberg(format!("plan the next state of {}", base.full_name()), error))?;
+    let builder = base.lay_out(builder)?;
     let build = || {
         builder.set_branch_snapshot(snapshot, MAIN_BRANCH)?.remove_snapshots(&ids).set_properties(properties)?.build()
     };
@@ -287,21 +301,23 @@ fn summary(
             entries.insert(name.to_owned(), value.to_string());
         }
     };
+    let base = &change.table;
     let is_data = |entry: &&ManifestEntryRef| entry.content_type() == iceberg::spec::DataContentType::Data;
     let (gone, undone): (Vec<_>, Vec<_>) = manifests.removed.iter().partition(is_data);
     let rows = |entries: &[&ManifestEntryRef]| entries.iter().map(|entry| entry.record_count()).sum::<u64>();
     let added_bytes = change.written().map(|file| file.bytes).sum::<u64>();
-    let removed_bytes = manifests.removed.iter().map(|entry| entry.file_size_in_bytes()).sum::<u64>();
+    let removed_bytes = manifests.removed.iter().map(|entry| size_of(entry.data_file())).sum::<u64>();
     count("added-data-files", change.added_data().count() as u64);
     count("added-records", change.added_data().map(|file| file.rows).sum());
     count("added-files-size", added_bytes);
+    let kind = if base.format() >= Format::V3 { "dvs" } else { "position-delete-files" };
     count("added-delete-files", change.deletes.len() as u64);
-    count("added-position-delete-files", change.deletes.len() as u64);
-    count("added-position-deletes", change.deletes.iter().map(|file| file.rows).sum());
+    count(&format!("added-{kind}"), change.deletes.len() as u64);
+    count("added-position-deletes", change.deletes.iter().map(|deletes| deletes.rows).sum());
     count("deleted-data-files", gone.len() as u64);
     count("deleted-records", rows(&gone));
     count("removed-delete-files", undone.len() as u64);
-    count("removed-position-delete-files", undone.len() as u64);
+    count(&format!("removed-{kind}"), undone.len() as u64);
     count("removed-position-deletes", rows(&undone));
     count("removed-files-size", removed_bytes);
     let (files, records) = totals(&manifests.all, ManifestContentType::Data);
@@ -355,7 +371,7 @@ mod tests {
         };
         let spec =
             TableSpec { namespace: "public".to_owned(), name: "t".to_owned(), columns: vec![column], key: vec![0] };
-        LakeTable::prepare(warehouse, spec, None, None).unwrap()
+        LakeTable::prepare(warehouse, spec, Format::V2, None, None).unwrap()
     }
 
     fn batch(table: &LakeTable) -> Batch {

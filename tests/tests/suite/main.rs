@@ -40,6 +40,7 @@ mod worker_takeover;
 mod worker_toast;
 mod worker_truncate;
 mod worker_types;
+mod worker_vectors;
 mod worker_versions;
 
 use std::time::Duration;

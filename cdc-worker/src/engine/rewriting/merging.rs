@@ -5,14 +5,14 @@ use std::collections::BinaryHeap;
 
 use arrow_array::RecordBatch;
 use futures_util::TryStreamExt as _;
-use iceberg_writer::{RowStream, Sorter, scan_columns, take_rows};
+use iceberg_writer::{RowStream, Sorter, take_rows};
 use roaring::RoaringTreemap;
 
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 use crate::table::Input;
 
-use super::{Rewriter, live_rows};
+use super::{Rewriter, live_rows, scan};
 
 /// Rows that are copied at once, at most.
 const CHUNK_ROWS: usize = 8192;
@@ -60,8 +60,6 @@ impl Run<'_> {
 
 /// Merges the live rows of sorted files. Of each, in the order of the files, gives its place among those that are written.
 pub(super) async fn merge(rewriter: &mut Rewriter<'_>, sorter: &Sorter, inputs: &[Input]) -> Result<Vec<u32>> {
-    let (shop, lake) = (rewriter.shop, rewriter.lake);
-    let columns: Vec<usize> = (0..lake.spec().columns.len()).collect();
     let (mut runs, mut number) = (Vec::with_capacity(inputs.len()), 0);
     let mut heap = BinaryHeap::new();
     for input in inputs {
@@ -71,8 +69,8 @@ pub(super) async fn merge(rewriter: &mut Rewriter<'_>, sorter: &Sorter, inputs: 
         if live == 0 {
             continue;
         }
-        let stream = scan_columns(&shop.warehouse, lake, &input.path, &columns).await?;
-        let (batch, keys) = (RecordBatch::new_empty(lake.spec().arrow_schema()), Vec::new());
+        let stream = scan(rewriter.shop, rewriter.lake, rewriter.lineage.as_ref(), &input.path).await?;
+        let (batch, keys) = (RecordBatch::new_empty(rewriter.lake.spec().arrow_schema()), Vec::new());
         let mut run = Run { input, stream, read: 0, batch, keys, at: 0, number: first };
         run.refill(sorter).await?;
         heap.extend(run.key().map(|key| Reverse((key, runs.len()))));

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use arrow_array::Array as _;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use iceberg_writer::{Partition, StoreOptions, Warehouse};
+use iceberg_writer::{Format, Partition, StoreOptions, Warehouse};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -100,7 +100,7 @@ impl Kept {
         let file =
             FileState { path: "file".into(), rows: 4, bytes: 1, deleted, full: false, partition, is_sorted: false };
         let kept = described(&spec, None).unwrap();
-        let prepare = |spec| LakeTable::prepare(&warehouse, spec, None, None).unwrap();
+        let prepare = |spec| LakeTable::prepare(&warehouse, spec, Format::V2, None, None).unwrap();
         let (lake, kept) = (prepare(spec.clone()), prepare(kept));
         let table = MirroredTable::new(1, Arc::new(spec), identity, lake, vec![file], index);
         let mut history = History::new(kept);
@@ -290,7 +290,7 @@ fn names_and_numbers_of_its_own_are_kept_apart() {
     // A type that cannot be read as what is there makes another column, and the former type the former one.
     let directory = tempfile::tempdir().unwrap();
     let warehouse = warehouse(directory.path());
-    let lake = LakeTable::prepare(&warehouse, described, None, None).unwrap();
+    let lake = LakeTable::prepare(&warehouse, described, Format::V2, None, None).unwrap();
     table.columns[1].pg_type = PgType::Text;
     let renumbered = super::described(&table, Some(&lake)).unwrap();
     assert_eq!(numbers(&renumbered)[..3], [1, 2002, 4]);

@@ -1,13 +1,11 @@
 //! The moves of a batch's tables: planned, sent, and looked for where they met with someone else's.
 
-use std::collections::BTreeSet;
-
 use futures_util::future::try_join_all;
 use iceberg::spec::TableMetadata;
 use tracing::{info, warn};
 
 use super::{Progress, Step, Work};
-use crate::catalog::foreign::{Foreign, foreign_commits};
+use crate::catalog::foreign::{Foreign, Ours, foreign_commits};
 use crate::catalog::mirror::MirrorCatalog;
 use crate::catalog::tables::{Found, Move, Moved, TableCatalog};
 use crate::commit::{Batch, Garbage, MetadataBy, plan};
@@ -112,7 +110,7 @@ impl MirrorCatalog {
         })?;
         found.may_be_replaced(spec)?;
         let there = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-        let onto = prepared.onto(&there);
+        let onto = prepared.onto(&there)?;
         if onto.next_partition_spec()?.spec_id() != prepared.next_partition_spec()?.spec_id() {
             return Err(there.foreign_change("got another partition spec while its copy was made"));
         }
@@ -174,7 +172,7 @@ impl MirrorCatalog {
         let Some(found) = found else { return Err(base.foreign_change("was dropped by someone else")) };
         let found = base.read_again(&self.warehouse, found).await?;
         let by = (&*batch.mirror, batch.attempt);
-        match foreign_commits(&self.warehouse, &base, &found, &BTreeSet::new(), by).await? {
+        match foreign_commits(&self.warehouse, &base, &found, &Ours::default(), by).await? {
             Foreign::Added(mut files) => {
                 info!(table = base.full_name(), files = files.len(), "took over someone else's commit");
                 if !step.change.truncate {
