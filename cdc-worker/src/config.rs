@@ -123,6 +123,8 @@ pub enum CatalogConfig {
     Jdbc(Box<JdbcCatalogConfig>),
     /// A REST catalog.
     Rest(RestSettings),
+    /// None but the warehouse's files, as Iceberg's Hadoop catalog has them.
+    Files,
 }
 
 /// A JDBC catalog in a database that is not the source.

@@ -1,5 +1,6 @@
 //! Where the lake's files are.
 
+use bytes::Bytes;
 use iceberg::io::FileIO;
 use url::Url;
 use uuid::Uuid;
@@ -10,6 +11,15 @@ use crate::storage::{Files, StoreOptions};
 /// How a warehouse's URL looks.
 const FORMS: &str = "give it as s3://bucket/prefix, gs://bucket/prefix, \
                      abfss://container@account.dfs.core.windows.net/prefix or file:///absolute/path";
+
+/// What became of a file that was to be made if there was none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// It is there now.
+    New,
+    /// Another one has its name.
+    Taken,
+}
 
 /// A place that holds the files of Iceberg tables. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,6 +80,13 @@ impl Warehouse {
 
     pub(crate) fn file_io(&self) -> &FileIO {
         &self.file_io
+    }
+
+    /// Makes a file, durably, if there is none of its name. Of all that try to at once, one has [`Created::New`].
+    pub(crate) async fn create(&self, path: &str, content: Bytes) -> Result<Created> {
+        let made = self.files.create(path, content).await;
+        let made = made.map_err(|error| Error::iceberg(format!("create {path}"), error))?;
+        Ok(if made { Created::New } else { Created::Taken })
     }
 
     /// The names of the files in a folder, hidden ones too. None when there is no such folder.

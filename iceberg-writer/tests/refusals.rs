@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, Format, LakeTable, Retry, StoreOptions, Warehouse};
+use iceberg_writer::{
+    Catalog, DataFileWriter, ErrorKind, Format, LakeTable, MirrorCatalog, Retry, StoreOptions, Warehouse,
+};
 use lake_tests::Seaweed;
 use uuid::Uuid;
 
@@ -136,4 +138,41 @@ async fn a_commit_that_the_store_refuses_is_not_made_and_can_be_made_later() {
     assert!(before.iter().all(|file| files.contains(file)), "a file of the table or of the batch is gone");
     let table = committed(catalog.commit(&ours).await.unwrap()).tables()[0].table.clone();
     assert_eq!(ids(&lake.warehouse, &table).await, [0, 1, 2, 3, 4]);
+}
+
+/// A catalog that is nothing but files in the store.
+fn in_files(lake: &Lake, warehouse: &Warehouse) -> MirrorCatalog {
+    let source = crate::server::config(lake.server.socket_folder(), &lake.database);
+    MirrorCatalog::in_files(source, "lake_catalog", warehouse.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_knows_no_conditions_is_no_catalog() {
+    let (lake, proxy, _, warehouse) = behind_a_proxy().await;
+    let catalog = in_files(&lake, &warehouse);
+    catalog.ensure().await.unwrap();
+    assert!(lake.files().await.is_empty(), "the probe is there");
+    // Whoever asks is told that it is done.
+    proxy.refuse_all_after(0, Refusal::bare(200));
+    let error = catalog.ensure().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.hint().unwrap_or_default().contains("another type of catalog"), "{error}: {:?}", error.hint());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_which_no_answer_came_is_there_once() {
+    let (lake, proxy, _, warehouse) = behind_a_proxy().await;
+    let catalog = in_files(&lake, &warehouse);
+    let mut table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
+    for (step, lsn) in [(None, 10), (Some(10), 20), (Some(20), 30)] {
+        let from = i64::try_from(lsn).unwrap();
+        let file = data_file(&warehouse, &table, from..from + 3).await;
+        proxy.lose_answers(1);
+        let batch = batch(step, lsn, vec![append(&table, vec![file])]);
+        table = committed(catalog.commit(&batch).await.unwrap()).tables()[0].table.clone();
+        assert_eq!(proxy.to_lose(), 0);
+    }
+    assert_eq!(ids(&lake.warehouse, &table).await, [10, 11, 12, 20, 21, 22, 30, 31, 32]);
+    let states = lake.files().await.into_iter().filter(|file| file.ends_with(".metadata.json")).count();
+    assert_eq!(states, 4, "a table without rows, and three commits");
 }

@@ -138,12 +138,21 @@ pub(crate) enum Kind {
     StrictRest,
     /// In SeaweedFS's, and their files in its table bucket.
     Seaweed,
+    /// In no catalog but their files.
+    Hadoop,
+    /// The same, in an object store.
+    HadoopInS3,
 }
 
 impl Kind {
     /// A batch's tables move together or not at all.
     pub(crate) fn is_atomic(self) -> bool {
-        self != Self::StrictRest
+        !matches!(self, Self::StrictRest | Self::Hadoop | Self::HadoopInS3)
+    }
+
+    /// Tables are found by their folders.
+    pub(crate) fn is_hadoop(self) -> bool {
+        matches!(self, Self::Hadoop | Self::HadoopInS3)
     }
 
     /// A table copied anew is another one, and the server has no part in metadata files.
@@ -153,7 +162,7 @@ impl Kind {
 
     /// The number of the first schema that we wrote.
     pub(crate) fn first_schema(self) -> i64 {
-        if self.is_jdbc() { 0 } else { 1 }
+        if self.is_jdbc() || self.is_hadoop() { 0 } else { 1 }
     }
 }
 
@@ -166,6 +175,8 @@ macro_rules! of_every_catalog {
         of_every_catalog!(@ rest, Rest, $($name),*);
         of_every_catalog!(@ strict_rest, StrictRest, $($name),*);
         of_every_catalog!(@ seaweed, Seaweed, $($name),*);
+        of_every_catalog!(@ hadoop, Hadoop, $($name),*);
+        of_every_catalog!(@ hadoop_in_s3, HadoopInS3, $($name),*);
     };
     (@ $kind:ident, $variant:ident, $($name:ident),*) => {
         mod $kind {
@@ -228,7 +239,7 @@ impl Lake {
         }
         let folder = tempfile::tempdir().unwrap();
         let (store, url) = match kind {
-            Kind::InS3 => {
+            Kind::InS3 | Kind::HadoopInS3 => {
                 let url = format!("s3://{}/{}/{database}", Seaweed::BUCKET, std::process::id());
                 (Some(Seaweed::shared().await.unwrap()), url)
             }
@@ -267,7 +278,7 @@ impl Lake {
         let socket = server.socket_folder();
         let source = config(socket, &database);
         let other_name = other.as_ref().map(|(name, _): &(String, Client)| &**name);
-        let catalog = catalog(source, socket, other_name, rest_settings.as_ref(), &warehouse);
+        let catalog = catalog(kind, source, socket, other_name, rest_settings.as_ref(), &warehouse);
         catalog.ensure().await.unwrap();
         let lake = Self { catalog, kind, rest, rest_settings, other, warehouse, sql, database, folder, server, store };
         lake.add_mirror(MIRROR).await;
@@ -292,7 +303,7 @@ impl Lake {
         };
         let other = self.other.as_ref().map(|(name, _)| &**name);
         let source = config(source, &self.database);
-        catalog(source, socket_folder, other, self.rest_settings.as_ref(), &self.warehouse)
+        catalog(self.kind, source, socket_folder, other, self.rest_settings.as_ref(), &self.warehouse)
     }
 
     /// Gives the mirror to another worker.
@@ -312,9 +323,19 @@ impl Lake {
         if self.kind == Kind::Seaweed {
             return self.seaweed_location(table).await;
         }
+        if self.kind.is_hadoop() {
+            return self.last_state(table).await;
+        }
         let query = "SELECT metadata_location FROM lake_catalog.iceberg_tables WHERE table_name = $1";
         let sql = self.other.as_ref().map_or(&self.sql, |(_, client)| client);
         sql.query_opt(query, &[&table]).await.unwrap().map(|row| row.get(0))
+    }
+
+    /// A table's file with the highest number, past the hint.
+    async fn last_state(&self, table: &str) -> Option<String> {
+        let folder = format!("/{table}/metadata/v");
+        let number = |file: &String| file.split_once(&folder)?.1.strip_suffix(".metadata.json")?.parse::<u64>().ok();
+        self.files().await.into_iter().filter(|file| number(file).is_some()).max_by_key(|file| number(file))
     }
 
     async fn seaweed_location(&self, table: &str) -> Option<String> {
@@ -415,6 +436,7 @@ fn client_of(store: &Seaweed, bucket: &str) -> AmazonS3 {
 }
 
 fn catalog(
+    kind: Kind,
     source: Config,
     socket_folder: &Path,
     other: Option<&str>,
@@ -428,6 +450,7 @@ fn catalog(
             MirrorCatalog::in_database(source, schema, other, schema, "lake", warehouse)
         }
         (_, Some(rest)) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse).unwrap(),
+        _ if kind.is_hadoop() => MirrorCatalog::in_files(source, schema, warehouse),
         _ => MirrorCatalog::in_source(source, schema, "lake", warehouse),
     }
 }

@@ -34,6 +34,8 @@ struct State {
     /// For all of them.
     always: Option<Refusal>,
     refused: usize,
+    /// The answers of the next so many requests that make a file only if there is none.
+    lost: usize,
 }
 
 /// It ends with the test's runtime.
@@ -73,6 +75,16 @@ impl StoreProxy {
         (state.first, state.always) = (first, Some(refusal));
     }
 
+    /// The next so many files that are made only if there is none are made, and nobody hears of it.
+    pub(crate) fn lose_answers(&self, count: usize) {
+        self.state.lock().unwrap().lost = count;
+    }
+
+    /// How many answers are still to be lost.
+    pub(crate) fn to_lose(&self) -> usize {
+        self.state.lock().unwrap().lost
+    }
+
     /// None is refused any more; how many were.
     pub(crate) fn calm(&self) -> usize {
         let state = std::mem::take(&mut *self.state.lock().unwrap());
@@ -89,6 +101,14 @@ fn next(state: &Mutex<State>) -> Option<Refusal> {
     let refusal = state.refusals.pop_front().or_else(|| state.always.clone())?;
     state.refused += 1;
     Some(refusal)
+}
+
+/// Whether the answer of a request is lost.
+fn loses(state: &Mutex<State>, head: &str) -> bool {
+    let mut state = state.lock().unwrap();
+    let loses = state.lost > 0 && head.to_ascii_lowercase().contains("\r\nif-none-match:");
+    state.lost -= usize::from(loses);
+    loses
 }
 
 /// One request a connection.
@@ -114,7 +134,7 @@ async fn serve(mut client: TcpStream, store: String, state: Arc<Mutex<State>>) {
     }
     if let Some(Refusal { status, body }) = next(&state) {
         let answer = format!(
-            "HTTP/1.1 {status} Refused\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "HTTP/1.1 {status} Refused\r\nContent-Type: application/xml\r\nETag: \"0\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
         let _ = client.write_all(answer.as_bytes()).await;
@@ -125,6 +145,9 @@ async fn serve(mut client: TcpStream, store: String, state: Arc<Mutex<State>>) {
     let request = [text.as_bytes(), b"\r\nConnection: close\r\n\r\n", &body].concat();
     let mut answer = Vec::new();
     if server.write_all(&request).await.is_ok() && server.read_to_end(&mut answer).await.is_ok() {
+        if loses(&state, &text) {
+            answer = b"HTTP/1.1 502 Lost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
+        }
         let _ = client.write_all(&answer).await;
         let _ = client.shutdown().await;
     }

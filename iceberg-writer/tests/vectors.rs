@@ -212,13 +212,15 @@ async fn together(lake: &Lake, table: &LakeTable, vectors: &[WrittenFile]) -> Ve
     let (mut file, mut entries) = (b"PFA1".to_vec(), Vec::new());
     let path = format!("{}.puffin", vectors[0].path);
     for vector in vectors {
-        let mut entry: serde_json::Value = serde_json::from_str(&vector.to_json().unwrap()).unwrap();
+        let mut recorded: serde_json::Value = serde_json::from_str(&vector.to_json().unwrap()).unwrap();
+        let mut entry: serde_json::Value = serde_json::from_str(recorded["entry"].as_str().unwrap()).unwrap();
         let at = |name: &str| usize::try_from(entry[name].as_u64().unwrap()).unwrap();
         let place = at("content_offset")..at("content_offset") + at("content_size_in_bytes");
         let blob = lake.read(&vector.path).await[place].to_vec();
         (entry["content_offset"], entry["file_path"]) = (file.len().into(), path.clone().into());
         file.extend(blob);
-        entries.push(entry);
+        recorded["entry"] = entry.to_string().into();
+        entries.push(recorded);
     }
     // Nobody here reads the footer.
     std::fs::write(path.trim_start_matches("file://"), file).unwrap();

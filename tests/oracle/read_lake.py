@@ -42,6 +42,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import load_file_io
 from pyiceberg.manifest import DataFileContent
 
+from hadoop_tables import HadoopTables
+
 decimal.getcontext().prec = 100
 
 # Postgres type -> (Iceberg type, SQL that prints a value canonically). Floats are printed as the integer of their bits,
@@ -336,6 +338,8 @@ def local(location):
 
 def pyiceberg_catalog(request):
     where = request.get("catalog") or {**request, "type": "jdbc", "schema": request["catalog_schema"]}
+    if where["type"] == "hadoop":
+        return HadoopTables(where["warehouse"], store(request))
     if where["type"] == "rest":
         named = {key: where[key] for key in ("uri", "warehouse", "credential")}
         return RestCatalog(request["catalog_name"], **named, **store(request))
@@ -369,8 +373,11 @@ def compare_table(connection, request, session, catalog, table):
     iceberg = catalog.load_table(tuple(table.split(".", 1)))
     compare_schema(iceberg, columns)
     result = {"table": table, "rows": heap.num_rows, "lsn": lsn}
+    # Without a catalog DuckDB finds the file by the hint, as a user's would.
+    by_hint = (request.get("catalog") or {}).get("type") == "hadoop"
+    opened = found[table].rpartition("/metadata/")[0] if by_hint else found[table]
     for reader, rows in (
-        ("duckdb", lambda: by_duckdb(session, found[table])),
+        ("duckdb", lambda: by_duckdb(session, opened)),
         ("pyiceberg", lambda: iceberg.scan().to_arrow()),
     ):
         try:

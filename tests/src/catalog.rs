@@ -9,6 +9,7 @@ use crate::account::Account;
 use crate::postgres::Postgres;
 use crate::seaweed::{Key, Seaweed};
 use crate::source::Source;
+use crate::worker::WorkerConfig;
 
 /// Where it is.
 #[derive(Debug, Clone)]
@@ -38,6 +39,11 @@ impl OtherCatalog {
         })
     }
 
+    /// None but the files of a worker's warehouse.
+    pub fn hadoop(config: &WorkerConfig) -> Self {
+        Self { reader: json!({"type": "hadoop", "warehouse": config.warehouse_url()}) }
+    }
+
     /// The same, but for one key.
     #[must_use]
     pub fn with(&self, key: &str, value: &str) -> Self {
@@ -54,6 +60,9 @@ impl OtherCatalog {
     /// The section of the worker's configuration; secrets go into a file of this directory.
     pub(crate) fn section(&self, directory: &std::path::Path) -> Result<String> {
         let text = |key: &str| self.reader[key].as_str().map(|value| format!("{value:?}")).context("a text");
+        if self.reader["type"] == "hadoop" {
+            return Ok("[catalog]\ntype = \"hadoop\"\n".to_owned());
+        }
         if self.reader["type"] == "jdbc" {
             let (host, database, schema) = (text("host")?, text("database")?, text("schema")?);
             let (port, role) = (&self.reader["port"], Source::ROLE);

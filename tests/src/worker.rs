@@ -166,6 +166,11 @@ impl WorkerConfig {
         self
     }
 
+    /// Where its tables' files are.
+    pub fn warehouse_url(&self) -> String {
+        self.url.clone().unwrap_or_else(|| format!("file://{}", self.warehouse.display()))
+    }
+
     /// The file's text.
     pub fn toml(&self) -> String {
         if let Some(text) = &self.text {
@@ -184,7 +189,7 @@ impl WorkerConfig {
         let section = |(table, partition_by, sort_by): &(String, String, String)| {
             format!("[layout.{table:?}]\npartition_by = {partition_by:?}\nsort_by = {sort_by:?}\n")
         };
-        let warehouse = self.url.clone().unwrap_or_else(|| format!("file://{}", self.warehouse.display()));
+        let warehouse = self.warehouse_url();
         let state = self.state.display();
         let _ = write!(
             text,

@@ -21,6 +21,7 @@ const DEFAULT_SERVICE: &str = "s3tables";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Type {
+    Hadoop,
     Jdbc,
     Rest,
 }
@@ -56,13 +57,31 @@ impl Catalog {
     /// What the engine is told.
     pub(super) fn read(self) -> Result<CatalogConfig, Error> {
         match self.r#type {
+            Type::Hadoop => self.hadoop(),
             Type::Jdbc => self.jdbc(),
             Type::Rest => self.rest(),
         }
     }
 
-    fn jdbc(self) -> Result<CatalogConfig, Error> {
-        let foreign = [
+    fn hadoop(&self) -> Result<CatalogConfig, Error> {
+        let foreign = [self.of_jdbc(), self.of_rest(), vec![("insecure", self.insecure)]].concat();
+        refuse("hadoop", &foreign).map(|()| CatalogConfig::Files)
+    }
+
+    /// The keys of one type, and whether they are given.
+    fn of_jdbc(&self) -> Vec<(&'static str, bool)> {
+        vec![
+            ("host", self.host.is_some()),
+            ("database", self.database.is_some()),
+            ("user", self.user.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("schema", self.schema.is_some()),
+            ("name", self.name.is_some()),
+        ]
+    }
+
+    fn of_rest(&self) -> Vec<(&'static str, bool)> {
+        vec![
             ("uri", self.uri.is_some()),
             ("warehouse", self.warehouse.is_some()),
             ("credential_file", self.credential_file.is_some()),
@@ -71,8 +90,11 @@ impl Catalog {
             ("scope", self.scope.is_some()),
             ("sigv4_region", self.sigv4_region.is_some()),
             ("sigv4_service", self.sigv4_service.is_some()),
-        ];
-        refuse("jdbc", &foreign)?;
+        ]
+    }
+
+    fn jdbc(self) -> Result<CatalogConfig, Error> {
+        refuse("jdbc", &self.of_rest())?;
         let missing = |key: &str| {
             config_error(format!("catalog.{key} is missing")).with_hint(
                 "a catalog of type jdbc has host, database and user; leave [catalog] out to have it in the source",
@@ -96,15 +118,7 @@ impl Catalog {
     }
 
     fn rest(self) -> Result<CatalogConfig, Error> {
-        let foreign = [
-            ("host", self.host.is_some()),
-            ("database", self.database.is_some()),
-            ("user", self.user.is_some()),
-            ("password_file", self.password_file.is_some()),
-            ("schema", self.schema.is_some()),
-            ("name", self.name.is_some()),
-        ];
-        refuse("rest", &foreign)?;
+        refuse("rest", &self.of_jdbc())?;
         let uri = self.uri.ok_or_else(|| {
             config_error("catalog.uri is missing".to_owned()).with_hint("the REST catalog's address, without /v1")
         })?;

@@ -512,11 +512,14 @@ mod tests {
             ("type = 'rest'".to_owned(), "catalog.uri"),
             (format!("{rest}\nschema = 's'"), "catalog.schema"),
             (format!("{jdbc}\nscope = 's'"), "catalog.scope"),
+            ("type = 'hadoop'\nuri = 'https://c.example'".to_owned(), "catalog.uri"),
+            ("type = 'hadoop'\ninsecure = true".to_owned(), "catalog.insecure"),
         ] {
             let error = read(&section).unwrap_err();
             assert!(error.report().contains(named) && error.hint().is_some(), "{section}: {}", error.report());
         }
         assert!(read(&format!("{}\ninsecure = true", rest.replace("https", "http"))).is_ok());
+        assert!(matches!(read("type = 'hadoop'"), Ok(CatalogConfig::Files)));
         assert!(read("type = 'hive'").is_err());
     }
 

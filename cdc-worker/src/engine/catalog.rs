@@ -35,6 +35,7 @@ pub(crate) async fn open(config: &EngineConfig, warehouse: &Warehouse) -> Result
             MirrorCatalog::in_database(source, schema, connection(jdbc), &jdbc.schema, &jdbc.name, warehouse)
         }
         CatalogConfig::Rest(rest) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse)?,
+        CatalogConfig::Files => MirrorCatalog::in_files(source, schema, warehouse),
     };
     catalog.ensure().await?;
     Ok(catalog)

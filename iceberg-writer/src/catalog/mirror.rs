@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::ancestry::Ancestry;
 use super::connection::{Connection, quoted};
 use super::foreign::{Foreign, Ours, foreign_commits};
+use super::hadoop::HadoopCatalog;
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
 use super::rest::{RestCatalog, RestSettings};
@@ -94,6 +95,12 @@ impl MirrorCatalog {
     pub fn over_rest(config: Config, schema: &str, rest: RestSettings, warehouse: Warehouse) -> Result<Self> {
         let tables = Tables::Apart(Box::new(RestCatalog::new(rest)?));
         Ok(Self::with_tables(config, schema, tables, warehouse.guarded()))
+    }
+
+    /// No catalog but the warehouse's files, and the mirrors' rows in a schema of the database that `config` connects to.
+    pub fn in_files(config: Config, schema: &str, warehouse: Warehouse) -> Self {
+        let tables = Tables::Apart(Box::new(HadoopCatalog::new(warehouse.clone())));
+        Self::with_tables(config, schema, tables, warehouse)
     }
 
     /// Sets how long superseded snapshots are kept.

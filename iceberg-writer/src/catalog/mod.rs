@@ -10,6 +10,7 @@ mod apart;
 mod beside;
 mod connection;
 mod foreign;
+mod hadoop;
 mod jdbc;
 mod mirror;
 mod redo;

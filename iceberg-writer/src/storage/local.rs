@@ -109,6 +109,19 @@ pub(super) async fn probe(location: &str) -> Result<()> {
     blocking("write to", local_path(location)?, probe).await
 }
 
+/// Makes a file, unless another one has its name.
+pub(super) async fn create(location: &str, content: Bytes) -> Result<bool> {
+    let create = move |path: &Path| {
+        let mut unpublished = Unpublished::create(path)?;
+        unpublished.file.write_all(&content)?;
+        match unpublished.publish_first(path) {
+            Err(error) if error.kind() == IoKind::AlreadyExists => Ok(fs::read(path)? == content),
+            published => published.map(|()| true),
+        }
+    };
+    blocking("create", local_path(location)?, create).await
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -135,6 +148,13 @@ impl Unpublished {
         self.file.sync_all()?;
         fs::rename(&self.temporary, path)?;
         self.published = true;
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// The same, if nothing has the name: the temporary name goes, whatever comes of it.
+    fn publish_first(self, path: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::hard_link(&self.temporary, path)?;
         path.parent().map_or(Ok(()), sync_folder)
     }
 }

@@ -13,6 +13,7 @@ mod upload;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use iceberg::Result;
 use iceberg::io::{FileIO, FileIOBuilder};
 
@@ -54,6 +55,15 @@ impl Files {
         match self {
             Self::Local => local::probe(root).await,
             Self::Objects(storage) => storage.probe(root).await,
+        }
+    }
+
+    /// Makes a file if there is none of its name. Gives whether there was none, or one of just this content, which then is
+    /// the one that an earlier try made.
+    pub(crate) async fn create(&self, path: &str, content: Bytes) -> Result<bool> {
+        match self {
+            Self::Local => local::create(path, content).await,
+            Self::Objects(storage) => storage.create(path, content).await,
         }
     }
 

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use iceberg::io::{FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig, StorageFactory};
 use iceberg::{Error as IcebergError, ErrorKind as IcebergKind, Result};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -137,6 +137,20 @@ impl ObjectStorage {
             return Err(StoreFailure::unreachable("other bytes came back").during("read", &location));
         }
         deleted
+    }
+
+    /// Makes an object, unless another one has its name.
+    pub(super) async fn create(&self, location: &str, content: Bytes) -> Result<bool> {
+        let Object { store, key } = self.object(location).await?;
+        let create = async {
+            let put = store.put_opts(&key, content.clone().into(), PutMode::Create.into()).await;
+            match put {
+                // A try whose answer was lost may have made it.
+                Err(StoreError::AlreadyExists { .. }) => Ok(store.get(&key).await?.bytes().await? == content),
+                put => put.map(|_| true),
+            }
+        };
+        within("create", location, create).await
     }
 
     /// The names of the objects right below a folder.

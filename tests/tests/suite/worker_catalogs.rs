@@ -1,4 +1,5 @@
-//! Catalogs that are not in the source database: a JDBC catalog in another one, and SeaweedFS's REST catalog.
+//! Catalogs that are not in the source database: a JDBC catalog in another one, SeaweedFS's REST catalog, and none but the
+//! files themselves.
 
 use std::time::Duration;
 
@@ -26,6 +27,23 @@ struct Bank {
 }
 
 impl Bank {
+    /// Without a catalog, in a folder or in a store.
+    async fn in_files(seed: u64, store: Option<&Seaweed>) -> Result<Self> {
+        let postgres = source().await?;
+        let workload = Workload::create(&postgres, seed).await?;
+        Source::publish(&postgres, Workload::TABLES).await?;
+        let mut config = WorkerConfig::new(&postgres, "one", Workload::TABLES)?;
+        if let Some(store) = store {
+            config = config.in_store(store)?;
+        }
+        let catalog = OtherCatalog::hadoop(&config);
+        let mut config = config.in_catalog(&catalog)?;
+        let oracle = Oracle::new(&postgres).in_catalog(&catalog);
+        let oracle = store.iter().fold(oracle, |oracle, store| oracle.in_store(store));
+        config.interval = "100ms".to_owned();
+        Ok(Self { postgres, workload, config, oracle })
+    }
+
     async fn new(seed: u64, catalog: &OtherCatalog, store: Option<&Seaweed>, postgres: Postgres) -> Result<Self> {
         let workload = Workload::create(&postgres, seed).await?;
         Source::publish(&postgres, Workload::TABLES).await?;
@@ -98,6 +116,42 @@ async fn a_rest_catalog_has_the_tables_and_nothing_is_lost_or_twice_whoever_is_k
 }
 
 #[tokio::test]
+async fn files_alone_have_the_tables_and_nothing_is_lost_or_twice_however_often_the_worker_is_killed() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let mut bank = Bank::in_files(44, None).await?;
+        let folder = bank.config.warehouse.join("bank");
+        bank.survive(15, async |round| {
+            // Readers lose the hint, the worker does not need it.
+            let hint = folder.join("left/metadata/version-hint.text");
+            match round % 5 {
+                3 if hint.exists() => std::fs::write(hint, "1")?,
+                4 if hint.exists() => std::fs::remove_file(hint)?,
+                _ => {}
+            }
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_bucket_alone_has_the_tables_and_nothing_is_lost_or_twice_whoever_is_killed() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let store = Seaweed::start().await?;
+        let mut bank = Bank::in_files(45, Some(&store)).await?;
+        bank.survive(12, async |round| {
+            if round % 4 == 3 {
+                store.restart().await?;
+            }
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_rest_catalog_that_is_away_for_a_while_is_waited_for() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let (postgres, store) = (source().await?, Seaweed::start().await?);
@@ -133,19 +187,50 @@ async fn columns_histories_and_new_copies_are_followed_in_a_rest_catalog() -> Re
         let oracle = Oracle::new(&postgres).in_catalog(&catalog).in_store(&store);
         let mut mirror = Mirror::of(postgres, config, &["public.t"]).await?;
         mirror.oracle = oracle;
-        ensure!(mirror.equal().await? == 1000);
-        mirror.after("UPDATE t SET a = 'b' WHERE id <= 10; DELETE FROM t WHERE id > 990; INSERT INTO t VALUES (2000, 'new')").await?;
-        mirror.after("ALTER TABLE t ADD COLUMN more int; INSERT INTO t VALUES (2001, 'x', 7); ALTER TABLE t RENAME a TO b").await?;
-        mirror.after("INSERT INTO t VALUES (2002, 'y', 8)").await?;
-        // Copied anew: in the place of the former copy, after another type too.
-        mirror.resync(&["public.t"]).await?;
-        mirror.after("INSERT INTO t VALUES (2003, 'z', 9)").await?;
-        mirror.after("ALTER TABLE t ALTER more TYPE text USING 'was ' || more; INSERT INTO t VALUES (2004, 'u', 'v')").await?;
-        mirror.restart().await?;
-        mirror.after("TRUNCATE t; INSERT INTO t VALUES (1, 'again', 'w')").await?;
-        let kinds = mirror.oracle.assert_history(&mirror.postgres, &["public.t"], CATCH_UP).await?;
-        ensure!(kinds[0]["update"] == 10 && kinds[0]["delete"] == 10, "{kinds:?}");
-        Ok(())
+        follow_all(&mut mirror).await
+    })
+    .await
+}
+
+/// Columns that come, change and go, new copies, and a history, of a table of a thousand rows.
+async fn follow_all(mirror: &mut Mirror) -> Result<()> {
+    ensure!(mirror.equal().await? == 1000);
+    mirror
+        .after("UPDATE t SET a = 'b' WHERE id <= 10; DELETE FROM t WHERE id > 990; INSERT INTO t VALUES (2000, 'new')")
+        .await?;
+    mirror
+        .after("ALTER TABLE t ADD COLUMN more int; INSERT INTO t VALUES (2001, 'x', 7); ALTER TABLE t RENAME a TO b")
+        .await?;
+    mirror.after("INSERT INTO t VALUES (2002, 'y', 8)").await?;
+    // Copied anew: in the place of the former copy, after another type too.
+    mirror.resync(&["public.t"]).await?;
+    mirror.after("INSERT INTO t VALUES (2003, 'z', 9)").await?;
+    mirror
+        .after("ALTER TABLE t ALTER more TYPE text USING 'was ' || more; INSERT INTO t VALUES (2004, 'u', 'v')")
+        .await?;
+    mirror.restart().await?;
+    mirror.after("TRUNCATE t; INSERT INTO t VALUES (1, 'again', 'w')").await?;
+    let kinds = mirror.oracle.assert_history(&mirror.postgres, &["public.t"], CATCH_UP).await?;
+    ensure!(kinds[0]["update"] == 10 && kinds[0]["delete"] == 10, "{kinds:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn columns_histories_and_new_copies_are_followed_without_a_catalog() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = source().await?;
+        postgres
+            .batch("CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t SELECT i, 'a' || i FROM generate_series(1, 1000) i")
+            .await?;
+        Source::publish(&postgres, &["public.t"]).await?;
+        let config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
+        let catalog = OtherCatalog::hadoop(&config);
+        let mut config = config.in_catalog(&catalog)?;
+        config.history = vec!["public.t".to_owned()];
+        let oracle = Oracle::new(&postgres).in_catalog(&catalog);
+        let mut mirror = Mirror::of(postgres, config, &["public.t"]).await?;
+        mirror.oracle = oracle;
+        follow_all(&mut mirror).await
     })
     .await
 }
