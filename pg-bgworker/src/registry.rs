@@ -311,7 +311,14 @@ fn wait_little_for_locks() -> Result<(), Error> {
 }
 
 /// Drops this database's slot; returns whether there was one. An error while it is active.
+///
+/// An extension that was made since has a slot of the same name, which is its own as soon as its mirror has begun: that one
+/// stays. (Before it begins, a slot that is there is the former one's. The mirror would replace it, but nobody knows when.)
 pub(crate) fn drop_slot() -> Result<bool, Error> {
+    let begun = "SELECT lsn IS NOT NULL FROM lake_catalog.mirrors WHERE mirror = $1";
+    if extension("lake").is_some() && holds(begun, &[MIRROR.into()])? {
+        return Ok(false);
+    }
     let slot = settings::slot_name();
     let exists = "SELECT true FROM pg_catalog.pg_replication_slots
                   WHERE slot_name = $1 AND database = pg_catalog.current_database()";

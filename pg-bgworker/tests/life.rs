@@ -109,6 +109,26 @@ fn a_dropped_extension_leaves_nothing() {
 }
 
 #[test]
+fn an_extension_that_is_made_again_at_once_keeps_its_slot() {
+    let cluster = mirrored();
+    let session = cluster.session();
+    for round in 0..4 {
+        // The engine may have gone on with the new one before its worker sees that the old one is gone.
+        session.run("DROP EXTENSION lake");
+        session.run("CREATE EXTENSION lake; SELECT lake.mirror('t')");
+        session.run("SELECT lake.wait('t')");
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(session.value::<i64>("SELECT count(*) FROM pg_replication_slots"), 1, "round {round}");
+        session.run(&format!("INSERT INTO t VALUES ({}, 'b'); SELECT lake.wait('t')", 10 + round));
+        assert_eq!(
+            session.value::<i64>("SELECT count(*) FROM lake.mirrors WHERE state = 'streaming'"),
+            1,
+            "round {round}"
+        );
+    }
+}
+
+#[test]
 fn a_dropped_database_stops_its_worker() {
     let cluster = Cluster::start("");
     cluster.session().run("CREATE DATABASE other");
