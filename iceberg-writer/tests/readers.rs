@@ -1,20 +1,14 @@
-//! Readers that are not ours: DuckDB and PyIceberg, through `readers.py`.
+//! Readers that are not ours: DuckDB and PyIceberg, through `tests/oracle/scan_table.py`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use lake_tests::Python;
+use serde_json::{Value, json};
 
-use serde_json::Value;
+use crate::server::Lake;
 
-use crate::server::{Lake, output};
-
-/// `$LAKE_PYTHON`, or the project's own environment. The tests that need it fail without it.
-fn python(lake: &Lake) -> Command {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let own = || folder.join("../.deps/venv/bin/python");
-    let program = std::env::var_os("LAKE_PYTHON").map_or_else(own, PathBuf::from);
-    let mut command = Command::new(program);
-    command.arg(folder.join("tests/readers.py")).envs(lake.s3_environment());
-    command
+async fn ask(lake: &Lake, command: &str, more: Value) -> Value {
+    let mut request = json!({"command": command, "s3": lake.s3()});
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Python::server("oracle/scan_table.py").ask(&request).await.unwrap()
 }
 
 /// What one reader sees.
@@ -48,10 +42,7 @@ pub(crate) async fn scan(lake: &Lake, table: &str) -> (Seen, Seen) {
 /// The same, sorted by another column.
 pub(crate) async fn scan_by(lake: &Lake, table: &str, column: &str) -> (Seen, Seen) {
     let metadata = lake.metadata_location(table).await.unwrap();
-    let mut command = python(lake);
-    command.args(["scan", &metadata, column]);
-    let run = move || output(&mut command);
-    let seen: Value = serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap();
+    let seen = ask(lake, "scan", json!({"metadata": metadata, "order": column})).await;
     (Seen::new(&seen["duckdb"]), Seen::new(&seen["pyiceberg"]))
 }
 
@@ -59,16 +50,11 @@ pub(crate) async fn scan_by(lake: &Lake, table: &str, column: &str) -> (Seen, Se
 /// them.
 pub(crate) async fn lineage(lake: &Lake, table: &str) -> Vec<(i64, i64, i64)> {
     let metadata = lake.metadata_location(table).await.unwrap();
-    let mut command = python(lake);
-    command.args(["lineage", &metadata]);
-    let run = move || output(&mut command);
-    serde_json::from_str(&tokio::task::spawn_blocking(run).await.unwrap()).unwrap()
+    serde_json::from_value(ask(lake, "lineage", json!({"metadata": metadata})).await).unwrap()
 }
 
 /// Lets PyIceberg add a row to a table through the SQL catalog.
 pub(crate) async fn append(lake: &Lake, uri: String, table: &str, id: i64) {
-    let mut command = python(lake);
-    command.args(["append", &uri, lake.warehouse.url(), table, &id.to_string()]);
-    let run = move || output(&mut command);
-    tokio::task::spawn_blocking(run).await.unwrap();
+    let more = json!({"uri": uri, "warehouse": lake.warehouse.url(), "table": table, "id": id});
+    ask(lake, "append", more).await;
 }

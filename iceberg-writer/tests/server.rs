@@ -12,7 +12,7 @@ use iceberg_writer::{
     Batch, Catalog, CommitReceipt, LakeTable, Lsn, MirrorCatalog, Outcome, RestAuth, RestSettings, StoreOptions,
     TableChange, Warehouse,
 };
-use lake_tests::Seaweed;
+use lake_tests::{Key, Seaweed};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
@@ -361,14 +361,11 @@ impl Lake {
     }
 
     /// What foreign readers are told of the store.
-    pub(crate) fn s3_environment(&self) -> Vec<(&'static str, String)> {
-        let Some(store) = &self.store else { return Vec::new() };
-        vec![
-            ("AWS_ENDPOINT_URL", store.endpoint()),
-            ("AWS_ACCESS_KEY_ID", Seaweed::ADMIN.id.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", Seaweed::ADMIN.secret.to_owned()),
-            ("AWS_REGION", Seaweed::REGION.to_owned()),
-        ]
+    pub(crate) fn s3(&self) -> serde_json::Value {
+        self.store.as_ref().map_or(serde_json::Value::Null, |store| {
+            let Key { id, secret } = Seaweed::ADMIN;
+            serde_json::json!({ "endpoint": store.endpoint(), "key": id, "secret": secret, "region": Seaweed::REGION })
+        })
     }
 
     /// A file of the warehouse.

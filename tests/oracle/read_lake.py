@@ -1,6 +1,6 @@
 """Reads mirrored tables as strangers do (DuckDB's iceberg_scan, PyIceberg), and compares them with the heap, bit by bit.
 
-One JSON request on standard input, one JSON answer on standard output:
+Requests have a `command` (see serving.py for how they come):
 
   compare    every table of the request: heap = DuckDB = PyIceberg, column types and field ids included; the heap may
              be a query, for a table of which the lake has some rows and columns only
@@ -17,12 +17,12 @@ The caller keeps the source still while `compare` and `history` run, and has wai
 """
 
 import collections
+import contextlib
 import decimal
 import io
 import json
 import pathlib
 import re
-import sys
 import time
 import urllib.parse
 import uuid
@@ -37,12 +37,14 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
+import sqlalchemy
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import load_file_io
 from pyiceberg.manifest import DataFileContent
 
 from hadoop_tables import HadoopTables
+from serving import serve
 
 decimal.getcontext().prec = 100
 
@@ -349,7 +351,10 @@ def pyiceberg_catalog(request):
     )
     user = urllib.parse.quote(request["user"])
     uri = f"postgresql+psycopg2://{user}@/{urllib.parse.quote(where['database'])}?{query}"
-    return SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false", **store(request))
+    catalog = SqlCatalog(request["catalog_name"], uri=uri, init_catalog_tables="false", **store(request))
+    # Its connections end with what they are for: the server may be gone before this process.
+    catalog.engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    return catalog
 
 
 def drop(connection, request):
@@ -669,19 +674,21 @@ def strays(connection, request):
     return {"strays": sorted(files)}
 
 
-def main():
-    request = json.load(sys.stdin)
-    commands = {
-        "compare": compare,
-        "invariant": invariant,
-        "read": read,
-        "history": history,
-        "partitions": partitions,
-        "strays": strays,
-        "drop": drop,
-    }
-    json.dump(commands[request["command"]](connect(request), request), sys.stdout)
+COMMANDS = {
+    "compare": compare,
+    "invariant": invariant,
+    "read": read,
+    "history": history,
+    "partitions": partitions,
+    "strays": strays,
+    "drop": drop,
+}
+
+
+def answer(request):
+    with contextlib.closing(connect(request)) as connection:
+        return COMMANDS[request["command"]](connection, request)
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -1,28 +1,24 @@
-"""What other Iceberg readers see in a table: JSON on standard output, every value as text.
+"""What other Iceberg readers see in a table, every value as text. Requests have a `command`, and where the table is in an
+object store, `s3`:
 
-usage: readers.py scan METADATA [COLUMN]   both readers' rows, sorted by the column
-       readers.py lineage METADATA         the column id, and each row's number and last commit, as DuckDB has them
-       readers.py append URI WAREHOUSE TABLE ID   a row added by PyIceberg through the SQL catalog
+  scan       METADATA's rows by both readers, sorted by the column `order`
+  lineage    the column id, and each row's number and last commit, as DuckDB has them
+  append     a row, added by PyIceberg through the SQL catalog at `uri`
 """
 
+import contextlib
 import datetime
 import decimal
 import glob
-import json
 import os
-import sys
 import uuid
 
+import duckdb
+import pyarrow
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import StaticTable
 
-ENDPOINT = os.environ.get("AWS_ENDPOINT_URL")
-S3 = {}
-if ENDPOINT:
-    S3 = {
-        "s3.endpoint": ENDPOINT,
-        "s3.access-key-id": os.environ["AWS_ACCESS_KEY_ID"],
-        "s3.secret-access-key": os.environ["AWS_SECRET_ACCESS_KEY"],
-        "s3.region": os.environ["AWS_REGION"],
-    }
+from serving import serve
 
 
 def text(value):
@@ -42,62 +38,66 @@ def text(value):
     raise TypeError(type(value))
 
 
-def duckdb_session():
-    import duckdb
+def store(s3):
+    """What PyIceberg is told of the object store."""
+    names = {"endpoint": "s3.endpoint", "key": "s3.access-key-id", "secret": "s3.secret-access-key", "region": "s3.region"}
+    return {name: s3[key] for key, name in names.items()} if s3 else {}
 
+
+def duckdb_session(s3):
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     for name in ("httpfs", "avro", "iceberg"):
         folder = os.path.dirname(__import__(f"duckdb_extension_{name}").__file__)
         (extension,) = glob.glob(f"{folder}/extensions/*/{name}.duckdb_extension")
         connection.load_extension(extension)
     connection.execute("SET TimeZone = 'UTC'")
-    if ENDPOINT:
-        host = ENDPOINT.removeprefix("http://")
+    if s3:
+        host = s3["endpoint"].removeprefix("http://")
         connection.execute(
-            f"CREATE SECRET (TYPE s3, KEY_ID '{os.environ['AWS_ACCESS_KEY_ID']}', "
-            f"SECRET '{os.environ['AWS_SECRET_ACCESS_KEY']}', REGION '{os.environ['AWS_REGION']}', "
+            f"CREATE SECRET (TYPE s3, KEY_ID '{s3['key']}', SECRET '{s3['secret']}', REGION '{s3['region']}', "
             f"ENDPOINT '{host}', URL_STYLE 'path', USE_SSL false)"
         )
     return connection
 
 
-def duckdb_rows(metadata, order):
-    connection = duckdb_session()
+def duckdb_rows(metadata, order, s3):
+    connection = duckdb_session(s3)
     scan = f"iceberg_scan('{metadata}')"
     types = [row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
     rows = connection.execute(f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (SELECT * FROM {scan} ORDER BY "{order}")')
     return {"types": types, "rows": [list(row) for row in rows.fetchall()]}
 
 
-def lineage(metadata):
+def lineage(request):
     columns = "id, _row_id, _last_updated_sequence_number"
-    return duckdb_session().execute(f"SELECT {columns} FROM iceberg_scan('{metadata}') ORDER BY id").fetchall()
+    scan = f"iceberg_scan('{request['metadata']}')"
+    return duckdb_session(request["s3"]).execute(f"SELECT {columns} FROM {scan} ORDER BY id").fetchall()
 
 
-def pyiceberg_rows(metadata, order):
-    from pyiceberg.table import StaticTable
-
-    table = StaticTable.from_metadata(metadata, S3)
+def pyiceberg_rows(metadata, order, s3):
+    table = StaticTable.from_metadata(metadata, store(s3))
     rows = table.scan().to_arrow().sort_by(order)
     types = [str(field.field_type) for field in table.schema().fields]
     return {"types": types, "rows": [[text(value) for value in row.values()] for row in rows.to_pylist()]}
 
 
-def append(uri, warehouse, name, number):
-    import pyarrow
-    from pyiceberg.catalog.sql import SqlCatalog
-
-    table = SqlCatalog("lake", uri=uri, warehouse=warehouse, init_catalog_tables="false", **S3).load_table(name)
-    schema = table.schema().as_arrow()
-    rows = pyarrow.Table.from_pylist([{"id": int(number), "name": f"name {number}"}], schema=schema)
-    table.append(rows)
+def scan(request):
+    where = request["metadata"], request["order"], request["s3"]
+    return {"duckdb": duckdb_rows(*where), "pyiceberg": pyiceberg_rows(*where)}
 
 
-if sys.argv[1] == "append":
-    append(*sys.argv[2:])
-elif sys.argv[1] == "lineage":
-    json.dump(lineage(sys.argv[2]), sys.stdout)
-else:
-    order = sys.argv[3] if len(sys.argv) > 3 else "id"
-    result = {"duckdb": duckdb_rows(sys.argv[2], order), "pyiceberg": pyiceberg_rows(sys.argv[2], order)}
-    json.dump(result, sys.stdout)
+def append(request):
+    catalog = SqlCatalog(
+        "lake", uri=request["uri"], warehouse=request["warehouse"], init_catalog_tables="false", **store(request["s3"])
+    )
+    with contextlib.closing(catalog):
+        table = catalog.load_table(request["table"])
+        schema = table.schema().as_arrow()
+        number = request["id"]
+        table.append(pyarrow.Table.from_pylist([{"id": number, "name": f"name {number}"}], schema=schema))
+
+
+COMMANDS = {"scan": scan, "lineage": lineage, "append": append}
+
+if __name__ == "__main__":
+    serve(lambda request: COMMANDS[request["command"]](request))

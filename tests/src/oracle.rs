@@ -53,7 +53,7 @@ pub struct Oracle {
 impl Oracle {
     /// An oracle of the server's database `postgres`.
     pub fn new(postgres: &Postgres) -> Self {
-        let python = Python::script("oracle/read_lake.py");
+        let python = Python::server("oracle/read_lake.py");
         Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python, s3: None, catalog: None }
     }
 
