@@ -198,10 +198,10 @@ async fn follow_all(mirror: &mut Mirror) -> Result<()> {
     mirror
         .after("UPDATE t SET a = 'b' WHERE id <= 10; DELETE FROM t WHERE id > 990; INSERT INTO t VALUES (2000, 'new')")
         .await?;
+    // A row behind each change: without the extension a change is seen with the next one.
     mirror
-        .after("ALTER TABLE t ADD COLUMN more int; INSERT INTO t VALUES (2001, 'x', 7); ALTER TABLE t RENAME a TO b")
+        .after("ALTER TABLE t ADD COLUMN more int; INSERT INTO t VALUES (2001, 'x', 7); ALTER TABLE t RENAME a TO b; INSERT INTO t VALUES (2002, 'y', 8)")
         .await?;
-    mirror.after("INSERT INTO t VALUES (2002, 'y', 8)").await?;
     // Copied anew: in the place of the former copy, after another type too.
     mirror.resync(&["public.t"]).await?;
     mirror.after("INSERT INTO t VALUES (2003, 'z', 9)").await?;

@@ -35,7 +35,7 @@ async fn a_mirror_in_s3_is_copied_followed_killed_truncated_and_altered() -> Res
         // Its index is read back from the store.
         mirror.restart().await?;
         mirror.after("UPDATE t SET id = -id WHERE id BETWEEN 500 AND 600; DELETE FROM bag WHERE v = 8").await?;
-        mirror.after("ALTER TABLE t ADD COLUMN more numeric(20, 2); UPDATE t SET more = id WHERE id < 2000; ALTER TABLE t DROP COLUMN at").await?;
+        mirror.after("ALTER TABLE t ADD COLUMN more numeric(20, 2); UPDATE t SET more = id WHERE id < 2000; ALTER TABLE t DROP COLUMN at; UPDATE t SET pad = 'behind' WHERE id = 3").await?;
         mirror.after("TRUNCATE t; INSERT INTO t SELECT i, 'again', i FROM generate_series(1, 1000) i").await?;
         mirror.kill().await?;
         mirror.postgres.batch("UPDATE t SET more = NULL WHERE id > 10; TRUNCATE bag").await?;
