@@ -225,3 +225,23 @@ async fn rows_are_read_by_position(kind: Kind) {
     assert!(read_rows(&lake.warehouse, &table, &file.path, &[300_000], &[0]).await.is_err());
     assert!(read_rows(&lake.warehouse, &table, &file.path, &[2, 1], &[0]).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_was_not_written_any_more_is_written_by_the_next_who_looks() {
+    let lake = Lake::new(Kind::Hadoop).await;
+    let table = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
+    let file = data_file(&lake.warehouse, &table, 0..3).await;
+    commit(&lake.catalog, &batch(None, 10, vec![append(&table, vec![file])])).await;
+    let hint = lake.folder.path().join("warehouse/public/events/metadata/version-hint.text");
+    let last = std::fs::read_to_string(&hint).unwrap();
+    assert_eq!(last, "2");
+    for before in [Some("1"), Some("nonsense"), Some("77"), None] {
+        match before {
+            Some(text) => std::fs::write(&hint, text).unwrap(),
+            None => std::fs::remove_file(&hint).unwrap(),
+        }
+        let loaded = lake.other_catalog().load(spec("events")).await.unwrap().unwrap();
+        assert_eq!(ids(&lake.warehouse, &loaded).await, [0, 1, 2], "{before:?}");
+        assert_eq!(std::fs::read_to_string(&hint).unwrap(), last, "{before:?}");
+    }
+}

@@ -122,7 +122,8 @@ impl HadoopCatalog {
         Ok(Some(last))
     }
 
-    async fn find(&self, folder: &Folder) -> Result<Option<(u64, Found)>> {
+    /// A table's last state. The hint is set right on the way: whoever moved the table may have been killed before.
+    async fn find(&self, folder: &Folder) -> Result<Option<Found>> {
         let Some(last) = self.last(folder).await? else { return Ok(None) };
         let found = Found::read(&self.warehouse, folder.version(last)).await?;
         if found.metadata.location() != folder.location {
@@ -131,7 +132,10 @@ impl HadoopCatalog {
                 Error::new(ErrorKind::Format, context).with_hint("a table of this catalog is where its name says")
             );
         }
-        Ok(Some((last, found)))
+        if self.hinted(folder).await? != Some(last) {
+            self.hint_at(folder, last).await;
+        }
+        Ok(Some(found))
     }
 
     /// Makes a state, if it is not there yet.
@@ -214,7 +218,7 @@ impl TableCatalog for HadoopCatalog {
 
     async fn load(&self, namespace: &str, name: &str) -> Result<Option<Found>> {
         let folder = self.folder(namespace, name)?;
-        Ok(self.find(&folder).await?.map(|(_, found)| found))
+        self.find(&folder).await
     }
 
     async fn prepare(&self, _namespace: &str) -> Result<()> {
