@@ -30,7 +30,7 @@ const REST_AFTER_FAILURE: Duration = Duration::from_mins(5);
 /// What a task has to do.
 enum Task {
     Data(Order),
-    History(LakeTable, Extent),
+    History { lake: LakeTable, full: Arc<BTreeSet<String>>, extent: Extent },
 }
 
 /// What came of it.
@@ -131,7 +131,8 @@ impl Streaming {
             let files = history.lake.data_file_count();
             let all = self.upkeep.all.is_some_and(|all| all.history);
             if self.upkeep.history_is_due(files, wanted.tier_files) || all {
-                return Ok(Some(Task::History(history.lake.clone(), extent)));
+                let (lake, full) = (history.lake.clone(), history.full_files());
+                return Ok(Some(Task::History { lake, full, extent }));
             }
         }
         // Nothing is left, unless it cannot be now.
@@ -168,8 +169,8 @@ pub(super) struct Upkeep {
     pub(super) expire: bool,
     /// Why what was asked for by hand could not be done.
     pub(super) failure: Option<String>,
-    /// How many files its history had when somebody looked at them last. Which ones they are is in manifests, and reading
-    /// those after each commit would cost more than it brings.
+    /// How many files its history had when somebody looked at them last and found nothing to do; 0: they are to be looked at.
+    /// Which ones they are is in manifests, and reading those after each commit would cost more than it brings.
     history_files: u64,
 }
 
@@ -190,6 +191,11 @@ impl Upkeep {
         if let Some(all) = &mut self.all {
             all.history = false;
         }
+    }
+
+    /// Files of its history have been rewritten, and as many may have come meanwhile: the number says nothing then.
+    fn look_at_history_again(&mut self) {
+        self.history_files = 0;
     }
 
     fn history_is_due(&mut self, count: u64, more: usize) -> bool {
@@ -245,7 +251,9 @@ impl Session {
                     let made = rewrite(&shop, &order).await;
                     Made::Data(order, made)
                 }
-                Task::History(lake, extent) => Made::History(lake.uuid(), rewrite_history(&shop, &lake, extent).await),
+                Task::History { lake, full, extent } => {
+                    Made::History(lake.uuid(), rewrite_history(&shop, &lake, &full, extent).await)
+                }
             };
             // Nobody listens when the session has ended.
             let _ = done.send(Done { relation, begun, made }).await;
@@ -368,10 +376,13 @@ fn take_data(streaming: Option<&mut Streaming>, order: &Order, made: Result<Rewr
     }
 }
 
-fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<RewrittenHistory>>) -> Taken {
+fn take_history(mut streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Option<RewrittenHistory>>) -> Taken {
+    let Some(made) = made.transpose() else { return Taken::Nothing };
+    if let Some(streaming) = &mut streaming {
+        streaming.upkeep.look_at_history_again();
+    }
     let made = match made {
-        Ok(None) => return Taken::Nothing,
-        Ok(Some(made)) => made,
+        Ok(made) => made,
         Err(error) => return Taken::Failed { error, paths: Vec::new() },
     };
     let history = streaming.and_then(|streaming| streaming.history.as_mut());
@@ -379,6 +390,23 @@ fn take_history(streaming: Option<&mut Streaming>, uuid: Uuid, made: Result<Opti
         return Taken::Unwanted(made.data.into_iter().map(|file| file.path).collect());
     };
     let taken = Taken::Files { files: made.removed.len() as u64, bytes: made.data.iter().map(|file| file.bytes).sum() };
-    history.take_rewritten(made.removed, made.data);
+    history.take_rewritten(made.removed, made.data, made.full);
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_of_which_files_come_as_fast_as_they_are_rewritten_is_looked_at_again() {
+        let mut upkeep = Upkeep::default();
+        assert!(upkeep.history_is_due(44, 2));
+        // Nothing was to be done.
+        assert!(!upkeep.history_is_due(45, 2));
+        assert!(upkeep.history_is_due(46, 2));
+        // 46 have become one, and 46 came.
+        upkeep.look_at_history_again();
+        assert!(upkeep.history_is_due(47, 2));
+    }
 }

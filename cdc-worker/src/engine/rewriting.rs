@@ -7,6 +7,7 @@
 
 mod merging;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,18 +220,26 @@ async fn index(shop: &Workshop, order: &Order, outputs: &[Output], places: Optio
 pub(super) struct RewrittenHistory {
     pub(super) removed: Vec<String>,
     pub(super) data: Vec<WrittenFile>,
+    /// Those of them that were closed because they had the wanted size.
+    pub(super) full: Vec<String>,
 }
 
 /// Rewrites files of a table of which no row is ever deleted, and whose files nobody keeps in memory.
 pub(super) async fn rewrite_history(
     shop: &Workshop,
     lake: &LakeTable,
+    full: &BTreeSet<String>,
     extent: Extent,
 ) -> Result<Option<RewrittenHistory>> {
     let files = lake.live_files(&shop.warehouse).await?;
     let candidates: Vec<Candidate> = files
         .iter()
-        .map(|file| Candidate { bytes: file.bytes, rows: file.rows, deleted: file.deleted.len(), full: false })
+        .map(|file| Candidate {
+            bytes: file.bytes,
+            rows: file.rows,
+            deleted: file.deleted.len(),
+            full: full.contains(&file.path),
+        })
         .collect();
     let chosen = choose(&candidates, shop.wanted, extent);
     if chosen.is_empty() {
@@ -243,8 +252,10 @@ pub(super) async fn rewrite_history(
         rewriter.take(&file.path, file.rows, file.bytes, &file.deleted).await?;
         removed.push(file.path.clone());
     }
-    let data = rewriter.finish().await?.claim().into_iter().map(|output| output.file).collect();
-    Ok(Some(RewrittenHistory { removed, data }))
+    let written = rewriter.finish().await?.claim();
+    let full = written.iter().filter(|output| output.full).map(|output| output.file.path.clone()).collect();
+    let data = written.into_iter().map(|output| output.file).collect();
+    Ok(Some(RewrittenHistory { removed, data, full }))
 }
 
 #[cfg(test)]

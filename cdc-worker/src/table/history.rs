@@ -12,6 +12,7 @@
 //! It is exactly once for the reason that the table itself is: its rows go into the same commit, and are made of the same
 //! changes, in [`MirroredTable`](super::MirroredTable), where old values are at hand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -201,6 +202,8 @@ pub(crate) struct History {
     delta: Delta,
     /// Files that take the place of others with the next commit.
     rewritten: Option<Rewrite>,
+    /// Files that a rewrite closed because they had the wanted size, whatever their bytes say: they are not rewritten again.
+    full: Arc<BTreeSet<String>>,
     /// The transaction that changes the table, and how often it has.
     commit: Option<Commit>,
     seq: i64,
@@ -211,7 +214,16 @@ impl History {
     pub(crate) fn new(lake: LakeTable) -> Self {
         let spec = Arc::new(lake.spec().clone());
         let committed_spec = Arc::clone(&spec);
-        Self { lake, spec, committed_spec, delta: Delta::default(), rewritten: None, commit: None, seq: 0 }
+        Self {
+            lake,
+            spec,
+            committed_spec,
+            delta: Delta::default(),
+            rewritten: None,
+            full: Arc::default(),
+            commit: None,
+            seq: 0,
+        }
     }
 
     /// A copy of the table is in these files, each of its rows as [`Operation::Copy`], counted from 2.
@@ -287,9 +299,19 @@ impl History {
         !self.delta.is_empty() || self.spec != self.committed_spec || self.rewritten.is_some()
     }
 
-    /// Files have been rewritten: these data files take the place of those.
-    pub(crate) fn take_rewritten(&mut self, removed: Vec<String>, data: Vec<WrittenFile>) {
+    /// Files have been rewritten: these data files take the place of those. Some are full.
+    pub(crate) fn take_rewritten(&mut self, removed: Vec<String>, data: Vec<WrittenFile>, full: Vec<String>) {
+        let known = Arc::make_mut(&mut self.full);
+        known.extend(full);
+        for path in &removed {
+            known.remove(path);
+        }
         self.rewritten = Some(Rewrite { removed, data, ..Rewrite::default() });
+    }
+
+    /// Files that are as large as they are wanted. (After a start, none is known.)
+    pub(crate) fn full_files(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.full)
     }
 
     /// Whether rewritten files wait for their commit.

@@ -521,7 +521,8 @@ async fn values_that_iceberg_has_not_are_in_the_history_as_they_are_in_the_table
         // Copied anew, without any of them: the history has those of before.
         kept.mirror.postgres.batch("UPDATE later SET m = 1, d = NULL, until = '2020-01-01'").await?;
         kept.mirror.equal().await?;
-        kept.mirror.postgres.batch("ALTER TABLE later ADD COLUMN e int DEFAULT 5").await?;
+        let added = "ALTER TABLE later ADD COLUMN e int DEFAULT 5; UPDATE later SET e = 6 WHERE id = 9";
+        kept.mirror.postgres.batch(added).await?;
         kept.mirror.equal().await?;
         kept.step("UPDATE later SET d = 'infinity' WHERE id = 9").await?;
         kept.kinds().await?;

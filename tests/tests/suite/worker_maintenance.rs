@@ -84,6 +84,17 @@ async fn rewrites_go_on(worker: &Worker) -> Result<()> {
     Box::pin(eventually("files are rewritten", CATCH_UP, more)).await
 }
 
+/// Files that are as they should be are left alone, however small they came out.
+async fn rewrites_end(worker: &Worker) -> Result<()> {
+    let mut before = None;
+    let none = async || {
+        let now = Some(rewritten(worker).await?);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok((std::mem::replace(&mut before, now) == now).then_some(()))
+    };
+    Box::pin(eventually("rewrites end", CATCH_UP, none)).await
+}
+
 async fn no_strays(oracle: &Oracle, warehouse: &Path) -> Result<()> {
     let mut last = Vec::new();
     let swept = eventually("only files that the tables name are left", CATCH_UP, async || {
@@ -157,6 +168,7 @@ async fn files_are_rewritten_under_way_through_kills_resyncs_and_alterations() -
             let few = Box::pin(eventually("few files", CATCH_UP, few)).await;
             few.with_context(|| format!("{table}: {last:?}"))?;
         }
+        rewrites_end(&worker).await?;
         no_strays(&oracle, &config.warehouse).await?;
         ensure!(worker.runs()?, "the worker has ended");
         // What is read back at start is the same.
