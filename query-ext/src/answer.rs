@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use crate::error::Error;
 use crate::fallback::{self, Reason};
 use crate::lake_plan::LakePlan;
-use crate::literal::literal;
+use crate::literal::{list, literal};
 use crate::pin::{PinFailure, Pinned};
 use crate::{convert, planner, tree};
 
@@ -200,8 +200,13 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
             let Some(evaluate) = (**value).evalfunc else { continue };
             let datum = evaluate(*value, context, &raw mut is_null);
             let oid = pg_sys::exprType((**value).expr.cast::<pg_sys::Node>());
-            let text = literal(datum, is_null, oid);
-            literals.push(text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))?.0);
+            let element = pg_sys::get_element_type(oid);
+            let text = if element == pg_sys::Oid::INVALID {
+                literal(datum, is_null, oid).map(|(text, _)| text)
+            } else {
+                list(datum, is_null, element)
+            };
+            literals.push(text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))?);
         }
         let pinned = match &scan.pinned {
             Some(pinned) => Rc::clone(pinned),

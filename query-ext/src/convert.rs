@@ -96,6 +96,10 @@ pub(crate) unsafe fn column(
         (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::XMLOID)
         | (ColumnKind::Blob, pg_sys::BYTEAOID) => each_text!(varlena),
         (ColumnKind::Text, pg_sys::JSONBOID) => each_text!(jsonb),
+        // SAFETY: as everything here.
+        (ColumnKind::Text, pg_sys::BPCHAROID) if typmod >= 4 => {
+            each_text!(|text: &[u8]| unsafe { padded(text, typmod) })
+        }
         (ColumnKind::Text, oid) => {
             // SAFETY: the type of a column; it is looked up and used within one chunk's context.
             let mut input = unsafe { Input::of(oid, typmod) };
@@ -135,6 +139,17 @@ unsafe fn varlena(bytes: &[u8]) -> pg_sys::Datum {
     let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
     // SAFETY: copies `length` bytes; palloc raises when that is more than a datum can be.
     pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), length) })
+}
+
+/// `character(n)`, with the blanks that the lake leaves out.
+unsafe fn padded(bytes: &[u8], typmod: i32) -> pg_sys::Datum {
+    let length = usize::try_from(typmod - 4).unwrap_or(0);
+    // Bytes that begin a character.
+    let letters = bytes.iter().filter(|byte| (**byte & 0xc0) != 0x80).count();
+    let mut text = bytes.to_vec();
+    text.resize(bytes.len() + length.saturating_sub(letters), b' ');
+    // SAFETY: as for any text.
+    unsafe { varlena(&text) }
 }
 
 unsafe fn jsonb(bytes: &[u8]) -> pg_sys::Datum {

@@ -25,8 +25,8 @@ pub(crate) unsafe fn write(plan: &LakePlan, report: Option<&Report>, state: *mut
         };
         let sql = plan.sql.render(&mut |table| plan.tables[table].name.clone(), &mut |value| format!("${}", value + 1));
         text(c"Lake SQL", &sql);
-        if let Some(reason) = &plan.not_pushed {
-            text(c"Not Pushed", reason);
+        if !plan.not_pushed.is_empty() {
+            text(c"Not Pushed", &plan.not_pushed.join("; "));
         }
         if (*state).analyze {
             let Some(report) = report else { return };

@@ -9,11 +9,12 @@ use pgrx::pg_sys::NodeTag;
 
 use crate::deparse::{Deparser, NotSent, Typed};
 use crate::lake_plan::Sql;
-use crate::literal::Decimal;
 use crate::tree;
 
 /// `numeric / numeric`.
 const NUMERIC_DIV: u32 = 1727;
+/// `round(numeric, integer)`.
+const NUMERIC_ROUND: u32 = 1707;
 /// `bigint → numeric`.
 const INT8_NUMERIC: u32 = 1781;
 
@@ -52,10 +53,10 @@ impl<'a> Finisher<'a> {
         unsafe {
             let mark = self.deparser.mark();
             match self.deparser.column(node) {
-                Ok((sql, oid, decimal)) => {
+                Ok((sql, oid)) => {
                     let (typmod, collation) = (pg_sys::exprTypmod(node), pg_sys::exprCollation(node));
                     let oid = expected(node, oid)?;
-                    Ok(self.add(sql, oid, typmod, collation, decimal))
+                    Ok(self.add(sql, oid, typmod, collation))
                 }
                 Err(reason) => {
                     self.deparser.reset(mark);
@@ -65,14 +66,7 @@ impl<'a> Finisher<'a> {
         }
     }
 
-    fn add(
-        &mut self,
-        sql: Sql,
-        oid: pg_sys::Oid,
-        typmod: i32,
-        collation: pg_sys::Oid,
-        _decimal: Decimal,
-    ) -> (*mut pg_sys::Node, usize) {
+    fn add(&mut self, sql: Sql, oid: pg_sys::Oid, typmod: i32, collation: pg_sys::Oid) -> (*mut pg_sys::Node, usize) {
         // The same expression twice is one column; values have numbers of their own and never match.
         let number = match self.columns.iter().position(|column| column.sql == sql && column.oid == oid) {
             Some(index) => index + 1,
@@ -111,12 +105,17 @@ impl<'a> Finisher<'a> {
             {
                 return var;
             }
+            if tree::tag(node) != NodeTag::T_List
+                && let Some(rounded) = self.rounded(node)
+            {
+                return rounded;
+            }
             match tree::tag(node) {
-                NodeTag::T_Aggref => match self.average(node.cast()) {
+                NodeTag::T_Aggref | NodeTag::T_WindowFunc => match self.average(node) {
                     Ok(average) => average,
                     Err(reason) => self.fail(node, reason),
                 },
-                NodeTag::T_Var | NodeTag::T_SubLink | NodeTag::T_WindowFunc | NodeTag::T_GroupingFunc => {
+                NodeTag::T_Var | NodeTag::T_SubLink | NodeTag::T_GroupingFunc => {
                     let reason = self.deparser.expression(node).err();
                     self.fail(node, reason.unwrap_or_else(|| NotSent("a part that cannot be sent".into())))
                 }
@@ -130,9 +129,27 @@ impl<'a> Finisher<'a> {
         node
     }
 
+    /// A numeric whose scale DuckDB tells beside its value: `round` to that many digits changes nothing but what is shown.
+    unsafe fn rounded(&mut self, node: *mut pg_sys::Node) -> Option<*mut pg_sys::Node> {
+        // SAFETY: the caller passes an expression.
+        unsafe {
+            let mark = self.deparser.mark();
+            let typed = self.deparser.expression(node).ok();
+            let Some((typed, scales)) = typed.and_then(|typed| typed.scales.clone().map(|scales| (typed, scales)))
+            else {
+                self.deparser.reset(mark);
+                return None;
+            };
+            let value = self.add(typed.exact().ok()?, pg_sys::NUMERICOID, -1, pg_sys::Oid::INVALID).0;
+            let scales = Sql::from("CAST(") + scales + " AS INTEGER)";
+            let scale = self.add(scales, pg_sys::INT4OID, -1, pg_sys::Oid::INVALID).0;
+            Some(call(NUMERIC_ROUND, &[value, scale]))
+        }
+    }
+
     /// `avg(x)` as `sum(x) / count(x)`, which is how Postgres's own final function divides.
-    unsafe fn average(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<*mut pg_sys::Node, NotSent> {
-        // SAFETY: the caller passes an Aggref.
+    unsafe fn average(&mut self, aggregate: *mut pg_sys::Node) -> Result<*mut pg_sys::Node, NotSent> {
+        // SAFETY: the caller passes an Aggref or a WindowFunc.
         unsafe {
             let mark = self.deparser.mark();
             let average = match self.deparser.average(aggregate) {
@@ -143,23 +160,28 @@ impl<'a> Finisher<'a> {
                 }
             };
             let mut column = |typed: Typed| -> Result<*mut pg_sys::Node, NotSent> {
-                let (oid, decimal) = (typed.oid, typed.decimal);
-                Ok(self.add(typed.exact()?, oid, -1, pg_sys::Oid::INVALID, decimal).0)
+                let oid = typed.oid;
+                Ok(self.add(typed.exact()?, oid, -1, pg_sys::Oid::INVALID).0)
             };
             let (sum, count) = (column(average.sum)?, column(average.count)?);
-            let call = |function: u32, args: &[*mut pg_sys::Node]| {
-                pg_sys::makeFuncExpr(
-                    pg_sys::Oid::from(function),
-                    pg_sys::NUMERICOID,
-                    tree::list_of(args),
-                    pg_sys::Oid::INVALID,
-                    pg_sys::Oid::INVALID,
-                    pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
-                )
-                .cast::<pg_sys::Node>()
-            };
             Ok(call(NUMERIC_DIV, &[sum, call(INT8_NUMERIC, &[count])]))
         }
+    }
+}
+
+/// A call of a built-in function that gives a numeric.
+unsafe fn call(function: u32, args: &[*mut pg_sys::Node]) -> *mut pg_sys::Node {
+    // SAFETY: the caller passes expressions of the function's types.
+    unsafe {
+        pg_sys::makeFuncExpr(
+            pg_sys::Oid::from(function),
+            pg_sys::NUMERICOID,
+            tree::list_of(args),
+            pg_sys::Oid::INVALID,
+            pg_sys::Oid::INVALID,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+        )
+        .cast()
     }
 }
 

@@ -116,7 +116,10 @@ unsafe extern "C-unwind" fn plan_path(
         let (mut deparser, from) = Deparser::over_table(varno, (*rte).relid);
         let mut sent = Vec::new();
         let mut local: *mut pg_sys::List = std::ptr::null_mut();
-        let mut not_pushed = None;
+        let Some(planner::ByScans { sources, reason }) = planner::planning() else {
+            Error::state("a scan of the lake outside of a statement").raise();
+        };
+        let mut not_pushed = vec![reason];
         for info in tree::items::<pg_sys::RestrictInfo>(clauses) {
             if (*info).pseudoconstant {
                 continue;
@@ -135,7 +138,7 @@ unsafe extern "C-unwind" fn plan_path(
                 outcome => {
                     deparser.reset(mark);
                     local = pg_sys::lappend(local, (*info).clause.cast());
-                    not_pushed = not_pushed.or(outcome.err().map(|reason| reason.0));
+                    not_pushed.extend(outcome.err().map(|reason| reason.0));
                 }
             }
         }
@@ -163,7 +166,7 @@ unsafe extern "C-unwind" fn plan_path(
         let plan = LakePlan {
             sql: Sql::from("SELECT ") + names + " FROM " + from + filter,
             tables,
-            sources: planner::planning().unwrap_or_default(),
+            sources,
             outputs,
             throws: false,
             not_pushed,

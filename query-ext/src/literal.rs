@@ -33,17 +33,21 @@ pub(crate) fn duckdb_type(oid: pg_sys::Oid, decimal: Decimal) -> Option<String> 
             pg_sys::INT8OID => "BIGINT",
             pg_sys::FLOAT4OID => "FLOAT",
             pg_sys::FLOAT8OID => "DOUBLE",
-            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::JSONBOID => "VARCHAR",
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::JSONOID | pg_sys::JSONBOID => "VARCHAR",
             pg_sys::BYTEAOID => "BLOB",
             pg_sys::DATEOID => "DATE",
             pg_sys::TIMEOID => "TIME",
             pg_sys::TIMESTAMPOID => "TIMESTAMP",
             pg_sys::TIMESTAMPTZOID => "TIMESTAMPTZ",
             pg_sys::UUIDOID => "UUID",
+            pg_sys::INTERVALOID => "INTERVAL",
             pg_sys::NUMERICOID => {
                 let (precision, scale) = decimal?;
                 return Some(format!("DECIMAL({precision},{scale})"));
             }
+            // Its label.
+            // SAFETY: a lookup in the catalog, which answers for every OID.
+            _ if unsafe { pg_sys::type_is_enum(oid) } => "VARCHAR",
             _ => return None,
         }
         .into(),
@@ -78,7 +82,14 @@ pub(crate) fn stored_type(oid: pg_sys::Oid, typmod: i32) -> Option<String> {
 /// The type in which a scan delivers a column that expressions may use: a `smallint` is an int in Iceberg, and stays one until
 /// it is an output. `None`: DuckDB has no equal of the type, and only Postgres can look at its values.
 pub(crate) fn scan_type(oid: pg_sys::Oid, typmod: i32) -> Option<String> {
-    if oid == pg_sys::INT2OID { Some("INTEGER".into()) } else { duckdb_type(oid, decimal_of_typmod(typmod)) }
+    match oid {
+        pg_sys::INT2OID => Some("INTEGER".into()),
+        // In the lake it is text.
+        pg_sys::INTERVALOID => None,
+        // Without a length it keeps its trailing blanks, and then equal values are not the same text.
+        pg_sys::BPCHAROID if typmod < 0 => None,
+        _ => duckdb_type(oid, decimal_of_typmod(typmod)),
+    }
 }
 
 /// A value as a literal, and its precision and scale when it is a numeric; `None` when DuckDB cannot have it.
@@ -104,6 +115,19 @@ pub(crate) unsafe fn literal(value: pg_sys::Datum, is_null: bool, oid: pg_sys::O
                 let text = tree::taken(pg_sys::text_to_cstring(value.cast_mut_ptr()))?;
                 format!("CAST('{}' AS VARCHAR)", text.replace('\'', "''"))
             }
+            pg_sys::BPCHAROID => {
+                let text = tree::taken(pg_sys::text_to_cstring(value.cast_mut_ptr()))?;
+                format!("CAST('{}' AS VARCHAR)", text.trim_end_matches(' ').replace('\'', "''"))
+            }
+            pg_sys::INTERVALOID => {
+                let interval = &*value.cast_mut_ptr::<pg_sys::Interval>();
+                let (months, days, micros) = (interval.month, interval.day, interval.time);
+                // What is infinite from 17 on.
+                if months == i32::MAX || months == i32::MIN {
+                    return None;
+                }
+                format!("(to_months({months}) + to_days({days}) + to_microseconds({micros}))")
+            }
             pg_sys::BYTEAOID => {
                 let bytes = Vec::<u8>::from_datum(value, false)?;
                 let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -118,9 +142,54 @@ pub(crate) unsafe fn literal(value: pg_sys::Datum, is_null: bool, oid: pg_sys::O
             pg_sys::TIMESTAMPTZOID => moment("TIMESTAMPTZ", "+00", i64::from_datum(value, false)?)?,
             pg_sys::UUIDOID => format!("CAST('{}' AS UUID)", output(value, oid)?),
             pg_sys::NUMERICOID => return numeric(&output(value, oid)?),
+            _ if pg_sys::type_is_enum(oid) => format!("CAST('{}' AS VARCHAR)", output(value, oid)?.replace('\'', "''")),
             _ => return None,
         };
         Some((text, None))
+    }
+}
+
+/// An array as what `IN` has behind it: its elements, or a query without rows.
+///
+/// # Safety
+/// `array` is an array of `element`, unless it is NULL.
+pub(crate) unsafe fn list(array: pg_sys::Datum, is_null: bool, element: pg_sys::Oid) -> Option<String> {
+    let null = || Some(format!("CAST(NULL AS {})", duckdb_type(element, Some((1, 0)))?));
+    if is_null {
+        return Some(format!("({})", null()?));
+    }
+    // SAFETY: per the contract.
+    let elements = unsafe { elements(array, element) };
+    if elements.is_empty() {
+        return Some(format!("(SELECT {} WHERE false)", null()?));
+    }
+    // SAFETY: elements of this type.
+    let literals = elements.into_iter().map(|(value, is_null)| unsafe { Some(literal(value, is_null, element)?.0) });
+    Some(format!("({})", literals.collect::<Option<Vec<_>>>()?.join(", ")))
+}
+
+/// The elements of an array.
+///
+/// # Safety
+/// `array` is an array of `element`.
+pub(crate) unsafe fn elements(array: pg_sys::Datum, element: pg_sys::Oid) -> Vec<(pg_sys::Datum, bool)> {
+    let (mut length, mut by_value, mut align) = (0i16, false, 0);
+    let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: per the contract; the outputs are palloc'd with `count` entries.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
+        let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast();
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            i32::from(length),
+            by_value,
+            align,
+            &raw mut values,
+            &raw mut nulls,
+            &raw mut count,
+        );
+        (0..usize::try_from(count).unwrap_or(0)).map(|index| (*values.add(index), *nulls.add(index))).collect()
     }
 }
 

@@ -21,12 +21,21 @@ const PG_UTF8: i32 = 6;
 static mut PREVIOUS: pg_sys::planner_hook_type = None;
 
 thread_local! {
-    /// Sources of the statements being planned scan by scan, innermost last.
-    static PLANNING: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+    /// The statements being planned scan by scan, innermost last.
+    static PLANNING: RefCell<Vec<ByScans>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sources of the statement whose scans are being planned.
-pub(crate) fn planning() -> Option<Vec<u32>> {
+/// A statement that is planned scan by scan.
+#[derive(Clone)]
+pub(crate) struct ByScans {
+    /// Its sources.
+    pub(crate) sources: Vec<u32>,
+    /// Why it does not go to DuckDB whole.
+    pub(crate) reason: String,
+}
+
+/// The statement whose scans are being planned.
+pub(crate) fn planning() -> Option<ByScans> {
     PLANNING.with_borrow(|stack| stack.last().cloned())
 }
 
@@ -76,7 +85,7 @@ unsafe extern "C-unwind" fn plan(
 }
 
 /// Puts the stack back, whatever happens.
-struct Restore(Vec<Vec<u32>>);
+struct Restore(Vec<ByScans>);
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -125,7 +134,7 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
             pgrx::debug1!("lake: the heap answers: {reason}");
             return heap;
         }
-        let reason = match Whole::split(tree::copy(query), &sources) {
+        let reason = match Whole::split(tree::copy(query), &sources, call.params) {
             Ok(whole) => {
                 let stmt = if whole.limits() {
                     (*heap_query).limitCount = std::ptr::null_mut();
@@ -147,7 +156,7 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
             return heap;
         }
         let before = PLANNING.with_borrow(Vec::clone);
-        PLANNING.with_borrow_mut(|stack| stack.push(sources.clone()));
+        PLANNING.with_borrow_mut(|stack| stack.push(ByScans { sources: sources.clone(), reason }));
         let guard = Restore(before);
         let scans = call.plan(query);
         drop(guard);

@@ -44,6 +44,22 @@ pub(crate) unsafe fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
     }
 }
 
+/// The elements of a list of integers.
+///
+/// # Safety
+/// `list` is null (empty) or a list of integers.
+#[cfg(not(feature = "pg18"))]
+pub(crate) unsafe fn integers(list: *mut pg_sys::List) -> Vec<i32> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: a list has `length` cells.
+    unsafe {
+        let length = usize::try_from((*list).length).unwrap_or(0);
+        (0..length).map(|index| (*(*list).elements.add(index)).int_value).collect()
+    }
+}
+
 /// A list of these pointers.
 ///
 /// # Safety

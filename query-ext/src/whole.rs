@@ -36,26 +36,34 @@ impl Whole {
     ///
     /// # Safety
     /// `query` is a query tree of our own with the markers in it.
-    pub(crate) unsafe fn split(query: *mut pg_sys::Query, sources: &[u32]) -> Result<Self, NotSent> {
+    pub(crate) unsafe fn split(
+        query: *mut pg_sys::Query,
+        sources: &[u32],
+        parameters: pg_sys::ParamListInfo,
+    ) -> Result<Self, NotSent> {
         // SAFETY: per the contract.
         unsafe {
-            let mut deparser = Deparser::new();
+            let mut deparser = Deparser::new(parameters);
             deparser.open(query)?;
             let body = deparser.body(query)?;
             let distinct = deparser.distinct_word(query)?;
+            let is_distinct = !distinct.0.is_empty();
             let mut finisher = Finisher::new(&mut deparser);
             let mut numbers = HashMap::new();
-            let mut targets = Vec::new();
+            let (mut targets, mut not_pushed) = (Vec::new(), Vec::new());
             for entry in tree::items::<pg_sys::TargetEntry>((*query).targetList) {
                 let node = (*entry).expr.cast();
-                let must = !distinct.is_empty();
+                let must = is_distinct;
                 let finished = match finisher.send(node) {
                     Ok((var, number)) => {
                         numbers.insert((*entry).resno, number);
                         var
                     }
                     Err(reason) if must => return Err(reason),
-                    Err(_) => finisher.finish(node)?,
+                    Err(reason) => {
+                        not_pushed.push(reason.0);
+                        finisher.finish(node)?
+                    }
                 };
                 let target = tree::copy(entry);
                 (*target).expr = finished.cast();
@@ -67,7 +75,9 @@ impl Whole {
                 let mark = finisher.deparser.mark();
                 match finisher.deparser.condition((*query).havingQual) {
                     Ok(condition) => having = Sql::from(" HAVING ") + condition,
-                    Err(_) => {
+                    Err(reason) if (*query).hasWindowFuncs => return Err(reason),
+                    Err(reason) => {
+                        not_pushed.push(reason.0);
                         finisher.deparser.reset(mark);
                         let finished = finisher.finish((*query).havingQual)?;
                         qual = if tree::tag(finished) == NodeTag::T_List {
@@ -79,13 +89,18 @@ impl Whole {
                 }
             }
             let columns = finisher.columns;
-            if !distinct.is_empty() && columns.len() != targets.len() {
+            if is_distinct && columns.len() != targets.len() {
                 // A column twice is one column of DuckDB, and as distinct.
                 if !qual.is_null() {
                     return NotSent::because("DISTINCT over groups that Postgres has to filter");
                 }
             }
             let order = deparser.order(query, &|resno| numbers.get(&resno).copied());
+            if (*query).hasDistinctOn {
+                // Which row is the first one is told by the order.
+                order.clone()?;
+            }
+            not_pushed.extend(order.as_ref().err().map(|reason| reason.0.clone()));
             let sorts = order.is_err();
             let limit = constant_limit(query);
             let limited = !(*query).limitCount.is_null() || !(*query).limitOffset.is_null();
@@ -101,7 +116,7 @@ impl Whole {
                 .map(|(index, column)| column.sql.clone() + &format!(" AS c{}", index + 1))
                 .collect();
             let names = if names.is_empty() { Sql::from("1 AS c1") } else { Sql::join(names, ", ") };
-            let mut sql = Sql::from(format!("SELECT {distinct}")) + names + body.from + body.group + having;
+            let mut sql = Sql::from("SELECT ") + distinct + names + body.from + body.group + having;
             if let Ok(order) = order {
                 sql = sql + order;
             }
@@ -111,11 +126,11 @@ impl Whole {
             let outputs = columns
                 .iter()
                 .enumerate()
-                .map(|(place, column)| Output { place, type_oid: column.oid.to_u32(), typmod: -1 })
+                .map(|(place, column)| Output { place, type_oid: column.oid.to_u32(), typmod: column.typmod })
                 .collect();
             let Deparser { tables, values, throws, .. } = deparser;
             let sources = sources.to_vec();
-            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed: None };
+            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed };
             let targets = tree::list_of(&targets);
             Ok(Self { plan, columns, values, targets, qual, sorts, limits, query })
         }

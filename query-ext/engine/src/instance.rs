@@ -12,7 +12,7 @@ use crate::scan::{PinnedScan, ScanTable};
 use crate::slot::Slots;
 use crate::store::ObjectStore;
 use crate::watchdog::Watchdog;
-use crate::{deleted, fresh};
+use crate::{deleted, fresh, functions};
 
 /// How an engine is opened; none of it can change afterwards.
 #[derive(Debug, Clone)]
@@ -108,6 +108,10 @@ impl Engine {
         let slots = Arc::new(Slots::default());
         deleted::register(connection.raw, &slots)?;
         fresh::register(connection.raw, &slots)?;
+        functions::register(connection.raw)?;
+        for statement in functions::MACROS {
+            connection.execute(statement)?;
+        }
         if let Some(store) = &settings.store {
             store.admit(|statement| connection.execute(statement))?;
         }

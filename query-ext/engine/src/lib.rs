@@ -18,6 +18,7 @@ mod chunk;
 mod deleted;
 mod error;
 mod fresh;
+mod functions;
 mod instance;
 mod rows;
 mod scan;

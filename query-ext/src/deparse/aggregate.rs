@@ -1,12 +1,14 @@
-//! The allowlist of aggregates. Sums of floats depend on the order of the rows and are never sent; averages are
-//! finished in Postgres ([`crate::finish`]) from a sum and a count.
+//! Aggregates. Sums of floats depend on the order of the rows and are never sent; averages are finished in Postgres
+//! ([`crate::finish`]) from a sum and a count, unless nobody sees how many digits they have.
 
+use lake_allowlist::{AGGREGATES, Type};
 use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
 
-use super::operator::built_in_function;
+use super::operator::{Found, built_in_function};
 use super::{Deparser, NotSent, Typed, groups_exactly, orders_exactly, type_name};
 use crate::lake_plan::Sql;
-use crate::literal::{Decimal, duckdb_type};
+use crate::literal::{Decimal, literal};
 use crate::tree;
 
 /// The parts of an average.
@@ -17,8 +19,19 @@ pub(crate) struct Average {
     pub(crate) count: Typed,
 }
 
-/// An aggregate's argument, `DISTINCT ` or nothing, and its collation.
-type Argument = (Typed, &'static str, pg_sys::Oid);
+/// An aggregate, or one over a window: what both have in common.
+pub(super) struct Call {
+    pub(super) name: String,
+    /// Its arguments.
+    pub(super) args: Vec<*mut pg_sys::Node>,
+    pub(super) distinct: bool,
+    /// ` ORDER BY …` within it.
+    pub(super) order: Sql,
+    /// ` FILTER (…)`, ` OVER (…)`.
+    pub(super) tail: Sql,
+    pub(super) result: pg_sys::Oid,
+    pub(super) collation: pg_sys::Oid,
+}
 
 impl Deparser {
     /// An aggregate.
@@ -28,112 +41,194 @@ impl Deparser {
     pub(super) unsafe fn aggregate(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<Typed, NotSent> {
         // SAFETY: per the contract.
         unsafe {
-            let (name, argument, tail) = self.parts(aggregate)?;
-            let result = (*aggregate).aggtype;
-            let Some((argument, prefix, collation)) = argument else {
-                return Ok(Typed::new(Sql::from("count(*)") + tail, result, None));
-            };
-            let (oid, decimal) = (argument.oid, argument.decimal);
-            let call = |function: &str, argument: Sql| {
-                Sql::from(format!("{function}({prefix}")) + argument + ")" + tail.clone()
-            };
-            match name.as_str() {
-                "count" => Ok(Typed::new(call("count", argument.sql), result, None)),
-                "sum" => self.sum(argument, result, &call),
-                "min" | "max" => {
-                    // A minimum of equal values that look different could be either.
-                    if !orders_exactly(oid, collation) || !groups_exactly(oid, collation) {
-                        return NotSent::because(format!("{name} of {} in this collation", type_name(oid)));
-                    }
-                    Ok(Typed::new(call(&name, argument.sql), result, decimal))
-                }
-                "bool_and" | "every" => Ok(Typed::new(call("bool_and", argument.sql), result, None)),
-                "bool_or" => Ok(Typed::new(call("bool_or", argument.sql), result, None)),
-                _ => NotSent::because(format!("aggregate {name}")),
-            }
+            let call = self.call(aggregate)?;
+            self.aggregated(&call)
         }
     }
 
-    fn sum(&mut self, argument: Typed, result: pg_sys::Oid, call: &dyn Fn(&str, Sql) -> Sql) -> Result<Typed, NotSent> {
-        let (oid, decimal) = (argument.oid, argument.decimal);
-        let decimal: Decimal = match oid {
-            // DuckDB sums integers in 128 bits.
-            pg_sys::INT2OID | pg_sys::INT4OID => None,
-            pg_sys::INT8OID => Some((38, 0)),
-            pg_sys::NUMERICOID => decimal.map(|(_, scale)| (38, scale)),
-            _ => return NotSent::because(format!("sum of {}", type_name(oid))),
-        };
-        self.throws = true;
-        let kind = duckdb_type(result, decimal).unwrap_or_default();
-        let sql = Sql::from("CAST(") + call("sum", argument.sql) + &format!(" AS {kind})");
-        Ok(Typed::new(sql, result, decimal))
+    /// An aggregate's value.
+    ///
+    /// # Safety
+    /// The arguments are expressions of the innermost scope.
+    pub(super) unsafe fn aggregated(&mut self, call: &Call) -> Result<Typed, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let operands = self.operands(call)?;
+            match (call.name.as_str(), &operands[..]) {
+                ("count", [argument]) => {
+                    Ok(Typed::new(wrapped("count", call, argument.sql.clone()), call.result, None))
+                }
+                ("avg", [argument]) => {
+                    let Average { sum, count } = self.averaged(call, argument.clone())?;
+                    let count = Typed::new(count.sql, pg_sys::NUMERICOID, Some((19, 0)));
+                    self.quotient(sum, count)
+                }
+                ("sum", [argument]) if argument.kind() == Some(Type::Numeric) => {
+                    let decimal: Decimal = argument.decimal.map(|(_, scale)| (38, scale));
+                    let (sql, unshown) = (wrapped("sum", call, argument.sql.clone()), argument.unshown);
+                    self.throws = true;
+                    // A sum has the digits of the value that has most.
+                    let scales = argument.scales.clone().map(|scales| {
+                        let of_values =
+                            Sql::from("CASE WHEN ") + argument.sql.clone() + " IS NOT NULL THEN " + scales + " END";
+                        wrapped("max", call, of_values)
+                    });
+                    Ok(Typed { unshown, scales, ..Typed::new(sql, call.result, decimal) })
+                }
+                ("min" | "max", [argument]) if argument.kind() == Some(Type::Numeric) => {
+                    let sql = wrapped(&call.name, call, argument.sql.clone());
+                    Ok(Typed { sql, ..argument.clone() })
+                }
+                ("string_agg", [text, _]) if !call.distinct && !call.order.0.is_empty() => {
+                    let delimiter = delimiter_of(call.args[1])?;
+                    let inner = text.sql.clone() + &format!(", {delimiter}") + call.order.clone();
+                    Ok(Typed::new(wrapped("string_agg", call, inner), call.result, None))
+                }
+                _ if !call.order.0.is_empty() => NotSent::because(format!("aggregate {} with ORDER BY", call.name)),
+                _ => {
+                    let (collation, result) = (call.collation, call.result);
+                    let (distinct, tail) = (call.distinct, call.tail.clone());
+                    self.entry(AGGREGATES, &call.name, Found { operands, collation, result, distinct, tail })
+                }
+            }
+        }
     }
 
     /// The parts of `avg` of integers or numerics.
     ///
     /// # Safety
-    /// `aggregate` is an Aggref of the innermost scope.
-    pub(crate) unsafe fn average(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<Average, NotSent> {
+    /// `node` is an Aggref or a WindowFunc of the innermost scope.
+    pub(crate) unsafe fn average(&mut self, node: *mut pg_sys::Node) -> Result<Average, NotSent> {
         // SAFETY: per the contract.
         unsafe {
-            let (name, argument, tail) = self.parts(aggregate)?;
-            let Some((argument, prefix, _)) = argument.filter(|_| name == "avg") else {
-                return NotSent::because(format!("aggregate {name}"));
+            let call = if tree::tag(node) == NodeTag::T_WindowFunc {
+                self.window_call(node.cast())?
+            } else {
+                self.call(node.cast())?
             };
-            let scale = match argument.oid {
-                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => 0,
-                pg_sys::NUMERICOID => argument.decimal.map_or(0, |(_, scale)| scale),
-                other => return NotSent::because(format!("avg of {}", type_name(other))),
-            };
-            self.throws = true;
-            let call =
-                |function: &str| Sql::from(format!("{function}({prefix}")) + argument.sql.clone() + ")" + tail.clone();
-            let sum = Sql::from("CAST(") + call("sum") + &format!(" AS DECIMAL(38,{scale}))");
-            Ok(Average {
-                sum: Typed::new(sum, pg_sys::NUMERICOID, Some((38, scale))),
-                count: Typed::new(call("count"), pg_sys::INT8OID, None),
-            })
+            let operands = self.operands(&call)?;
+            match &operands[..] {
+                [argument] if call.name == "avg" => self.averaged(&call, argument.clone()),
+                _ => NotSent::because(format!("aggregate {}", call.name)),
+            }
         }
     }
 
-    /// Name, argument (with DISTINCT and its collation) and FILTER.
-    unsafe fn parts(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<(String, Option<Argument>, Sql), NotSent> {
+    fn averaged(&mut self, call: &Call, argument: Typed) -> Result<Average, NotSent> {
+        let scale = match argument.kind() {
+            Some(Type::Int2 | Type::Int4 | Type::Int8) => 0,
+            Some(Type::Numeric) if !argument.unshown => argument.decimal.map_or(0, |(_, scale)| scale),
+            _ => return NotSent::because(format!("avg of {}", type_name(argument.oid))),
+        };
+        self.throws = true;
+        let sum =
+            Sql::from("CAST(") + wrapped("sum", call, argument.sql.clone()) + &format!(" AS DECIMAL(38,{scale}))");
+        Ok(Average {
+            sum: Typed::new(sum, pg_sys::NUMERICOID, Some((38, scale))),
+            count: Typed::new(wrapped("count", call, argument.sql), pg_sys::INT8OID, None),
+        })
+    }
+
+    unsafe fn operands(&mut self, call: &Call) -> Result<Vec<Typed>, NotSent> {
+        // SAFETY: the caller passes expressions of the innermost scope.
+        let operands =
+            call.args.iter().map(|node| unsafe { self.expression(*node) }).collect::<Result<Vec<_>, NotSent>>()?;
+        if call.distinct
+            && let Some((argument, node)) = operands.first().zip(call.args.first())
+        {
+            // SAFETY: as above.
+            let collation = unsafe { pg_sys::exprCollation(*node) };
+            if !groups_exactly(argument.oid, collation) {
+                return NotSent::because(format!("DISTINCT of {}", type_name(argument.oid)));
+            }
+        }
+        Ok(operands)
+    }
+
+    /// Name, arguments, DISTINCT, ORDER BY and FILTER.
+    unsafe fn call(&mut self, aggregate: *mut pg_sys::Aggref) -> Result<Call, NotSent> {
         // SAFETY: the caller passes an Aggref, whose args are TargetEntries.
         unsafe {
-            let aggregate = &*aggregate;
-            let name = built_in_function(aggregate.aggfnoid)?;
-            if aggregate.agglevelsup > 0
-                || !aggregate.aggorder.is_null()
-                || !aggregate.aggdirectargs.is_null()
-                || aggregate.aggvariadic
-                || aggregate.aggkind.cast_unsigned() != b'n'
+            let of = &*aggregate;
+            let name = built_in_function(of.aggfnoid)?;
+            if of.agglevelsup > 0 || !of.aggdirectargs.is_null() || of.aggvariadic || of.aggkind.cast_unsigned() != b'n'
             {
-                return NotSent::because(format!("aggregate {name} with ORDER BY or of an outer query"));
+                return NotSent::because(format!("aggregate {name} of an outer query, or of an ordered set"));
             }
-            let tail = if aggregate.aggfilter.is_null() {
-                Sql::default()
-            } else {
-                Sql::from(" FILTER (WHERE ") + self.expression(aggregate.aggfilter.cast())?.sql + ")"
-            };
-            let args = tree::items::<pg_sys::TargetEntry>(aggregate.args);
-            let argument = match args.as_slice() {
-                [] => None,
-                [only] => {
-                    let node = (**only).expr.cast();
-                    let collation = pg_sys::exprCollation(node);
-                    let argument = self.expression(node)?;
-                    let distinct = !aggregate.aggdistinct.is_null();
-                    if distinct && !groups_exactly(argument.oid, collation) {
-                        return NotSent::because(format!("DISTINCT of {}", type_name(argument.oid)));
-                    }
-                    Some((argument, if distinct { "DISTINCT " } else { "" }, collation))
-                }
-                _ => return NotSent::because(format!("aggregate {name}")),
-            };
-            if argument.is_none() && name != "count" {
-                return NotSent::because(format!("aggregate {name}"));
+            let mut keys = Vec::new();
+            for clause in tree::items::<pg_sys::SortGroupClause>(of.aggorder) {
+                let node = (*pg_sys::get_sortgroupclause_tle(clause, of.args)).expr.cast();
+                keys.push(self.sort_key(clause, node)?);
             }
-            Ok((name, argument, tail))
+            let order = if keys.is_empty() { Sql::default() } else { Sql::from(" ORDER BY ") + Sql::join(keys, ", ") };
+            let tail = self.filter(of.aggfilter)?;
+            let args = tree::items::<pg_sys::TargetEntry>(of.args);
+            let args = args.into_iter().filter(|entry| !(**entry).resjunk).map(|entry| (*entry).expr.cast()).collect();
+            let distinct = !of.aggdistinct.is_null();
+            Ok(Call { name, args, distinct, order, tail, result: of.aggtype, collation: of.inputcollid })
         }
+    }
+
+    /// ` FILTER (WHERE …)`.
+    ///
+    /// # Safety
+    /// `filter` is null or a condition of the innermost scope.
+    pub(super) unsafe fn filter(&mut self, filter: *mut pg_sys::Expr) -> Result<Sql, NotSent> {
+        if filter.is_null() {
+            return Ok(Sql::default());
+        }
+        // SAFETY: per the contract.
+        Ok(Sql::from(" FILTER (WHERE ") + unsafe { self.expression(filter.cast())? }.sql + ")")
+    }
+
+    /// An expression to sort by, with its direction.
+    ///
+    /// # Safety
+    /// `node` is the expression of the clause, in the innermost scope.
+    pub(super) unsafe fn sort_key(
+        &mut self,
+        clause: *mut pg_sys::SortGroupClause,
+        node: *mut pg_sys::Node,
+    ) -> Result<Sql, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            if !orders_exactly(pg_sys::exprType(node), pg_sys::exprCollation(node)) {
+                return NotSent::because("ORDER BY by a linguistic collation, or of a type that is not on the list");
+            }
+            Ok(sortable(self.expression(node)?) + super::query::direction(clause)?)
+        }
+    }
+}
+
+/// An expression to sort by. DuckDB takes columns that it sorts by out of the sorted keys again, where a negative zero is none: floats
+/// get a key of their own.
+pub(super) fn sortable(typed: Typed) -> Sql {
+    match typed.kind() {
+        Some(Type::Float4) => Sql::from("add(") + typed.sql + ", CAST(0 AS FLOAT))",
+        Some(Type::Float8) => Sql::from("add(") + typed.sql + ", CAST(0 AS DOUBLE))",
+        _ => typed.sql,
+    }
+}
+
+/// A call with an argument, `DISTINCT` and what is behind it.
+fn wrapped(function: &str, call: &Call, argument: Sql) -> Sql {
+    let distinct = if call.distinct { "DISTINCT " } else { "" };
+    Sql::from(format!("{function}({distinct}")) + argument + ")" + call.tail.clone()
+}
+
+/// A constant delimiter, as a literal.
+unsafe fn delimiter_of(node: *mut pg_sys::Node) -> Result<String, NotSent> {
+    // SAFETY: the caller passes an expression; the cast is to the struct of the tag.
+    unsafe {
+        if tree::tag(node) == NodeTag::T_Const {
+            let constant = &*node.cast::<pg_sys::Const>();
+            if constant.consttype == pg_sys::TEXTOID
+                && !constant.constisnull
+                && let Some((text, _)) = literal(constant.constvalue, false, pg_sys::TEXTOID)
+            {
+                return Ok(text);
+            }
+        }
+        NotSent::because("string_agg with a delimiter that is not a constant")
     }
 }

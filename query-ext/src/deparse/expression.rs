@@ -3,9 +3,10 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
-use super::{Deparser, NotSent, SourceKind, Typed, groups_exactly, orders_exactly, type_name};
-use crate::lake_plan::{Piece, PlanColumn, Sql};
-use crate::literal::{Decimal, decimal_of_typmod, duckdb_type, literal, scan_type};
+use super::number::{branched, common_decimal};
+use super::{Column, Deparser, NotSent, SourceKind, Typed, groups_exactly, orders_exactly, type_name};
+use crate::lake_plan::{PlanColumn, Sql};
+use crate::literal::{decimal_of_typmod, literal, scan_type};
 use crate::tree;
 
 impl Deparser {
@@ -13,11 +14,17 @@ impl Deparser {
     ///
     /// # Safety
     /// `node` is an expression of the innermost scope, its constants folded and join aliases flattened.
-    pub(crate) unsafe fn column(&mut self, node: *mut pg_sys::Node) -> Result<(Sql, pg_sys::Oid, Decimal), NotSent> {
+    pub(crate) unsafe fn column(&mut self, node: *mut pg_sys::Node) -> Result<(Sql, pg_sys::Oid), NotSent> {
         // SAFETY: per the contract.
         let typed = unsafe { self.expression(node)? };
-        let (oid, decimal) = (typed.oid, typed.decimal);
-        Ok((typed.exact()?, oid, decimal))
+        if typed.unshown {
+            return NotSent::because("a quotient whose digits are seen");
+        }
+        // SAFETY: per the contract.
+        if typed.oid == pg_sys::BPCHAROID && unsafe { pg_sys::exprTypmod(node) } < 0 {
+            return NotSent::because("a character of any length");
+        }
+        Ok((typed.clone().exact()?, typed.oid))
     }
 
     /// Any expression.
@@ -69,7 +76,10 @@ impl Deparser {
                 NodeTag::T_NullIfExpr => self.null_if(node.cast()),
                 NodeTag::T_ScalarArrayOpExpr => self.array_operator(node.cast()),
                 NodeTag::T_FuncExpr => self.function(node.cast()),
+                NodeTag::T_CoerceViaIO => self.cast_to_text(node.cast()),
                 NodeTag::T_Aggref => self.aggregate(node.cast()),
+                NodeTag::T_WindowFunc => self.window_function(node.cast()),
+                NodeTag::T_GroupingFunc => self.grouping(node.cast()),
                 NodeTag::T_CaseExpr => self.case(node.cast()),
                 NodeTag::T_CaseTestExpr => match self.case_operands.last() {
                     Some(operand) => Ok(operand.clone()),
@@ -93,30 +103,6 @@ impl Deparser {
                 other => NotSent::because(format!("expression {other:?}")),
             }
         }
-    }
-
-    /// What Postgres is to evaluate before the query runs: parameters and the statement's time.
-    unsafe fn value(&mut self, node: *mut pg_sys::Expr) -> Result<Typed, NotSent> {
-        // SAFETY: the caller passes a Param, SQLValueFunction or FuncExpr.
-        unsafe {
-            if tree::tag(node) == NodeTag::T_Param
-                && (*node.cast::<pg_sys::Param>()).paramkind != pg_sys::ParamKind::PARAM_EXTERN
-            {
-                return NotSent::because("a value of the outer plan");
-            }
-            let oid = pg_sys::exprType(node.cast());
-            // The scale of a numeric parameter is not known before it is there.
-            if oid == pg_sys::NUMERICOID || duckdb_type(oid, None).is_none() {
-                return NotSent::because(format!("a parameter of type {}", type_name(oid)));
-            }
-            Ok(Typed::new(self.keep_value(tree::copy(node)), oid, None))
-        }
-    }
-
-    /// A value's place in the SQL.
-    pub(super) fn keep_value(&mut self, expression: *mut pg_sys::Expr) -> Sql {
-        self.values.push(expression);
-        Sql(vec![Piece::Value(self.values.len() - 1)])
     }
 
     unsafe fn variable(&mut self, var: *mut pg_sys::Var) -> Result<Typed, NotSent> {
@@ -148,7 +134,9 @@ impl Deparser {
             SourceKind::Columns(columns) => {
                 let index = usize::try_from(var.varattno - 1).unwrap_or(usize::MAX);
                 match columns.get(index) {
-                    Some((oid, decimal)) => Ok(Typed::new(sql, *oid, *decimal)),
+                    Some(Column { oid, decimal, unshown }) => {
+                        Ok(Typed { unshown: *unshown, ..Typed::new(sql, *oid, *decimal) })
+                    }
                     None => NotSent::because("a column that the sub-query lacks"),
                 }
             }
@@ -193,24 +181,19 @@ impl Deparser {
                 let operand = self.expression((*case).arg.cast())?;
                 self.case_operands.push(operand);
             }
-            let mut results = Vec::new();
-            let mut sql = Sql::from("(CASE");
+            let mut branches = Vec::new();
             for when in tree::items::<pg_sys::CaseWhen>((*case).args) {
                 let condition = self.expression((*when).expr.cast())?.sql;
                 let result = self.expression((*when).result.cast())?;
-                sql = sql + " WHEN " + condition + " THEN " + result.sql.clone();
-                results.push(result);
+                branches.push((Sql::from(" WHEN ") + condition + " THEN ", result));
             }
             if !(*case).defresult.is_null() {
-                let result = self.expression((*case).defresult.cast())?;
-                sql = sql + " ELSE " + result.sql.clone();
-                results.push(result);
+                branches.push((" ELSE ".into(), self.expression((*case).defresult.cast())?));
             }
             if simple {
                 self.case_operands.pop();
             }
-            let decimal = common_decimal(&results, (*case).casetype)?;
-            Ok(Typed::new(sql + " END)", (*case).casetype, decimal))
+            branched(branches, (*case).casetype)
         }
     }
 
@@ -222,33 +205,13 @@ impl Deparser {
             .map(|node| unsafe { self.expression(node) })
             .collect::<Result<Vec<_>, NotSent>>()?;
         let decimal = common_decimal(&operands, oid)?;
+        let unshown = operands.iter().any(|operand| operand.unshown);
         let list = Sql::join(operands.into_iter().map(|typed| typed.sql).collect(), ", ");
-        Ok(Typed::new(Sql::from(format!("{name}(")) + list + ")", oid, decimal))
+        Ok(Typed { unshown, ..Typed::new(Sql::from(format!("{name}(")) + list + ")", oid, decimal) })
     }
 }
 
 /// A boolean expression.
 pub(super) fn truth(sql: Sql) -> Typed {
     Typed::new(sql, pg_sys::BOOLOID, None)
-}
-
-/// The precision that holds all of these; they must have one scale, because Postgres keeps each value's own.
-fn common_decimal(operands: &[Typed], oid: pg_sys::Oid) -> Result<Decimal, NotSent> {
-    if oid != pg_sys::NUMERICOID {
-        return Ok(None);
-    }
-    let mut common: Decimal = None;
-    for operand in operands {
-        // A constant NULL has no scale of its own.
-        let is_null = matches!(operand.sql.0.as_slice(), [Piece::Text(text)] if text.starts_with("CAST(NULL AS"));
-        common = match (common, operand.decimal) {
-            (common, _) if is_null => common,
-            (None, Some(decimal)) => Some(decimal),
-            (Some((precision, scale)), Some((other, other_scale))) if scale == other_scale => {
-                Some((precision.max(other), scale))
-            }
-            _ => return NotSent::because("numerics of different scales in one expression"),
-        };
-    }
-    common.map_or_else(|| NotSent::because("a numeric without a scale"), |decimal| Ok(Some(decimal)))
 }

@@ -1,21 +1,28 @@
 //! The deparser: Postgres query trees to DuckDB SQL, by an allowlist.
 //!
 //! Invariant: what it writes means to DuckDB what the tree means to Postgres, for every row: same values, same types,
-//! same NULLs. It holds because each entry of the allowlist ([`operator`], [`function`], [`aggregate`]) was compared on
-//! both sides, and everything else is [`NotSent`]. Where the two differ in *errors*, the entry is marked as throwing
+//! same NULLs. It holds because each entry of `lake_allowlist` was compared on both sides, and so was each form of syntax that is
+//! known here; everything else is [`NotSent`]. Where the two differ in *errors*, the entry is marked as throwing
 //! and written so that DuckDB fails wherever Postgres might: a failure makes the heap answer.
 //! Names are generated (`t1`, `c3`): case folding and keywords of the two systems never meet.
 
 mod aggregate;
 mod comparison;
+mod cte;
 mod expression;
 mod function;
+mod grouping;
+mod number;
 mod operator;
+mod parameter;
+mod pattern;
 pub(crate) mod query;
 mod sub_query;
+mod window;
 
 use std::collections::HashMap;
 
+use lake_allowlist::Type;
 use pgrx::pg_sys;
 
 use crate::lake_plan::{PlanColumn, PlanTable, Sql};
@@ -41,11 +48,20 @@ pub(crate) struct Typed {
     pub(crate) oid: pg_sys::Oid,
     /// Precision and scale, known for every sendable numeric.
     pub(crate) decimal: Decimal,
+    /// Whether it is a numeric of which only the value is known, and not how many zeros Postgres shows behind it.
+    pub(crate) unshown: bool,
+    /// How many digits behind the point Postgres would show of each value, where that is known row by row only.
+    pub(crate) scales: Option<Sql>,
 }
 
 impl Typed {
     fn new(sql: Sql, oid: pg_sys::Oid, decimal: Decimal) -> Self {
-        Self { sql, oid, decimal }
+        Self { sql, oid, decimal, unshown: false, scales: None }
+    }
+
+    /// The type on the list.
+    fn kind(&self) -> Option<Type> {
+        kind(self.oid)
     }
 
     /// The expression in exactly the DuckDB type of its Postgres type.
@@ -55,6 +71,12 @@ impl Typed {
         };
         Ok(Sql::from("CAST(") + self.sql + &format!(" AS {kind})"))
     }
+}
+
+/// A type on the list.
+fn kind(oid: pg_sys::Oid) -> Option<Type> {
+    // SAFETY: a lookup in the catalog, which answers for every OID.
+    Type::of_oid(oid.to_u32()).or_else(|| unsafe { pg_sys::type_is_enum(oid) }.then_some(Type::Enum))
 }
 
 /// A type's name, for reasons.
@@ -80,7 +102,24 @@ enum SourceKind {
         marker: pg_sys::Oid,
     },
     /// A sub-query: its columns by number.
-    Columns(Vec<(pg_sys::Oid, Decimal)>),
+    Columns(Columns),
+}
+
+/// A column of a sub-query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Column {
+    oid: pg_sys::Oid,
+    decimal: Decimal,
+    unshown: bool,
+}
+
+type Columns = Vec<Column>;
+
+/// A recursive CTE whose recursive part is being written.
+struct Recursive {
+    cte: *mut pg_sys::CommonTableExpr,
+    alias: String,
+    columns: Columns,
 }
 
 /// A query level.
@@ -101,6 +140,9 @@ pub(crate) struct Deparser {
     aliases: usize,
     /// Operands of the simple CASEs around.
     case_operands: Vec<Typed>,
+    recursive: Vec<Recursive>,
+    /// Values of parameters that the plan is made for.
+    parameters: pg_sys::ParamListInfo,
 }
 
 /// Where a [`Deparser`] was.
@@ -110,10 +152,12 @@ pub(crate) struct Mark {
     throws: bool,
     scopes: usize,
     cases: usize,
+    recursive: usize,
 }
 
 impl Deparser {
-    pub(crate) fn new() -> Self {
+    /// A deparser of a query whose plan is for these parameters, if they are not null.
+    pub(crate) fn new(parameters: pg_sys::ParamListInfo) -> Self {
         Self {
             tables: Vec::new(),
             values: Vec::new(),
@@ -121,12 +165,14 @@ impl Deparser {
             scopes: Vec::new(),
             aliases: 0,
             case_operands: Vec::new(),
+            recursive: Vec::new(),
+            parameters,
         }
     }
 
     /// A deparser for expressions over one relation, number `varno` of its range table.
     pub(crate) fn over_table(varno: i32, relation: pg_sys::Oid) -> (Self, Sql) {
-        let mut this = Self::new();
+        let mut this = Self::new(std::ptr::null_mut());
         this.scopes.push(Scope { query: std::ptr::null_mut(), sources: HashMap::new() });
         let from = this.add_table(varno, relation);
         (this, from)
@@ -140,6 +186,7 @@ impl Deparser {
             throws: self.throws,
             scopes: self.scopes.len(),
             cases: self.case_operands.len(),
+            recursive: self.recursive.len(),
         }
     }
 
@@ -150,6 +197,7 @@ impl Deparser {
         self.throws = mark.throws;
         self.scopes.truncate(mark.scopes);
         self.case_operands.truncate(mark.cases);
+        self.recursive.truncate(mark.recursive);
     }
 
     fn alias(&mut self) -> String {
@@ -189,7 +237,7 @@ impl Deparser {
 /// Whether equality of the type is equality of what is shown, so that grouping picks no representative.
 pub(crate) fn groups_exactly(oid: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
     match oid {
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => deterministic(collation),
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => deterministic(collation),
         pg_sys::BOOLOID
         | pg_sys::INT2OID
         | pg_sys::INT4OID
@@ -202,15 +250,16 @@ pub(crate) fn groups_exactly(oid: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
         | pg_sys::TIMESTAMPTZOID
         | pg_sys::UUIDOID => true,
         // 0.0 and -0.0 are equal and look different.
-        _ => false,
+        _ => kind(oid) == Some(Type::Enum),
     }
 }
 
 /// Whether both sides order the type alike.
 pub(crate) fn orders_exactly(oid: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
     match oid {
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => bytewise(collation),
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => bytewise(collation),
         pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => true,
+        _ if kind(oid) == Some(Type::Enum) => false,
         _ => groups_exactly(oid, collation),
     }
 }

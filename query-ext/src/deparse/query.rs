@@ -1,15 +1,15 @@
-//! Queries: FROM, joins, sub-queries, CTEs, grouping and order.
+//! Queries: FROM, joins, sub-queries, order and limit.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
+use super::aggregate::sortable;
+use super::number::common_decimal;
 use super::operator::built_in;
-use super::{Deparser, NotSent, Scope, SourceKind, groups_exactly, orders_exactly, type_name};
+use super::{Column, Columns, Deparser, NotSent, Scope, SourceKind, Typed, orders_exactly};
 use crate::lake_plan::Sql;
-use crate::literal::Decimal;
 use crate::{marker, tree};
 
 /// A query's clauses but its columns, order and limit.
@@ -20,9 +20,6 @@ pub(crate) struct Body {
     /// ` GROUP BY …`.
     pub(crate) group: Sql,
 }
-
-/// The columns of a deparsed sub-query.
-pub(super) type Columns = Vec<(pg_sys::Oid, Decimal)>;
 
 impl Deparser {
     /// Opens a query's scope: checks what is never sent, and prepares its expressions in place.
@@ -35,22 +32,12 @@ impl Deparser {
             let q = &mut *query;
             let refused = [
                 (q.commandType != pg_sys::CmdType::CMD_SELECT, "a command that is not SELECT"),
-                (q.hasWindowFuncs || !q.windowClause.is_null(), "window functions"),
                 (q.hasTargetSRFs, "a set-returning function"),
-                (q.hasDistinctOn, "DISTINCT ON"),
-                (q.hasRecursive, "WITH RECURSIVE"),
                 (q.hasForUpdate || !q.rowMarks.is_null(), "row locks"),
-                (!q.groupingSets.is_null(), "grouping sets"),
-                (!q.constraintDeps.is_null(), "GROUP BY by a primary key"),
                 (q.limitOption != pg_sys::LimitOption::LIMIT_OPTION_COUNT, "FETCH … WITH TIES"),
             ];
             if let Some((_, reason)) = refused.iter().find(|(refused, _)| *refused) {
                 return NotSent::because(*reason);
-            }
-            for rte in tree::items::<pg_sys::RangeTblEntry>(q.rtable) {
-                if (*rte).lateral {
-                    return NotSent::because("LATERAL");
-                }
             }
             q.targetList = self.prepared(query, q.targetList.cast()).cast();
             q.havingQual = self.prepared(query, q.havingQual);
@@ -94,17 +81,7 @@ impl Deparser {
                 let quals = self.prepared(query, (*join_tree).quals);
                 from = from + " WHERE " + self.condition(quals)?;
             }
-            let mut keys = Vec::new();
-            for clause in tree::items::<pg_sys::SortGroupClause>((*query).groupClause) {
-                let entry = pg_sys::get_sortgroupclause_tle(clause, (*query).targetList);
-                let node = (*entry).expr.cast();
-                let key = self.expression(node)?;
-                if !groups_exactly(key.oid, pg_sys::exprCollation(node)) {
-                    return NotSent::because(format!("GROUP BY of {}", type_name(key.oid)));
-                }
-                keys.push(key.sql);
-            }
-            let group = if keys.is_empty() { Sql::default() } else { Sql::from(" GROUP BY ") + Sql::join(keys, ", ") };
+            let group = self.group_by(query)?;
             Ok(Body { from, group })
         }
     }
@@ -171,37 +148,49 @@ impl Deparser {
                 }
                 pg_sys::RTEKind::RTE_SUBQUERY => (*rte).subquery,
                 pg_sys::RTEKind::RTE_CTE => return self.cte(number, rte),
+                pg_sys::RTEKind::RTE_VALUES => return self.values_list(number, rte),
                 _ => return NotSent::because("something in FROM that is no mirrored table"),
             };
             let (sql, columns) = self.sub_query(inner)?;
             let alias = self.add_source(number, SourceKind::Columns(columns));
-            Ok(Sql::from("(") + sql + &format!(") AS {alias}"))
+            let lateral = if (*rte).lateral { "LATERAL (" } else { "(" };
+            Ok(Sql::from(lateral) + sql + &format!(") AS {alias}"))
         }
     }
 
-    /// A CTE, written out where it is used: nothing that is sent is volatile.
-    unsafe fn cte(&mut self, number: i32, rte: *mut pg_sys::RangeTblEntry) -> Result<Sql, NotSent> {
-        // SAFETY: the caller passes a CTE entry of the innermost scope.
+    /// `VALUES` in FROM.
+    unsafe fn values_list(&mut self, number: i32, rte: *mut pg_sys::RangeTblEntry) -> Result<Sql, NotSent> {
+        // SAFETY: the caller passes a VALUES entry of the innermost scope.
         unsafe {
-            let level = usize::try_from((*rte).ctelevelsup).unwrap_or(usize::MAX);
-            let Some(index) = self.scopes.len().checked_sub(level + 1).filter(|_| !(*rte).self_reference) else {
-                return NotSent::because("WITH RECURSIVE");
-            };
-            let owner = self.scopes[index].query;
-            for cte in tree::items::<pg_sys::CommonTableExpr>((*owner).cteList) {
-                if CStr::from_ptr((*cte).ctename) != CStr::from_ptr((*rte).ctename) {
-                    continue;
+            let types = tree::oids((*rte).coltypes);
+            let mut values: Vec<Vec<Typed>> = vec![Vec::new(); types.len()];
+            for row in tree::items::<pg_sys::List>((*rte).values_lists) {
+                for (column, node) in values.iter_mut().zip(tree::items::<pg_sys::Node>(row)) {
+                    let node = pg_sys::eval_const_expressions(std::ptr::null_mut(), node);
+                    column.push(self.expression(node)?);
                 }
-                // It sees the scopes around its WITH, not those around its use.
-                let hidden = self.scopes.split_off(index + 1);
-                let outcome = self.sub_query(tree::copy((*cte).ctequery.cast()));
-                self.scopes.truncate(index + 1);
-                self.scopes.extend(hidden);
-                let (sql, columns) = outcome?;
-                let alias = self.add_source(number, SourceKind::Columns(columns));
-                return Ok(Sql::from("(") + sql + &format!(") AS {alias}"));
             }
-            NotSent::because("a CTE that is not there")
+            let rows = values.first().map_or(0, Vec::len);
+            let mut columns = Columns::new();
+            for (column, oid) in values.iter_mut().zip(types) {
+                if column.iter().any(|value| value.oid != oid || value.unshown) {
+                    return NotSent::because("VALUES of different types");
+                }
+                let decimal = common_decimal(column, oid)?;
+                for value in column.iter_mut() {
+                    value.decimal = decimal;
+                }
+                columns.push(Column { oid, decimal, unshown: false });
+            }
+            let mut written = Vec::new();
+            for row in 0..rows {
+                let cells =
+                    values.iter().map(|column| column[row].clone().exact()).collect::<Result<Vec<_>, NotSent>>()?;
+                written.push(Sql::from("(") + Sql::join(cells, ", ") + ")");
+            }
+            let names: Vec<String> = (1..=columns.len()).map(|number| format!("c{number}")).collect();
+            let alias = self.add_source(number, SourceKind::Columns(columns));
+            Ok(Sql::from("(VALUES ") + Sql::join(written, ", ") + &format!(") AS {alias}({})", names.join(", ")))
         }
     }
 
@@ -217,9 +206,9 @@ impl Deparser {
             let mut columns = Vec::new();
             let mut outputs = Vec::new();
             for (index, entry) in tree::items::<pg_sys::TargetEntry>((*query).targetList).into_iter().enumerate() {
-                let (sql, oid, decimal) = self.column((*entry).expr.cast())?;
-                outputs.push(sql + &format!(" AS c{}", index + 1));
-                columns.push((oid, decimal));
+                let typed = self.expression((*entry).expr.cast())?;
+                columns.push(Column { oid: typed.oid, decimal: typed.decimal, unshown: typed.unshown });
+                outputs.push(typed.exact()? + &format!(" AS c{}", index + 1));
             }
             let having = if (*query).havingQual.is_null() {
                 Sql::default()
@@ -231,25 +220,8 @@ impl Deparser {
             let limit = constant_limit(query)?;
             self.close();
             let outputs = if outputs.is_empty() { Sql::from("1 AS c1") } else { Sql::join(outputs, ", ") };
-            let sql = Sql::from(format!("SELECT {distinct}")) + outputs + body.from + body.group + having + order;
+            let sql = Sql::from("SELECT ") + distinct + outputs + body.from + body.group + having + order;
             Ok((sql + &limit, columns))
-        }
-    }
-
-    /// `DISTINCT `, if the query has it and its columns can.
-    ///
-    /// # Safety
-    /// `query` is the query of the innermost scope.
-    pub(crate) unsafe fn distinct_word(&self, query: *mut pg_sys::Query) -> Result<&'static str, NotSent> {
-        // SAFETY: per the contract.
-        unsafe {
-            for clause in tree::items::<pg_sys::SortGroupClause>((*query).distinctClause) {
-                let node = (*pg_sys::get_sortgroupclause_tle(clause, (*query).targetList)).expr.cast();
-                if !groups_exactly(pg_sys::exprType(node), pg_sys::exprCollation(node)) {
-                    return NotSent::because(format!("DISTINCT of {}", type_name(pg_sys::exprType(node))));
-                }
-            }
-            Ok(if (*query).distinctClause.is_null() { "" } else { "DISTINCT " })
         }
     }
 
@@ -258,7 +230,7 @@ impl Deparser {
     /// # Safety
     /// `query` is the query of the innermost scope.
     pub(crate) unsafe fn order(
-        &self,
+        &mut self,
         query: *mut pg_sys::Query,
         number: &dyn Fn(i16) -> Option<usize>,
     ) -> Result<Sql, NotSent> {
@@ -273,19 +245,34 @@ impl Deparser {
                         "ORDER BY by a linguistic collation, or of a type that is not on the list",
                     );
                 }
-                let direction = match built_in((*clause).sortop)?.as_str() {
-                    "<" => "ASC",
-                    ">" => "DESC",
-                    name => return NotSent::because(format!("ORDER BY USING {name}")),
-                };
-                let nulls = if (*clause).nulls_first { "FIRST" } else { "LAST" };
                 let Some(number) = number((*entry).resno) else {
                     return NotSent::because("ORDER BY of what Postgres has to compute");
                 };
-                keys.push(Sql::from(format!("{number} {direction} NULLS {nulls}")));
+                let key = match pg_sys::exprType(node) {
+                    pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => sortable(self.expression(node)?),
+                    _ => Sql::from(number.to_string()),
+                };
+                keys.push(key + direction(clause)?);
             }
             Ok(if keys.is_empty() { Sql::default() } else { Sql::from(" ORDER BY ") + Sql::join(keys, ", ") })
         }
+    }
+}
+
+/// ` ASC NULLS LAST` and its kin.
+///
+/// # Safety
+/// `clause` is of a query tree.
+pub(super) unsafe fn direction(clause: *mut pg_sys::SortGroupClause) -> Result<&'static str, NotSent> {
+    // SAFETY: per the contract.
+    unsafe {
+        Ok(match (built_in((*clause).sortop)?.as_str(), (*clause).nulls_first) {
+            ("<", false) => " ASC NULLS LAST",
+            ("<", true) => " ASC NULLS FIRST",
+            (">", false) => " DESC NULLS LAST",
+            (">", true) => " DESC NULLS FIRST",
+            (name, _) => return NotSent::because(format!("ORDER BY USING {name}")),
+        })
     }
 }
 

@@ -72,6 +72,11 @@ impl Server {
         self.directory.path().join("data")
     }
 
+    /// Where the stand-in's files are.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.directory.path().join("files")
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("data/server.log")).unwrap_or_default()
     }
