@@ -145,7 +145,14 @@ pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) 
         }
         match lake(scan, node) {
             Ok(()) => {}
-            Err(Failure::Raise(error)) => error.raise(),
+            Err(Failure::Raise(error)) => {
+                pgrx::check_for_interrupts!();
+                if !scan.plan.transparent || scan.heap.is_null() {
+                    error.raise();
+                }
+                fallback::count(Reason::Worker);
+                to_heap(scan, error.message());
+            }
             Err(Failure::Plan(reason)) => {
                 if scan.heap.is_null() {
                     Error::state("the lake cannot answer this query")

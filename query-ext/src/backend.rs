@@ -3,7 +3,7 @@
 //! The directories it may read are fixed when it opens. A table in another one makes a new instance; the old one lives
 //! on under the rows that are still read from it.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -14,6 +14,8 @@ use crate::{settings, store};
 
 thread_local! {
     static ENGINE: RefCell<Option<Rc<Engine>>> = const { RefCell::new(None) };
+    /// Whether the engine is closed at the end of this backend.
+    static CLOSES: Cell<bool> = const { Cell::new(false) };
     /// This backend's own directory to spill to.
     static SPILL: OnceCell<String> = const { OnceCell::new() };
 }
@@ -91,7 +93,8 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
                     directories.push(directory.clone());
                 }
             }
-        } else {
+        } else if !CLOSES.replace(true) {
+            // Once: there are few places for callbacks, and an engine that does not open is tried again and again.
             // SAFETY: registers a callback of this process; it runs on the main thread.
             unsafe { pg_sys::on_proc_exit(Some(close), pg_sys::Datum::from(0)) };
         }

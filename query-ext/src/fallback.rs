@@ -16,10 +16,12 @@ pub(crate) enum Reason {
     Open,
     /// The pin did not fit the plan.
     Pin,
+    /// The worker was down or late, and the query named the sources.
+    Worker,
 }
 
 /// The counters' names, in the order of [`Reason`].
-const NAMES: [&str; 4] = ["query", "memory", "open", "pin"];
+const NAMES: [&str; 5] = ["query", "memory", "open", "pin", "worker"];
 
 // SAFETY: the names are unique to this library.
 static QUERY: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"lake_query_fallback_query") };
@@ -29,6 +31,8 @@ static MEMORY: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"lake_query_fallbac
 static OPEN: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"lake_query_fallback_open") };
 // SAFETY: as above.
 static PIN: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"lake_query_fallback_pin") };
+// SAFETY: as above.
+static WORKER: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"lake_query_fallback_worker") };
 
 /// Reserves the shared memory; called by the postmaster.
 #[allow(unexpected_cfgs, reason = "the macro asks for versions that this crate does not build for")]
@@ -37,6 +41,7 @@ pub(crate) fn reserve() {
     pg_shmem_init!(MEMORY);
     pg_shmem_init!(OPEN);
     pg_shmem_init!(PIN);
+    pg_shmem_init!(WORKER);
 }
 
 /// Counts one.
@@ -46,6 +51,7 @@ pub(crate) fn count(reason: Reason) {
         Reason::Memory => &MEMORY,
         Reason::Open => &OPEN,
         Reason::Pin => &PIN,
+        Reason::Worker => &WORKER,
     };
     counter.get().fetch_add(1, Ordering::Relaxed);
 }
@@ -53,7 +59,8 @@ pub(crate) fn count(reason: Reason) {
 /// The view `lake.stat_fallback`.
 #[pg_extern(sql = "")]
 fn query_fallbacks() -> TableIterator<'static, (name!(reason, &'static str), name!(queries, i64))> {
-    let counters = if crate::settings::preloaded() { [&QUERY, &MEMORY, &OPEN, &PIN].to_vec() } else { Vec::new() };
+    let counters =
+        if crate::settings::preloaded() { [&QUERY, &MEMORY, &OPEN, &PIN, &WORKER].to_vec() } else { Vec::new() };
     TableIterator::new(
         NAMES
             .into_iter()

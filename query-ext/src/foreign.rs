@@ -169,6 +169,7 @@ unsafe extern "C-unwind" fn plan_path(
             sources,
             outputs,
             throws: false,
+            transparent: false,
             not_pushed,
         };
         let scan = tree::make::<pg_sys::CustomScan>(pg_sys::NodeTag::T_CustomScan);

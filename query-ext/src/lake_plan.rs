@@ -138,6 +138,8 @@ pub(crate) struct LakePlan {
     pub(crate) outputs: Vec<Output>,
     /// Whether an expression in it can fail on a value, so that rows are given out after the last one only.
     pub(crate) throws: bool,
+    /// Whether the query named the sources: then the heap answers whenever the lake cannot.
+    pub(crate) transparent: bool,
     /// Why not more of the query went to DuckDB: the whole of it, its filters, its order.
     pub(crate) not_pushed: Vec<String>,
 }

@@ -7,6 +7,8 @@
 //! 2. the **scans alone** go, columns and filters ([`foreign`]);
 //! 3. the **heap** answers, from the plan against the source.
 //!
+//! With `lake.accelerate`, a query on the source's own name is answered in the first way, or by the heap ([`accelerate`]).
+//!
 //! Invariants:
 //! - **Same answer.** Only what [`deparse`] has on its list is sent; unknown means not sent. A failure of DuckDB before
 //!   the first row runs the heap's plan, which is kept beside, so errors are those of Postgres ([`answer`]).
@@ -16,6 +18,7 @@
 
 use pgrx::prelude::*;
 
+mod accelerate;
 mod answer;
 mod backend;
 mod companion;

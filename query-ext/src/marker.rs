@@ -92,28 +92,39 @@ unsafe fn tree_rtes(list: *mut pg_sys::List) -> impl Iterator<Item = *mut pg_sys
     (0..length).map(move |index| unsafe { (*(*list).elements.add(index)).ptr_value.cast() })
 }
 
-/// Everything the query reads, sub-queries, CTEs and sub-links included.
+/// Calls `f` for a query and for all queries in it: sub-queries, CTEs and sub-links.
 ///
 /// # Safety
 /// `query` is a query tree.
-pub(crate) unsafe fn collect(query: *mut pg_sys::Query) -> Relations {
+pub(crate) unsafe fn each_query(query: *mut pg_sys::Query, f: &mut dyn FnMut(*mut pg_sys::Query)) {
     #[pgrx::pg_guard]
     unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
-        // SAFETY: `context` is the Relations below; nodes are what the walkers hand out.
+        // SAFETY: `context` is the pointer to the closure below; nodes are what the walkers hand out.
         unsafe {
             match tree::tag(node) {
                 NodeTag::T_Invalid => false,
                 NodeTag::T_Query => {
-                    note(node.cast(), &mut *context.cast::<Relations>());
+                    (*context.cast::<&mut dyn FnMut(*mut pg_sys::Query)>())(node.cast());
                     pg_sys::query_tree_walker(node.cast(), Some(walk), context, 0)
                 }
                 _ => pg_sys::expression_tree_walker(node, Some(walk), context),
             }
         }
     }
-    unsafe fn note(query: *mut pg_sys::Query, relations: &mut Relations) {
-        // SAFETY: the caller passes a query.
-        unsafe {
+    let mut f = f;
+    // SAFETY: per the contract; the closure lives during the walk.
+    unsafe { walk(query.cast(), (&raw mut f).cast()) };
+}
+
+/// Everything the query reads, sub-queries, CTEs and sub-links included.
+///
+/// # Safety
+/// `query` is a query tree.
+pub(crate) unsafe fn collect(query: *mut pg_sys::Query) -> Relations {
+    let mut relations = Relations::default();
+    // SAFETY: per the contract.
+    unsafe {
+        each_query(query, &mut |query| {
             relations.writes |= (*query).commandType != pg_sys::CmdType::CMD_SELECT
                 || !(*query).rowMarks.is_null()
                 || (*query).hasModifyingCTE;
@@ -132,11 +143,8 @@ pub(crate) unsafe fn collect(query: *mut pg_sys::Query) -> Relations {
                     relations.others = true;
                 }
             }
-        }
+        });
     }
-    let mut relations = Relations::default();
-    // SAFETY: per the contract.
-    unsafe { walk(query.cast(), (&raw mut relations).cast()) };
     relations
 }
 
@@ -145,30 +153,36 @@ pub(crate) unsafe fn collect(query: *mut pg_sys::Query) -> Relations {
 /// # Safety
 /// `marker` is a foreign table of the server `lake`.
 pub(crate) unsafe fn source_of(marker: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: per the contract.
+    unsafe {
+        let Some(source) = recorded_source(marker) else {
+            Error::state(format!("lake.{} has no source table", name_of(marker)))
+                .with_hint("lake.<name> tables are made by lake.mirror, not by CREATE FOREIGN TABLE")
+                .raise();
+        };
+        let source = pg_sys::Oid::from(source);
+        if pg_sys::get_rel_relkind(source) == 0 {
+            Error::new(
+                pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("the source table of lake.{} does not exist any more", name_of(marker)),
+            )
+            .with_hint("drop it with lake.drop_relation")
+            .raise();
+        }
+        source
+    }
+}
+
+/// The source that a marker's options name.
+///
+/// # Safety
+/// As [`source_of`].
+pub(crate) unsafe fn recorded_source(marker: pg_sys::Oid) -> Option<u32> {
     // SAFETY: per the contract; options are DefElems with string values.
     unsafe {
-        let table = pg_sys::GetForeignTable(marker);
-        for option in tree::items::<pg_sys::DefElem>((*table).options) {
-            if CStr::from_ptr((*option).defname) == c"source_oid" {
-                let text = CStr::from_ptr(pg_sys::defGetString(option)).to_string_lossy();
-                if let Ok(oid) = text.parse::<u32>() {
-                    let source = pg_sys::Oid::from(oid);
-                    if pg_sys::get_rel_relkind(source) != 0 {
-                        return source;
-                    }
-                    let name = name_of(marker);
-                    Error::new(
-                        pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                        format!("the source table of lake.{name} does not exist any more"),
-                    )
-                    .with_hint("drop it with lake.drop_relation")
-                    .raise();
-                }
-            }
-        }
-        Error::state(format!("lake.{} has no source table", name_of(marker)))
-            .with_hint("lake.<name> tables are made by lake.mirror, not by CREATE FOREIGN TABLE")
-            .raise()
+        let options = tree::items::<pg_sys::DefElem>((*pg_sys::GetForeignTable(marker)).options);
+        let option = options.into_iter().find(|option| CStr::from_ptr((**option).defname) == c"source_oid")?;
+        CStr::from_ptr(pg_sys::defGetString(option)).to_string_lossy().parse().ok()
     }
 }
 
@@ -185,12 +199,30 @@ pub(crate) fn name_of(relation: pg_sys::Oid) -> String {
 pub(crate) unsafe fn check_columns(marker: Marker, source: pg_sys::Oid) {
     // SAFETY: per the contract.
     unsafe {
+        if let Some(column) = changed_column(marker, source) {
+            let name = name_of((*marker.rte).relid);
+            Error::state(format!("column \"{column}\" of the source of lake.{name} has changed"))
+                .with_hint(
+                    "the lake follows in a moment: run the query again; if that does not help, SELECT lake.resync(…)",
+                )
+                .raise();
+        }
+    }
+}
+
+/// A selected column of a marker that is no longer what the source has.
+///
+/// # Safety
+/// As [`check_columns`].
+pub(crate) unsafe fn changed_column(marker: Marker, source: pg_sys::Oid) -> Option<String> {
+    // SAFETY: per the contract.
+    unsafe {
         let (rte, columns) = (marker.rte, marker.permissions().columns);
         let mut bit = -1;
         loop {
             bit = pg_sys::bms_next_member(columns, bit);
             if bit < 0 {
-                return;
+                return None;
             }
             let attnum = bit + pg_sys::FirstLowInvalidHeapAttributeNumber;
             if attnum <= 0 {
@@ -205,12 +237,8 @@ pub(crate) unsafe fn check_columns(marker: Marker, source: pg_sys::Oid) {
                 }
                 (name.is_some(), kind, typmod, collation)
             };
-            let (here, there) = (column((*rte).relid), column(source));
-            if here != there {
-                let name = tree::taken(pg_sys::get_attname((*rte).relid, attnum, true)).unwrap_or_default();
-                Error::state(format!("column \"{name}\" of the source of lake.{} has changed", name_of((*rte).relid)))
-                    .with_hint("the lake follows in a moment: run the query again; if that does not help, SELECT lake.resync(…)")
-                    .raise();
+            if column((*rte).relid) != column(source) {
+                return Some(tree::taken(pg_sys::get_attname((*rte).relid, attnum, true)).unwrap_or_default());
             }
         }
     }

@@ -76,7 +76,8 @@ unsafe extern "C-unwind" fn plan(
             // Within a statement that is planned scan by scan, another one is none of its business.
             let hidden = PLANNING.take();
             let guard = Restore(hidden);
-            let stmt = next(query, text, options, params);
+            let accelerated = crate::accelerate::plan(query, &Call { text, options, params });
+            let stmt = accelerated.unwrap_or_else(|| next(query, text, options, params));
             drop(guard);
             return stmt;
         }
@@ -94,14 +95,20 @@ impl Drop for Restore {
 }
 
 /// The hook's other arguments.
-struct Call {
+pub(crate) struct Call {
     text: *const c_char,
-    options: i32,
-    params: pg_sys::ParamListInfo,
+    /// `CURSOR_OPT_…`.
+    pub(crate) options: i32,
+    /// Parameters that the plan is for.
+    pub(crate) params: pg_sys::ParamListInfo,
 }
 
 impl Call {
-    unsafe fn plan(&self, query: *mut pg_sys::Query) -> *mut pg_sys::PlannedStmt {
+    /// The plan of the next planner.
+    ///
+    /// # Safety
+    /// `query` is a query tree of our own.
+    pub(crate) unsafe fn plan(&self, query: *mut pg_sys::Query) -> *mut pg_sys::PlannedStmt {
         // SAFETY: the caller passes a query of our own.
         unsafe { next(query, self.text, self.options, self.params) }
     }
@@ -195,7 +202,10 @@ pub(crate) unsafe fn swap_entry(marker: Marker) {
 }
 
 /// What the plan depends on, besides what the planner noted.
-unsafe fn keep_valid(stmt: *mut pg_sys::PlannedStmt, relations: &Relations, sources: &[u32]) {
+///
+/// # Safety
+/// `stmt` is a plan of our own.
+pub(crate) unsafe fn keep_valid(stmt: *mut pg_sys::PlannedStmt, relations: &Relations, sources: &[u32]) {
     // SAFETY: the caller passes a plan of our own and the query's markers.
     unsafe {
         for marker in &relations.markers {
@@ -209,7 +219,10 @@ unsafe fn keep_valid(stmt: *mut pg_sys::PlannedStmt, relations: &Relations, sour
 }
 
 /// Why the heap has to answer, if it has to.
-unsafe fn heap_reason(relations: &Relations) -> Option<&'static str> {
+///
+/// # Safety
+/// On the main thread, in a transaction.
+pub(crate) unsafe fn heap_reason(relations: &Relations) -> Option<&'static str> {
     // SAFETY: plain looks at the state of the transaction and the server.
     unsafe {
         [
@@ -249,7 +262,10 @@ unsafe fn uses_system_columns(relations: &Relations) -> bool {
 }
 
 /// A scrollable cursor needs to go back: the rows are kept.
-unsafe fn scroll(stmt: *mut pg_sys::PlannedStmt, options: i32) {
+///
+/// # Safety
+/// `stmt` is a finished plan of our own.
+pub(crate) unsafe fn scroll(stmt: *mut pg_sys::PlannedStmt, options: i32) {
     // SAFETY: the caller passes a finished plan.
     unsafe {
         if options & pg_sys::CURSOR_OPT_SCROLL.cast_signed() != 0 && !pg_sys::ExecSupportsBackwardScan((*stmt).planTree)

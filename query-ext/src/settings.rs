@@ -18,6 +18,21 @@ pub(crate) enum Freshness {
     committed,
 }
 
+/// Whether queries on the sources' own names are answered from the lake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types, reason = "these are the setting's values")]
+pub(crate) enum Accelerate {
+    /// The heap answers.
+    off,
+    /// From `lake.accelerate_cost` on.
+    on,
+    /// Whatever the cost: for tests.
+    force,
+}
+
+static ACCELERATE: GucSetting<Accelerate> = GucSetting::<Accelerate>::new(Accelerate::off);
+/// About a tenth of a second of the heap's work: much less, and DuckDB's start would be felt.
+static ACCELERATE_COST: GucSetting<f64> = GucSetting::<f64>::new(10_000.0);
 static FRESHNESS: GucSetting<Freshness> = GucSetting::<Freshness>::new(Freshness::strict);
 static FRESHNESS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static PUSHDOWN: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -55,6 +70,24 @@ pub(crate) fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"lake.accelerate",
+        c"Whether queries on mirrored tables themselves are answered from the lake.",
+        c"on: when their cost is at least lake.accelerate_cost; force: always. The heap answers whatever the lake cannot.",
+        &ACCELERATE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"lake.accelerate_cost",
+        c"The planner's cost from which on lake.accelerate lets the lake answer.",
+        c"",
+        &ACCELERATE_COST,
+        0.0,
+        f64::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"lake.engine_memory",
         c"Memory of the embedded DuckDB of a session; what does not fit is spilled to lake.temp_directory.",
@@ -88,6 +121,16 @@ pub(crate) fn define() {
 /// Whether the library was loaded by the postmaster.
 pub(crate) fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
+}
+
+/// `lake.accelerate`.
+pub(crate) fn accelerate() -> Accelerate {
+    ACCELERATE.get()
+}
+
+/// `lake.accelerate_cost`.
+pub(crate) fn accelerate_cost() -> f64 {
+    ACCELERATE_COST.get()
 }
 
 /// `lake.freshness`.

@@ -1,5 +1,5 @@
-//! Where the versions of Postgres differ, as far as this extension touches it: a function for each difference, and no
-//! `cfg` elsewhere.
+//! Where the versions of Postgres differ, as far as this extension touches it, and what pgrx does not know of them: a function for each
+//! difference, and no `cfg` elsewhere.
 
 use std::ffi::c_void;
 
@@ -130,6 +130,18 @@ pub(crate) unsafe fn grouping_sets(query: *mut pg_sys::Query, most: i32) -> Opti
             })
         }
     }
+}
+
+/// Whether tables inherit from this one now.
+///
+/// # Safety
+/// On the main thread, in a transaction.
+pub(crate) unsafe fn has_children(relation: pg_sys::Oid) -> bool {
+    unsafe extern "C-unwind" {
+        fn find_inheritance_children(parent: pg_sys::Oid, lock: i32) -> *mut pg_sys::List;
+    }
+    // SAFETY: an exported function of the server, whose errors the guard turns into panics; without a lock it only looks.
+    unsafe { !pg_sys::ffi::pg_guard_ffi_boundary(|| find_inheritance_children(relation, 0)).is_null() }
 }
 
 type Mutator = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> *mut pg_sys::Node;

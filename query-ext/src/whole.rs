@@ -32,6 +32,12 @@ impl Whole {
         self.limits
     }
 
+    /// The query was on the sources' own names: nobody hears of a lake that cannot answer.
+    pub(crate) fn transparent(mut self) -> Self {
+        self.plan.transparent = true;
+        self
+    }
+
     /// Splits a query.
     ///
     /// # Safety
@@ -53,6 +59,18 @@ impl Whole {
             let (mut targets, mut not_pushed) = (Vec::new(), Vec::new());
             for entry in tree::items::<pg_sys::TargetEntry>((*query).targetList) {
                 let node = (*entry).expr.cast();
+                if (*entry).resjunk && !sorts_by(query, entry) {
+                    // A key of a window or group: nobody above looks at it.
+                    let target = tree::copy(entry);
+                    (*target).expr = pg_sys::makeNullConst(
+                        pg_sys::exprType(node),
+                        pg_sys::exprTypmod(node),
+                        pg_sys::exprCollation(node),
+                    )
+                    .cast();
+                    targets.push(target);
+                    continue;
+                }
                 let must = is_distinct;
                 let finished = match finisher.send(node) {
                     Ok((var, number)) => {
@@ -130,7 +148,7 @@ impl Whole {
                 .collect();
             let Deparser { tables, values, throws, .. } = deparser;
             let sources = sources.to_vec();
-            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed };
+            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed, transparent: false };
             let targets = tree::list_of(&targets);
             Ok(Self { plan, columns, values, targets, qual, sorts, limits, query })
         }
@@ -220,6 +238,16 @@ impl Whole {
             (*limit).limitOption = pg_sys::LimitOption::LIMIT_OPTION_COUNT;
             limit.cast()
         }
+    }
+}
+
+/// Whether the query's order looks at a target.
+unsafe fn sorts_by(query: *mut pg_sys::Query, entry: *mut pg_sys::TargetEntry) -> bool {
+    // SAFETY: the caller passes a target of the query.
+    unsafe {
+        tree::items::<pg_sys::SortGroupClause>((*query).sortClause)
+            .into_iter()
+            .any(|clause| (*clause).tleSortGroupRef == (*entry).ressortgroupref)
     }
 }
 

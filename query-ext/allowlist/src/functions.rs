@@ -17,10 +17,10 @@ const GROWING: &[&str] = &["year", "isoyear"];
 /// Functions, by what they are of.
 pub const FUNCTIONS: &[Entry] = &[
     // Integers.
-    Entry::new("int2", &[Int4], Int2, "CAST({1} AS SMALLINT)").fails(),
-    Entry::new("int2", &[Int8], Int2, "CAST({1} AS SMALLINT)").fails(),
+    Entry::new("int2", &[Int4], Int2, "lake_int2({1})").fails(),
+    Entry::new("int2", &[Int8], Int2, "lake_int2({1})").fails(),
     Entry::new("int4", &[Int2], Int4, "CAST({1} AS INTEGER)"),
-    Entry::new("int4", &[Int8], Int4, "CAST({1} AS INTEGER)").fails(),
+    Entry::new("int4", &[Int8], Int4, "lake_int4({1})").fails(),
     Entry::new("int8", &[Int2], Int8, "CAST({1} AS BIGINT)"),
     Entry::new("int8", &[Int4], Int8, "CAST({1} AS BIGINT)"),
     Entry::new("int4", &[Bool], Int4, "CAST({1} AS INTEGER)"),

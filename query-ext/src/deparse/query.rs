@@ -205,7 +205,8 @@ impl Deparser {
             let body = self.body(query)?;
             let mut columns = Vec::new();
             let mut outputs = Vec::new();
-            for (index, entry) in tree::items::<pg_sys::TargetEntry>((*query).targetList).into_iter().enumerate() {
+            let targets = tree::items::<pg_sys::TargetEntry>((*query).targetList).into_iter();
+            for (index, entry) in targets.filter(|entry| !(**entry).resjunk).enumerate() {
                 let typed = self.expression((*entry).expr.cast())?;
                 columns.push(Column { oid: typed.oid, decimal: typed.decimal, unshown: typed.unshown });
                 outputs.push(typed.exact()? + &format!(" AS c{}", index + 1));
@@ -216,7 +217,8 @@ impl Deparser {
                 Sql::from(" HAVING ") + self.condition((*query).havingQual)?
             };
             let distinct = self.distinct_word(query)?;
-            let order = self.order(query, &|resno| usize::try_from(resno).ok())?;
+            let order =
+                self.order(query, &|resno| usize::try_from(resno).ok().filter(|resno| *resno <= columns.len()))?;
             let limit = constant_limit(query)?;
             self.close();
             let outputs = if outputs.is_empty() { Sql::from("1 AS c1") } else { Sql::join(outputs, ", ") };
@@ -244,6 +246,10 @@ impl Deparser {
                     return NotSent::because(
                         "ORDER BY by a linguistic collation, or of a type that is not on the list",
                     );
+                }
+                if (*entry).resjunk && number((*entry).resno).is_none() {
+                    keys.push(sortable(self.expression(node)?) + direction(clause)?);
+                    continue;
                 }
                 let Some(number) = number((*entry).resno) else {
                     return NotSent::because("ORDER BY of what Postgres has to compute");

@@ -49,8 +49,10 @@ async fn behaviour() {
     cursors(&client).await;
     explain(&client, &worker).await;
     one_pin(&client, &worker).await;
+    accelerated(&client, &server, &worker).await;
     sources(&client).await;
     assert!(worker.drained(), "a lease is still open");
+    unopened(&server).await;
     cancel(&server).await;
     assert!(worker.drained(), "a lease is still open after a cancel");
     unhealthy(&client, &worker).await;
@@ -293,6 +295,93 @@ async fn one_pin(client: &Client, worker: &Worker) {
     fails(client, "SET lake.freshness = 'bounded'", "22023").await;
 }
 
+/// Queries on the sources' own names.
+async fn accelerated(client: &Client, server: &Server, worker: &Worker) {
+    let by_lake = async |sql: &str| {
+        let plan = ask(client, &format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+        plan.contains("LakeScan") && !plan.contains("Answered By")
+    };
+    let count = "SELECT count(*), sum(amount) FROM t2";
+    assert!(!by_lake(count).await, "it is off by default");
+    // When it pays, and never for a look at one row.
+    client.batch_execute("SET lake.accelerate = on").await.unwrap();
+    assert!(!by_lake(count).await);
+    client.batch_execute("SET lake.accelerate_cost = 10").await.unwrap();
+    assert!(by_lake(count).await);
+    assert!(!by_lake("SELECT * FROM t2 WHERE k = 5").await);
+    client.batch_execute("SET lake.accelerate = force").await.unwrap();
+    assert!(by_lake("SELECT * FROM t2 WHERE k = 5").await);
+    assert!(by_lake("SELECT k, name, disc, count(*) FROM t2 GROUP BY k").await, "by its primary key");
+    client.batch_execute("CREATE VIEW v2 AS SELECT grp, sum(amount) AS s FROM t2 GROUP BY grp").await.unwrap();
+    assert!(by_lake("SELECT max(s) FROM v2").await);
+    // What is not a mirrored table's alone, or not for a reader.
+    for sql in [
+        "SELECT count(*) FROM t2 JOIN other USING (k)",
+        "SELECT k FROM t2 WHERE k < 3 FOR UPDATE",
+        "SELECT ctid, k FROM t2",
+        "SELECT count(*) FROM t2 TABLESAMPLE SYSTEM (100)",
+        "SELECT count(*) FROM pg_class",
+    ] {
+        assert!(!by_lake(sql).await, "{sql}");
+    }
+    client
+        .batch_execute("CREATE VIEW guarded WITH (security_barrier) AS SELECT * FROM t2 WHERE grp = 1")
+        .await
+        .unwrap();
+    assert!(!by_lake("SELECT count(*) FROM guarded").await);
+    client.batch_execute("CREATE TABLE child () INHERITS (t2); INSERT INTO child (k) VALUES (7000)").await.unwrap();
+    assert_eq!(ask(client, "SELECT count(*) FROM t2").await.unwrap(), "901");
+    client.batch_execute("DROP TABLE child; DROP VIEW guarded, v2").await.unwrap();
+    // Writes of its own are seen, and a snapshot of its own is kept.
+    assert_eq!(ask(client, "BEGIN; INSERT INTO t2 (k) VALUES (5000); SELECT count(*) FROM t2").await.unwrap(), "901");
+    client.batch_execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    assert!(!by_lake(count).await);
+    client.batch_execute("ROLLBACK").await.unwrap();
+    client
+        .batch_execute("SET plan_cache_mode = force_generic_plan; PREPARE p AS SELECT count(*) FROM t2 WHERE k = ANY ($1); EXECUTE p('{1}')")
+        .await
+        .unwrap();
+    assert_eq!(ask(client, "EXECUTE p('{1,2,NULL,950}')").await.unwrap(), "2");
+    assert_eq!(ask(client, "EXECUTE p('{}')").await.unwrap(), "0");
+    assert_eq!(ask(client, "EXECUTE p(NULL)").await.unwrap(), "0");
+    client.batch_execute("BEGIN; INSERT INTO t2 (k) VALUES (5000)").await.unwrap();
+    assert_eq!(ask(client, "EXECUTE p('{5000}')").await.unwrap(), "1");
+    client.batch_execute("ROLLBACK; RESET plan_cache_mode").await.unwrap();
+    // Nobody sees more than before.
+    let reader = server.connect("reader").await;
+    reader.batch_execute("SET lake.accelerate = force").await.unwrap();
+    assert_eq!(ask(&reader, "SELECT count(name) FROM t2").await.unwrap(), "900");
+    fails(&reader, "SELECT count(amount) FROM t2", "42501").await;
+    client
+        .batch_execute("ALTER TABLE t2 ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON t2 USING (k < 10)")
+        .await
+        .unwrap();
+    assert_eq!(ask(&reader, "SELECT count(name) FROM t2").await.unwrap(), "9");
+    client.batch_execute("DROP POLICY few ON t2; ALTER TABLE t2 DISABLE ROW LEVEL SECURITY").await.unwrap();
+    // A lake that cannot answer is no error.
+    let worked = "SELECT queries FROM lake.stat_fallback WHERE reason = 'worker'";
+    let before: u64 = ask(client, worked).await.unwrap().parse().unwrap();
+    worker.behaviour.refuse.store(true, Ordering::SeqCst);
+    assert_eq!(ask(client, "SELECT count(*) FROM t2").await.unwrap(), "900");
+    worker.behaviour.refuse.store(false, Ordering::SeqCst);
+    worker.behaviour.silent.store(true, Ordering::SeqCst);
+    client.batch_execute("SET lake.freshness_timeout = '100ms'").await.unwrap();
+    assert_eq!(ask(client, "SELECT count(*) FROM t2").await.unwrap(), "900");
+    fails(
+        client,
+        "SET statement_timeout = '50ms'; SET lake.freshness_timeout = '10s'; SELECT count(*) FROM t2",
+        "57014",
+    )
+    .await;
+    client.batch_execute("RESET statement_timeout; RESET lake.freshness_timeout").await.unwrap();
+    worker.behaviour.silent.store(false, Ordering::SeqCst);
+    let after: u64 = ask(client, worked).await.unwrap().parse().unwrap();
+    assert_eq!(after - before, 2);
+    let plan = ask(client, "EXPLAIN ANALYZE SELECT sum(n2 * n2) FROM t1").await.unwrap();
+    assert!(plan.contains("Answered By: heap"), "{plan}");
+    client.batch_execute("RESET ALL").await.unwrap();
+}
+
 async fn sources(client: &Client) {
     client.batch_execute("CREATE TABLE gone (k integer PRIMARY KEY, a integer, b integer); SELECT lake.create_relation('gone', 'gone')").await.unwrap();
     client.batch_execute("ALTER TABLE gone DROP COLUMN a; ALTER TABLE gone ADD COLUMN c integer").await.unwrap();
@@ -304,6 +393,18 @@ async fn sources(client: &Client) {
     client.batch_execute("SELECT lake.drop_relation('gone')").await.unwrap();
     let error = fails(client, "SELECT lake.create_relation('t2', 't1')", "42P07").await;
     assert!(error.contains("\"as\""), "{error}");
+}
+
+/// An engine that does not open is the heap's business, however often it is asked for.
+async fn unopened(server: &Server) {
+    let client = server.connect("postgres").await;
+    client
+        .batch_execute("SET lake.temp_directory = '/proc/none/of/this'; SET lake.engine_memory = '32MB'")
+        .await
+        .unwrap();
+    for _ in 0..40 {
+        assert_eq!(ask(&client, "SELECT count(*) FROM lake.t2").await.unwrap(), "900");
+    }
 }
 
 async fn cancel(server: &Server) {

@@ -14,6 +14,24 @@ async fn lake_answers_as_the_heap() {
         let (heap, lake) = sides(query);
         failures.extend(difference(&client, query, ordered).await);
         let expected = run(&client, &heap).await;
+        // On the source's own name too.
+        client.batch_execute("SET lake.accelerate = force").await.unwrap();
+        let mut accelerated = run(&client, &heap).await;
+        let whole =
+            plan(&client, &format!("EXPLAIN (COSTS off) {heap}")).await.is_some_and(|plan| plan.contains("(LakeScan)"));
+        client.batch_execute("RESET lake.accelerate").await.unwrap();
+        let mut alone = expected.clone();
+        if !ordered {
+            for (_, rows) in [&mut accelerated, &mut alone].into_iter().flatten() {
+                rows.sort();
+            }
+        }
+        if accelerated != alone {
+            failures.push(format!("{query}\n  differs when it is accelerated"));
+        }
+        if expected.is_ok() && whole != mark.contains('W') {
+            failures.push(format!("{query}\n  accelerated: {whole}"));
+        }
         let answered = way(&client, &lake).await;
         if expected.is_ok() && answered != mark.chars().next() {
             let reason = run(&client, &format!("EXPLAIN (COSTS off) {lake}")).await;

@@ -5,4 +5,5 @@ mod allowlist;
 mod behaviour;
 mod differential;
 mod harness;
+mod random;
 mod workloads;

@@ -30,3 +30,9 @@ async fn tpch() {
     let tables = ["region", "nation", "supplier", "part", "partsupp", "customer", "orders", "lineitem"];
     equal(&schema, include_str!("../tpch/queries.sql"), &tables, 22).await;
 }
+
+#[tokio::test]
+async fn visits() {
+    let schema = include_str!("../visits/schema.sql").replace(":rows", "20000");
+    equal(&schema, include_str!("../visits/queries.sql"), &["visits"], 42).await;
+}

@@ -13,14 +13,17 @@ use libduckdb_sys as ffi;
 use crate::error::{Error, ErrorKind};
 
 /// An infinite result of finite operands is an error, and so is a vanishing product or quotient. So are a day and a time before the year
-/// 4714 BC, and days after 5874897: those are the ends of Postgres's calendar. What is infinite stays so.
-pub(crate) const MACROS: [&str; 6] = [
+/// 4714 BC, and days after 5874897: those are the ends of Postgres's calendar. What is infinite stays so. Narrower integers are no plain
+/// casts because DuckDB would compare what is cast instead, and then nothing fails.
+pub(crate) const MACROS: [&str; 8] = [
+    "CREATE MACRO lake_int2(a) AS (CASE WHEN a NOT BETWEEN -32768 AND 32767 THEN error('smallint out of range') ELSE CAST(a AS SMALLINT) END)",
+    "CREATE MACRO lake_int4(a) AS (CASE WHEN a NOT BETWEEN -2147483648 AND 2147483647 THEN error('integer out of range') ELSE CAST(a AS INTEGER) END)",
     "CREATE MACRO lake_float_add(a, b) AS (CASE WHEN isinf(add(a, b)) AND isfinite(a) AND isfinite(b) THEN error('value out of range: overflow') ELSE add(a, b) END)",
     "CREATE MACRO lake_float_subtract(a, b) AS (CASE WHEN isinf(subtract(a, b)) AND isfinite(a) AND isfinite(b) THEN error('value out of range: overflow') ELSE subtract(a, b) END)",
     "CREATE MACRO lake_float_multiply(a, b) AS (CASE WHEN isinf(multiply(a, b)) AND isfinite(a) AND isfinite(b) THEN error('value out of range: overflow') WHEN multiply(a, b) = 0 AND a <> 0 AND b <> 0 THEN error('value out of range: underflow') ELSE multiply(a, b) END)",
     "CREATE MACRO lake_float_divide(a, b) AS (CASE WHEN b = 0 AND NOT isnan(a) THEN error('division by zero') WHEN isinf(a / b) AND isfinite(a) THEN error('value out of range: overflow') WHEN a / b = 0 AND a <> 0 AND isfinite(b) THEN error('value out of range: underflow') ELSE a / b END)",
-    "CREATE MACRO lake_date(of, moved) AS (CASE WHEN NOT isfinite(of) THEN of WHEN date_diff('day', DATE '1970-01-01', moved) NOT BETWEEN -2440588 AND 2145042905 THEN error('date out of range') ELSE moved END)",
-    "CREATE MACRO lake_timestamp(of, moved) AS (CASE WHEN NOT isfinite(of) THEN of WHEN epoch_us(moved) < -210866803200000000 THEN error('timestamp out of range') ELSE moved END)",
+    "CREATE MACRO lake_date(of, shift, moved) AS (CASE WHEN NOT isfinite(of) AND shift IS NOT NULL THEN of WHEN date_diff('day', DATE '1970-01-01', moved) NOT BETWEEN -2440588 AND 2145042905 THEN error('date out of range') ELSE moved END)",
+    "CREATE MACRO lake_timestamp(of, shift, moved) AS (CASE WHEN NOT isfinite(of) AND shift IS NOT NULL THEN of WHEN epoch_us(moved) < -210866803200000000 THEN error('timestamp out of range') ELSE moved END)",
 ];
 
 /// An argument.
