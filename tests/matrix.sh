@@ -41,7 +41,7 @@ extensions() {
     export LAKE_LIBRARY_DIR=$TARGET/pg18/release
     on 18 --test suite -- extension_
     # The crates' own tests, by their names: `main` of pg-bgworker, not that of iceberg-writer.
-    on 18 --test differential --test behaviour
+    on 18 --test query
     on 18 --test main -- life:: mirror:: refusals::
 }
 

@@ -4,7 +4,8 @@ use crate::entry::{Digits, Entry};
 use crate::types::Type;
 use Type::*;
 
-/// Units of `date_trunc` that both sides cut alike.
+/// Units of `date_trunc` that both sides cut alike. (It is within a CASE because DuckDB makes something else of a comparison with it, which
+/// is true of NULL.)
 const UNITS: &[&str] =
     &["microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
 /// Fields of `extract` that are whole numbers.
@@ -105,7 +106,7 @@ pub const FUNCTIONS: &[Entry] = &[
     Entry::new("time", &[Timestamp], Time, "(CASE WHEN isfinite({1}) THEN CAST({1} AS TIME) END)"),
     Entry::new("isfinite", &[Date], Bool, "isfinite({1})"),
     Entry::new("isfinite", &[Timestamp], Bool, "isfinite({1})"),
-    Entry::new("date_trunc", &[Text, Timestamp], Timestamp, "date_trunc('{1}', {2})").words(UNITS),
+    Entry::new("date_trunc", &[Text, Timestamp], Timestamp, "(CASE WHEN {2} IS NOT NULL THEN date_trunc('{1}', {2}) END)").words(UNITS),
     Entry::new("extract", &[Text, Date], Numeric, "CAST(date_part('{1}', {2}) AS DECIMAL(10,0))").words(DAY_FIELDS).digits(Digits::Fixed(10, 0)),
     Entry::new("extract", &[Text, Timestamp], Numeric, "CAST(date_part('{1}', {2}) AS DECIMAL(10,0))").words(FIELDS).digits(Digits::Fixed(10, 0)),
     Entry::new("extract", &[Text, Date], Numeric, GROWING_SQL).words(GROWING).digits(Digits::Fixed(10, 0)).fails(),
@@ -118,7 +119,7 @@ pub const FUNCTIONS: &[Entry] = &[
         .digits(Digits::Fixed(20, 6))
         .fails(),
     Entry::new("date_part", &[Text, Timestamp], Float8, "CAST(date_part('{1}', {2}) AS DOUBLE)").words(FIELDS),
-    Entry::new("date_part", &[Text, Timestamp], Float8, "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(date_part('{1}', {2}) AS DOUBLE) END)")
+    Entry::new("date_part", &[Text, Timestamp], Float8, "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(lake_year(date_part('{1}', {2})) AS DOUBLE) END)")
         .words(GROWING)
         .fails(),
 ];
@@ -127,4 +128,4 @@ pub const FUNCTIONS: &[Entry] = &[
 const SUBSTRING: &str = "(CASE WHEN {3} < 0 AND {1} IS NOT NULL AND {2} IS NOT NULL THEN error('negative substring length not allowed') ELSE substring({1}, CASE WHEN {2} < 1 THEN 1 ELSE {2} END, CASE WHEN CAST({2} AS BIGINT) + {3} < 1 THEN 0 ELSE CAST({2} AS BIGINT) + {3} - CASE WHEN {2} < 1 THEN 1 ELSE {2} END END) END)";
 const SPLIT_PART: &str = "(CASE WHEN {3} = 0 AND {1} IS NOT NULL AND {2} IS NOT NULL THEN error('field position must not be zero') WHEN {2} = '' THEN (CASE WHEN {1} IS NULL OR {3} IS NULL THEN NULL WHEN {3} IN (1, -1) THEN {1} ELSE '' END) ELSE split_part({1}, {2}, {3}) END)";
 /// Of an infinite moment it is infinite in Postgres, and nothing in DuckDB.
-const GROWING_SQL: &str = "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(date_part('{1}', {2}) AS DECIMAL(10,0)) END)";
+const GROWING_SQL: &str = "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(lake_year(date_part('{1}', {2})) AS DECIMAL(10,0)) END)";

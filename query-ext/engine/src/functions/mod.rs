@@ -13,9 +13,11 @@ use libduckdb_sys as ffi;
 use crate::error::{Error, ErrorKind};
 
 /// An infinite result of finite operands is an error, and so is a vanishing product or quotient. So are a day and a time before the year
-/// 4714 BC, and days after 5874897: those are the ends of Postgres's calendar. What is infinite stays so. Narrower integers are no plain
+/// 4714 BC, and days after 5874897: those are the ends of Postgres's calendar. What is infinite stays so; and there is no
+/// year zero. Narrower integers are no plain
 /// casts because DuckDB would compare what is cast instead, and then nothing fails.
-pub(crate) const MACROS: [&str; 8] = [
+pub(crate) const MACROS: [&str; 9] = [
+    "CREATE MACRO lake_year(a) AS (a - CASE WHEN a <= 0 THEN 1 ELSE 0 END)",
     "CREATE MACRO lake_int2(a) AS (CASE WHEN a NOT BETWEEN -32768 AND 32767 THEN error('smallint out of range') ELSE CAST(a AS SMALLINT) END)",
     "CREATE MACRO lake_int4(a) AS (CASE WHEN a NOT BETWEEN -2147483648 AND 2147483647 THEN error('integer out of range') ELSE CAST(a AS INTEGER) END)",
     "CREATE MACRO lake_float_add(a, b) AS (CASE WHEN isinf(add(a, b)) AND isfinite(a) AND isfinite(b) THEN error('value out of range: overflow') ELSE add(a, b) END)",

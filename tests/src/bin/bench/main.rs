@@ -11,6 +11,7 @@ mod index;
 mod many_commits;
 mod many_tables;
 mod measure;
+mod queries;
 mod report;
 mod rig;
 mod source_cost;
@@ -42,8 +43,21 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 9] =
-    ["compact", "copy", "drain", "huge_txn", "index", "many_commits", "many_tables", "source_cost", "write_cost"];
+const SCENARIOS: [&str; 13] = [
+    "compact",
+    "copy",
+    "dirty",
+    "drain",
+    "first_query",
+    "huge_txn",
+    "index",
+    "many_commits",
+    "many_tables",
+    "rows_out",
+    "source_cost",
+    "tpch",
+    "write_cost",
+];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -76,12 +90,16 @@ async fn run() -> Result<()> {
         let found = match *scenario {
             "compact" => compact::run(size).await,
             "copy" => copy::run(size).await,
+            "dirty" => queries::dirty(size).await,
             "drain" => drain::run(size).await,
+            "first_query" => queries::first_query(size).await,
             "huge_txn" => huge_txn::run(size).await,
             "index" => index::run(size).await,
             "many_commits" => many_commits::run(size).await,
             "many_tables" => many_tables::run(size).await,
+            "rows_out" => queries::rows_out(size).await,
             "source_cost" => source_cost::run(size).await,
+            "tpch" => queries::tpch(size).await,
             _ => write_cost::run(size).await,
         };
         for measure in found.with_context(|| format!("scenario {scenario}"))? {
