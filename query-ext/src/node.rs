@@ -159,6 +159,10 @@ unsafe extern "C-unwind" fn execute(node: *mut pg_sys::CustomScanState) -> *mut 
         if matches!(scan.answer, Answer::Heap) {
             return heap_row(scan.heap, (*node).ss.ps.ps_ResultTupleSlot);
         }
+        if (*node).ss.ps.qual.is_null() && (*node).ss.ps.ps_ProjInfo.is_null() {
+            // Nothing is done to the rows.
+            return row(&raw mut (*node).ss);
+        }
         pg_sys::ExecScan(&raw mut (*node).ss, Some(next_row), Some(recheck))
     }
 }
@@ -204,7 +208,13 @@ unsafe extern "C-unwind" fn recheck(_node: *mut pg_sys::ScanState, _slot: *mut p
 
 #[pg_guard]
 unsafe extern "C-unwind" fn next_row(node: *mut pg_sys::ScanState) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: called by ExecScan with the state of a node that DuckDB answers; the slot has a place for each output.
+    // SAFETY: called by ExecScan with the state of a node that DuckDB answers.
+    unsafe { row(node) }
+}
+
+/// The next row, in the scan's slot.
+unsafe fn row(node: *mut pg_sys::ScanState) -> *mut pg_sys::TupleTableSlot {
+    // SAFETY: the caller passes the state of a node that DuckDB answers; the slot has a place for each output.
     unsafe {
         let scan = &mut *(*node.cast::<LakeScanState>()).scan;
         let slot = (*node).ss_ScanTupleSlot;
@@ -227,7 +237,12 @@ unsafe extern "C-unwind" fn next_row(node: *mut pg_sys::ScanState) -> *mut pg_sy
             *(*slot).tts_isnull.add(output.place) = nulls[index * *rows + *next];
         }
         *next += 1;
-        pg_sys::ExecStoreVirtualTuple(slot)
+        // As ExecStoreVirtualTuple, without the cost of a call out of Rust for each row.
+        #[expect(clippy::cast_possible_truncation, reason = "a flag of the lowest bits")]
+        let empty = pg_sys::TTS_FLAG_EMPTY as u16;
+        (*slot).tts_flags &= !empty;
+        (*slot).tts_nvalid = i16::try_from(columns).unwrap_or(i16::MAX);
+        slot
     }
 }
 
