@@ -15,8 +15,8 @@ use pgrx::prelude::*;
 use crate::marker::{self, Marker, Relations};
 use crate::planner::{Call, heap_reason, keep_valid, scroll};
 use crate::settings::{self, Accelerate};
-use crate::tree;
 use crate::whole::Whole;
+use crate::{tree, version};
 
 thread_local! {
     /// Markers by their sources, as long as no foreign table has changed.
@@ -113,6 +113,7 @@ unsafe fn mirror(query: *mut pg_sys::Query, rte: *mut pg_sys::RangeTblEntry) -> 
         let relation = markers_by_source((*rte).relid.to_u32()).filter(|_| plain)?;
         let marker = Marker { rte, query };
         let source = (*rte).relid;
+        version::move_permissions(query, rte, pg_sys::Oid::from(relation));
         (*rte).relid = pg_sys::Oid::from(relation);
         (*rte).relkind = pg_sys::RELKIND_FOREIGN_TABLE.cast_signed();
         marker::changed_column(marker, source).is_none().then_some(marker)
@@ -130,7 +131,7 @@ unsafe fn has_children(relation: pg_sys::Oid) -> bool {
         let had = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relhassubclass;
         pg_sys::ReleaseSysCache(tuple);
         // Once it had one, it is said to have until somebody looks.
-        had && crate::version::has_children(relation)
+        had && version::has_children(relation)
     }
 }
 

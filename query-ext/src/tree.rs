@@ -48,7 +48,6 @@ pub(crate) unsafe fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
 ///
 /// # Safety
 /// `list` is null (empty) or a list of integers.
-#[cfg(not(feature = "pg18"))]
 pub(crate) unsafe fn integers(list: *mut pg_sys::List) -> Vec<i32> {
     if list.is_null() {
         return Vec::new();

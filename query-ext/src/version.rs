@@ -88,7 +88,7 @@ pub(crate) unsafe fn add_checks(plan: *mut pg_sys::PlannedStmt, of: *mut pg_sys:
 /// GROUP BY.
 ///
 /// # Safety
-/// `node` is an expression of `query`, or a list of them; the query has no grouping sets.
+/// `node` is an expression of `query`, or a list of them.
 pub(crate) unsafe fn flattened(query: *mut pg_sys::Query, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
     // SAFETY: per the contract; without a planner's state neither looks for one, as ruleutils.c relies on.
     unsafe {
@@ -104,31 +104,21 @@ pub(crate) unsafe fn flattened(query: *mut pg_sys::Query, node: *mut pg_sys::Nod
     }
 }
 
-/// The grouping sets of a query, ROLLUP and CUBE written out: numbers of its targets. `None`: too many, or a version that has them in
-/// another form.
+/// The grouping sets of a query, ROLLUP and CUBE written out: numbers of its targets. `None`: too many.
 ///
 /// # Safety
 /// `query` has grouping sets.
 pub(crate) unsafe fn grouping_sets(query: *mut pg_sys::Query, most: i32) -> Option<Vec<Vec<i32>>> {
-    #[cfg(feature = "pg18")]
-    {
-        let _ = (query, most);
-        None
+    unsafe extern "C-unwind" {
+        fn expand_grouping_sets(sets: *mut pg_sys::List, distinct: bool, limit: i32) -> *mut pg_sys::List;
     }
-    #[cfg(not(feature = "pg18"))]
-    {
-        unsafe extern "C-unwind" {
-            fn expand_grouping_sets(sets: *mut pg_sys::List, distinct: bool, limit: i32) -> *mut pg_sys::List;
-        }
-        // SAFETY: an exported function of the server, whose errors the guard turns into panics; it gives a list of lists of numbers,
-        // or none past the limit.
-        unsafe {
-            let (sets, distinct) = ((*query).groupingSets, (*query).groupDistinct);
-            let sets = pg_sys::ffi::pg_guard_ffi_boundary(|| expand_grouping_sets(sets, distinct, most));
-            (!sets.is_null()).then(|| {
-                crate::tree::items::<pg_sys::List>(sets).into_iter().map(|set| crate::tree::integers(set)).collect()
-            })
-        }
+    // SAFETY: an exported function of the server, whose errors the guard turns into panics; it gives a list of lists of numbers,
+    // or none past the limit.
+    unsafe {
+        let (sets, distinct) = ((*query).groupingSets, (*query).groupDistinct);
+        let sets = pg_sys::ffi::pg_guard_ffi_boundary(|| expand_grouping_sets(sets, distinct, most));
+        let numbers = |set| crate::tree::integers(set);
+        (!sets.is_null()).then(|| crate::tree::items::<pg_sys::List>(sets).into_iter().map(numbers).collect())
     }
 }
 

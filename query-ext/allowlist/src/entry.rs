@@ -37,6 +37,8 @@ pub struct Entry {
     pub result: Type,
     /// The DuckDB SQL: `{1}` stands for the first argument, in exactly its type.
     pub sql: &'static str,
+    /// Arguments for which the SQL fails and Postgres does not, as a condition of Postgres's: the heap answers those.
+    pub heap: &'static str,
     /// Whether one of the two may fail on a value. Then both do: where Postgres might, the SQL does.
     pub fails: bool,
     /// What the collation has to be.
@@ -49,11 +51,27 @@ pub struct Entry {
 
 impl Entry {
     pub(crate) const fn new(name: &'static str, args: &'static [Type], result: Type, sql: &'static str) -> Self {
-        Self { name, args, result, sql, fails: false, collation: Collation::Any, words: &[], digits: Digits::None }
+        Self {
+            name,
+            args,
+            result,
+            sql,
+            heap: "",
+            fails: false,
+            collation: Collation::Any,
+            words: &[],
+            digits: Digits::None,
+        }
     }
 
     pub(crate) const fn fails(mut self) -> Self {
         self.fails = true;
+        self
+    }
+
+    /// Fails, for these arguments alone.
+    pub(crate) const fn heap_if(mut self, condition: &'static str) -> Self {
+        (self.heap, self.fails) = (condition, true);
         self
     }
 

@@ -142,7 +142,7 @@ pub const FORMS: &[Form] = &[
     ),
     form(
         "`GROUPING SETS`, `ROLLUP`, `CUBE`, `GROUPING()`",
-        "as `GROUP BY`, of columns and expressions (on PostgreSQL 18 Postgres does it)",
+        "as `GROUP BY`, of columns and expressions",
         &[
             "SELECT g, b, count(*), sum(i4) FROM @corpus GROUP BY ROLLUP (g, b)",
             "SELECT g, i2 % 3, count(*), grouping(g), grouping(i2 % 3, g) FROM @corpus WHERE i2 IS NOT NULL GROUP BY CUBE (g, i2 % 3)",

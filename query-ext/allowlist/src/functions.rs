@@ -81,7 +81,9 @@ pub const FUNCTIONS: &[Entry] = &[
     Entry::new("substring", &[Text, Int4, Int4], Text, SUBSTRING).fails(),
     Entry::new("substr", &[Text, Int4, Int4], Text, SUBSTRING).fails(),
     Entry::new("left", &[Text, Int4], Text, "left({1}, {2})"),
-    Entry::new("right", &[Text, Int4], Text, "right({1}, {2})"),
+    // The least integer has no opposite: what Postgres gives then is not the same in all of its versions.
+    Entry::new("right", &[Text, Int4], Text, "(CASE WHEN {2} = -2147483648 THEN error('right by the least integer') ELSE right({1}, {2}) END)")
+        .heap_if("{2} = -2147483648"),
     Entry::new("strpos", &[Text, Text], Int4, "CAST(strpos({1}, {2}) AS INTEGER)").deterministic(),
     Entry::new("position", &[Text, Text], Int4, "CAST(strpos({1}, {2}) AS INTEGER)").deterministic(),
     Entry::new("starts_with", &[Text, Text], Bool, "starts_with({1}, {2})").deterministic(),

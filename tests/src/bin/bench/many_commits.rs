@@ -49,7 +49,12 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
     let last = median(seconds[seconds.len() - SAMPLE..].to_vec());
     Oracle::new(&postgres).assert_equal(&postgres, &["public.events"], SETTLING).await?;
     let (data, deletes, metadata) = files(&postgres).await?;
-    let strays = Oracle::new(&postgres).strays(&config.warehouse).await?.len();
+    let begun = Instant::now();
+    let mut strays = Oracle::new(&postgres).strays(&config.warehouse).await?.len();
+    while strays > 0 && begun.elapsed() < SETTLING {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        strays = Oracle::new(&postgres).strays(&config.warehouse).await?.len();
+    }
     Ok(vec![
         Measure {
             name: "many_commits",
@@ -60,7 +65,12 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
         Measure { name: "many_commits_data_files", ours: data, reference: Some(64.0), unit: "files" },
         Measure { name: "many_commits_delete_files", ours: deletes, reference: None, unit: "files" },
         Measure { name: "many_commits_metadata", ours: metadata, reference: Some(102_400.0), unit: "bytes" },
-        Measure { name: "many_commits_strays", ours: strays as f64, reference: None, unit: "files" },
+        Measure {
+            name: "many_commits_strays",
+            ours: strays as f64,
+            reference: None,
+            unit: "files, a minute later at most",
+        },
     ])
 }
 
