@@ -5,6 +5,8 @@ use pgrx::prelude::*;
 
 use crate::input::Input;
 use crate::literal::{EPOCH_DAYS, EPOCH_MICROS};
+use crate::numeric::{numeric, numerics};
+use crate::room::Room;
 
 /// Converts the rows of a column, into the current memory context.
 ///
@@ -75,8 +77,7 @@ pub(crate) unsafe fn column(
             }
         }),
         (ColumnKind::Decimal { scale, bytes }, pg_sys::NUMERICOID) => {
-            // SAFETY: room for the longest numeric of each row.
-            let mut room = unsafe { Room::of(values.len() * Numeric::MOST_BYTES) };
+            let mut room = numerics(values.len());
             match bytes {
                 2 => each!(i16, |value: i16| numeric(&mut room, i128::from(value), scale)),
                 4 => each!(i32, |value: i32| numeric(&mut room, i128::from(value), scale)),
@@ -85,8 +86,7 @@ pub(crate) unsafe fn column(
             }
         }
         (ColumnKind::Huge, pg_sys::NUMERICOID) => {
-            // SAFETY: as above.
-            let mut room = unsafe { Room::of(values.len() * Numeric::MOST_BYTES) };
+            let mut room = numerics(values.len());
             each!(i128, |value| numeric(&mut room, value, 0));
         }
         (ColumnKind::Int64, pg_sys::OIDOID | pg_sys::XIDOID | pg_sys::CIDOID) => {
@@ -99,25 +99,17 @@ pub(crate) unsafe fn column(
         }
         (ColumnKind::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::JSONOID | pg_sys::XMLOID)
         | (ColumnKind::Blob, pg_sys::BYTEAOID) => {
-            // SAFETY: each row that is not NULL has a string, as long as the chunk lives.
-            let bytes: usize = unsafe {
-                (0..values.len())
-                    .filter(|row| !vector.is_null(*row))
-                    .map(|row| Room::rounded(HEADER + vector.bytes(row).len()))
-                    .sum()
-            };
-            if bytes <= MOST_TOGETHER {
-                // SAFETY: room for all of them.
-                let mut room = unsafe { Room::of(bytes) };
+            // SAFETY: a column of strings, in a live chunk of so many rows.
+            if let Some(mut room) = unsafe { Room::of_strings(vector, values.len()) } {
                 each_text!(|bytes: &[u8]| room.varlena(&[bytes]));
             } else {
                 each_text!(varlena);
             }
         }
         (ColumnKind::Text, pg_sys::JSONBOID) => each_text!(jsonb),
-        // SAFETY: as everything here.
         (ColumnKind::Text, pg_sys::BPCHAROID) if typmod >= 4 => {
-            each_text!(|text: &[u8]| unsafe { padded(text, typmod) })
+            // SAFETY: on the main thread, as everything here.
+            each_text!(|text: &[u8]| unsafe { padded(text, typmod) });
         }
         (ColumnKind::Text, oid) => {
             // SAFETY: the type of a column; it is looked up and used within one chunk's context.
@@ -183,98 +175,4 @@ unsafe fn jsonb(bytes: &[u8]) -> pg_sys::Datum {
             -1,
         )
     }
-}
-
-/// Bytes before a datum of variable length.
-const HEADER: usize = 4;
-/// Values of a column up to so many bytes are allocated together: far below the largest allocation that there is.
-const MOST_TOGETHER: usize = 64 << 20;
-
-/// Memory for the values of a column, allocated at once: a value's own allocation costs more than its conversion.
-struct Room {
-    next: *mut u8,
-    left: usize,
-}
-
-impl Room {
-    /// So many bytes, in the current memory context.
-    unsafe fn of(bytes: usize) -> Self {
-        // SAFETY: palloc raises when there is no memory.
-        Self { next: unsafe { pg_sys::palloc(bytes.max(1)) }.cast(), left: bytes }
-    }
-
-    /// The place of a value: the next one begins where any type may.
-    fn rounded(bytes: usize) -> usize {
-        bytes.next_multiple_of(8)
-    }
-
-    /// A datum of variable length out of these parts.
-    fn varlena(&mut self, parts: &[&[u8]]) -> pg_sys::Datum {
-        let bytes = HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
-        let room = Self::rounded(bytes);
-        assert!(room <= self.left, "a value is longer than was counted");
-        let begin = self.next;
-        // A length in a header is shifted by the two bits that say which kind of header it is: here, the plain one.
-        let length = u32::try_from(bytes).unwrap_or(u32::MAX) << 2;
-        // SAFETY: the assertion has it that all of this is within what was allocated.
-        unsafe {
-            begin.copy_from_nonoverlapping(length.to_ne_bytes().as_ptr(), HEADER);
-            let mut at = begin.add(HEADER);
-            for part in parts {
-                at.copy_from_nonoverlapping(part.as_ptr(), part.len());
-                at = at.add(part.len());
-            }
-            self.next = begin.add(room);
-        }
-        self.left -= room;
-        pg_sys::Datum::from(begin)
-    }
-}
-
-/// A numeric as Postgres keeps it (`NumericShort` of `numeric.c`): digits to the base of 10,000, without zeros at either end.
-struct Numeric;
-
-impl Numeric {
-    /// Digits to the base in 38 decimal ones, wherever the point is.
-    const MOST_DIGITS: usize = 11;
-    /// Header, sign, scale and weight, digits: rounded as [`Room`] does.
-    const MOST_BYTES: usize = (HEADER + 2 + 2 * Self::MOST_DIGITS).next_multiple_of(8);
-    const SHORT: u16 = 0x8000;
-    const NEGATIVE: u16 = 0x2000;
-}
-
-/// `value / 10^scale`, shown with `scale` digits.
-fn numeric(room: &mut Room, value: i128, scale: u8) -> pg_sys::Datum {
-    let magnitude = value.unsigned_abs();
-    let behind = u32::from(scale).div_ceil(4);
-    let power = 10u128.pow(behind * 4 - u32::from(scale));
-    // The digits behind the point begin at the point; the lowest one may be cut short, and is filled up.
-    let cut = 10_000 / power;
-    let (mut next, mut rest) = (magnitude % cut * power, magnitude / cut);
-    let mut digits = [0u16; Numeric::MOST_DIGITS + 1];
-    let mut count = 0;
-    loop {
-        digits[count] = u16::try_from(next).unwrap_or_default();
-        count += 1;
-        if rest == 0 {
-            break;
-        }
-        (next, rest) = (rest % 10_000, rest / 10_000);
-    }
-    let trailing = digits[..count].iter().take_while(|digit| **digit == 0).count();
-    let shown = u16::from(scale) << 7;
-    if trailing == count {
-        return room.varlena(&[&(Numeric::SHORT | shown).to_ne_bytes()]);
-    }
-    let weight = i32::try_from(count).unwrap_or_default() - 1 - behind.cast_signed();
-    // Seven bits with a sign.
-    let weight = u16::try_from(weight & 0x7f).unwrap_or_default();
-    let sign = if value < 0 { Numeric::NEGATIVE } else { 0 };
-    let header = Numeric::SHORT | sign | shown | weight;
-    let mut bytes = [0u8; 2 * (Numeric::MOST_DIGITS + 1)];
-    let significant = digits[trailing..count].iter().rev();
-    for (place, digit) in bytes.chunks_exact_mut(2).zip(significant) {
-        place.copy_from_slice(&digit.to_ne_bytes());
-    }
-    room.varlena(&[&header.to_ne_bytes(), &bytes[..2 * (count - trailing)]])
 }

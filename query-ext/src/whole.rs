@@ -55,38 +55,7 @@ impl Whole {
             let distinct = deparser.distinct_word(query)?;
             let is_distinct = !distinct.0.is_empty();
             let mut finisher = Finisher::new(&mut deparser);
-            let mut numbers = HashMap::new();
-            let (mut targets, mut not_pushed) = (Vec::new(), Vec::new());
-            for entry in tree::items::<pg_sys::TargetEntry>((*query).targetList) {
-                let node = (*entry).expr.cast();
-                if (*entry).resjunk && !sorts_by(query, entry) {
-                    // A key of a window or group: nobody above looks at it.
-                    let target = tree::copy(entry);
-                    (*target).expr = pg_sys::makeNullConst(
-                        pg_sys::exprType(node),
-                        pg_sys::exprTypmod(node),
-                        pg_sys::exprCollation(node),
-                    )
-                    .cast();
-                    targets.push(target);
-                    continue;
-                }
-                let must = is_distinct;
-                let finished = match finisher.send(node) {
-                    Ok((var, number)) => {
-                        numbers.insert((*entry).resno, number);
-                        var
-                    }
-                    Err(reason) if must => return Err(reason),
-                    Err(reason) => {
-                        not_pushed.push(reason.0);
-                        finisher.finish(node)?
-                    }
-                };
-                let target = tree::copy(entry);
-                (*target).expr = finished.cast();
-                targets.push(target);
-            }
+            let Targets { targets, numbers, mut not_pushed } = Targets::of(query, &mut finisher, is_distinct)?;
             let mut qual = std::ptr::null_mut();
             let mut having = Sql::default();
             if !(*query).havingQual.is_null() {
@@ -107,11 +76,8 @@ impl Whole {
                 }
             }
             let columns = finisher.columns;
-            if is_distinct && columns.len() != targets.len() {
-                // A column twice is one column of DuckDB, and as distinct.
-                if !qual.is_null() {
-                    return NotSent::because("DISTINCT over groups that Postgres has to filter");
-                }
+            if is_distinct && !qual.is_null() {
+                return NotSent::because("DISTINCT over groups that Postgres has to filter");
             }
             let order = deparser.order(query, &|resno| numbers.get(&resno).copied());
             if (*query).hasDistinctOn {
@@ -238,6 +204,48 @@ impl Whole {
             (*limit).limitOption = pg_sys::LimitOption::LIMIT_OPTION_COUNT;
             limit.cast()
         }
+    }
+}
+
+/// The outputs of a query, over the columns of its scan.
+struct Targets {
+    targets: Vec<*mut pg_sys::TargetEntry>,
+    /// The column of each output that is one.
+    numbers: HashMap<i16, usize>,
+    not_pushed: Vec<String>,
+}
+
+impl Targets {
+    /// Sends what can be sent of each output. All of them must be where they are `distinct`.
+    unsafe fn of(query: *mut pg_sys::Query, finisher: &mut Finisher<'_>, distinct: bool) -> Result<Self, NotSent> {
+        let (mut targets, mut numbers, mut not_pushed) = (Vec::new(), HashMap::new(), Vec::new());
+        // SAFETY: the caller passes the query of the finisher's scope.
+        unsafe {
+            for entry in tree::items::<pg_sys::TargetEntry>((*query).targetList) {
+                let node = (*entry).expr.cast();
+                let finished = if (*entry).resjunk && !sorts_by(query, entry) {
+                    // A key of a window or group: nobody above looks at it.
+                    let (typmod, collation) = (pg_sys::exprTypmod(node), pg_sys::exprCollation(node));
+                    pg_sys::makeNullConst(pg_sys::exprType(node), typmod, collation).cast()
+                } else {
+                    match finisher.send(node) {
+                        Ok((var, number)) => {
+                            numbers.insert((*entry).resno, number);
+                            var
+                        }
+                        Err(reason) if distinct => return Err(reason),
+                        Err(reason) => {
+                            not_pushed.push(reason.0);
+                            finisher.finish(node)?
+                        }
+                    }
+                };
+                let target = tree::copy(entry);
+                (*target).expr = finished.cast();
+                targets.push(target);
+            }
+        }
+        Ok(Self { targets, numbers, not_pushed })
     }
 }
 

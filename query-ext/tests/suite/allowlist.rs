@@ -53,7 +53,10 @@ fn expressions(entry: &Entry, operator: bool) -> (Vec<(String, String)>, usize) 
     }
     let mut calls = vec![Vec::new()];
     for of in &choices {
-        calls = calls.iter().flat_map(|call| of.iter().map(|one| [&call[..], &[one.clone()]].concat())).collect();
+        calls = calls
+            .iter()
+            .flat_map(|call| of.iter().map(|one| [&call[..], std::slice::from_ref(one)].concat()))
+            .collect();
     }
     let written = calls.into_iter().map(|args: Vec<String>| {
         let heap = args
