@@ -1,5 +1,6 @@
 //! The end-to-end suite: real servers, the real worker, foreign readers. One binary, so that it links once.
 
+mod extension_accelerate;
 mod extension_columns;
 mod extension_crash;
 mod extension_history;
