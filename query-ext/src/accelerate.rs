@@ -32,7 +32,9 @@ pub(crate) unsafe fn plan(query: *mut pg_sys::Query, call: &Call) -> Option<*mut
     // SAFETY: per the contract; every planner run gets a copy, because it scribbles on its input.
     unsafe {
         let accelerate = settings::accelerate();
-        if accelerate == Accelerate::off || (*query).commandType != pg_sys::CmdType::CMD_SELECT {
+        // A cursor shows the rows of when it was declared, however late they are fetched.
+        let is_cursor = call.options & pg_sys::CURSOR_OPT_FAST_PLAN.cast_signed() != 0;
+        if accelerate == Accelerate::off || (*query).commandType != pg_sys::CmdType::CMD_SELECT || is_cursor {
             return None;
         }
         // Most statements that read other tables are told by their first look, without a copy.

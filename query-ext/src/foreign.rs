@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use crate::deparse::Deparser;
 use crate::error::Error;
 use crate::lake_plan::{LakePlan, Output, PlanColumn, Sql};
-use crate::literal::{base_type, decimal_of_typmod, duckdb_type, stored_type};
+use crate::literal::{base_type, decimal_of_typmod, duckdb_type, scan_type, stored_type};
 use crate::{companion, marker, node, planner, tree};
 
 /// Version-1 calling convention of [`query_fdw_handler_wrapper`].
@@ -147,7 +147,9 @@ unsafe extern "C-unwind" fn plan_path(
         let mut outputs = Vec::new();
         for column in &columns {
             let (oid, typmod) = base_type(pg_sys::Oid::from(column.type_oid), column.typmod);
-            let kind = duckdb_type(oid, decimal_of_typmod(typmod)).or_else(|| stored_type(oid, typmod));
+            // Of some types DuckDB has an equal for constants, and columns are text all the same.
+            let equal = scan_type(oid, typmod).and_then(|_| duckdb_type(oid, decimal_of_typmod(typmod)));
+            let kind = equal.or_else(|| stored_type(oid, typmod));
             let Some(kind) = kind.map(|kind| if column.as_text { "VARCHAR".to_owned() } else { kind }) else {
                 continue;
             };

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
 use super::expression::truth;
+use super::number::{MOST_DIGITS, widest};
 use super::operator::{built_in, comparable, comparable_types};
 use super::{Deparser, NotSent, Typed, type_name};
 use crate::lake_plan::Sql;
@@ -79,6 +80,20 @@ impl Deparser {
             };
             let operand = self.expression(left)?;
             comparable_types("=", operand.oid, element, collation)?;
+            if operand.oid == pg_sys::NUMERICOID {
+                // Of all of them DuckDB makes one type, and rounds what that has no digits for.
+                let mut most = operand.decimal;
+                let Some((array, false)) = constant else {
+                    return NotSent::because("numerics in an array that is not a constant");
+                };
+                for (value, is_null) in elements(array, element) {
+                    let decimal = literal(value, is_null, element).and_then(|(_, decimal)| decimal);
+                    most = widest(most, decimal);
+                }
+                if most.is_none_or(|(precision, _)| precision > MOST_DIGITS) {
+                    return NotSent::because("an array of numerics that takes more than 38 digits");
+                }
+            }
             let elements = match constant {
                 Some((array, is_null)) => list(array, is_null, element).map(Sql::from),
                 None if tree::tag(right) == NodeTag::T_Param => Some(self.array_parameter(right.cast())?),

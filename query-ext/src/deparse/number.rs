@@ -14,7 +14,7 @@ use crate::tree;
 /// Digits of a DECIMAL that DuckDB keeps in 64 bits.
 const INT64_DIGITS: u8 = 18;
 /// Digits of any DECIMAL.
-const MOST_DIGITS: u8 = 38;
+pub(super) const MOST_DIGITS: u8 = 38;
 /// What a quotient is delivered as.
 const QUOTIENT: Decimal = Some((MOST_DIGITS, 20));
 
@@ -121,8 +121,14 @@ pub(super) unsafe fn constant_integer(node: *mut pg_sys::Node) -> Result<i32, No
 
 /// Whether DuckDB compares decimals of these digits without rounding one to the other's scale.
 pub(super) fn compares(left: Decimal, right: Decimal) -> bool {
-    let (Some((p1, s1)), Some((p2, s2))) = (left, right) else { return true };
-    (p1 - s1).max(p2 - s2) + s1.max(s2) <= MOST_DIGITS
+    left.is_none() || right.is_none() || widest(left, right).is_some_and(|(precision, _)| precision <= MOST_DIGITS)
+}
+
+/// The digits that hold both, which may be more than there are. `None`: one is not known.
+pub(super) fn widest(left: Decimal, right: Decimal) -> Decimal {
+    let ((p1, s1), (p2, s2)) = (left?, right?);
+    let scale = s1.max(s2);
+    Some(((p1 - s1).max(p2 - s2) + scale, scale))
 }
 
 /// The precision that holds all of these; they must have one scale, because Postgres keeps each value's own.

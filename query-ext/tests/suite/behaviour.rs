@@ -347,6 +347,12 @@ async fn accelerated(client: &Client, server: &Server, worker: &Worker) {
     client.batch_execute("BEGIN; INSERT INTO t2 (k) VALUES (5000)").await.unwrap();
     assert_eq!(ask(client, "EXECUTE p('{5000}')").await.unwrap(), "1");
     client.batch_execute("ROLLBACK; RESET plan_cache_mode").await.unwrap();
+    // A cursor is the heap's. (The stand-in does not follow: who sees the new row read the heap.)
+    client.batch_execute("INSERT INTO t2 (k) VALUES (6000)").await.unwrap();
+    assert_eq!(ask(client, "SELECT count(*) FROM t2").await.unwrap(), "900");
+    let declared = "BEGIN; DECLARE c CURSOR FOR SELECT count(*) FROM t2; FETCH ALL FROM c";
+    assert_eq!(ask(client, declared).await.unwrap(), "901");
+    client.batch_execute("COMMIT; DELETE FROM t2 WHERE k = 6000").await.unwrap();
     // Nobody sees more than before.
     let reader = server.connect("reader").await;
     reader.batch_execute("SET lake.accelerate = force").await.unwrap();
