@@ -44,7 +44,7 @@ async fn many_commits_leave_little_metadata_and_no_garbage(kind: Kind) {
         let receipt = committed(catalog.commit(&batch).await.unwrap());
         times.push(start.elapsed());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
+        let swept = catalog.sweep(&receipt, &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         swept_files += swept.deleted;
     }
@@ -92,13 +92,13 @@ async fn pinned_files_wait_for_a_later_sweep(kind: Kind) {
     let second = data_file(&lake.warehouse, &table, 3..6).await;
     let change = TableChange { truncate: true, ..append(&table, vec![second]) };
     let receipt = committed(catalog.commit(&batch(Some(1), 2, vec![change])).await.unwrap());
-    let swept = catalog.sweep(std::slice::from_ref(&receipt), &|path| path == first.path).await;
+    let swept = catalog.sweep(&receipt, &|path| path == first.path).await;
     assert_eq!((swept.pinned, swept.failed), (1, 0));
     assert!(lake.files().await.contains(&first.path));
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [3, 4, 5]);
 
     let receipt = committed(catalog.commit(&batch(Some(2), 3, vec![])).await.unwrap());
-    let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
+    let swept = catalog.sweep(&receipt, &|_| false).await;
     assert_eq!((swept.deleted, swept.pinned), (1, 0));
     assert!(!lake.files().await.contains(&first.path));
 }

@@ -248,7 +248,7 @@ async fn a_file_of_several_vectors_is_there_as_long_as_one_of_them_counts() {
         let change = TableChange { deletes: vectors, ..append(&table, vec![]) };
         let receipt = committed(catalog.commit(&batch(Some(10 + step), 11 + step, vec![change])).await.unwrap());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
+        let swept = catalog.sweep(&receipt, &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         assert_eq!(lake.files().await.contains(shared), is_there, "step {step}");
         let expected: Vec<i64> = (0..20).filter(|id| !gone.contains(id)).collect();
@@ -274,7 +274,7 @@ async fn a_vector_is_there_as_long_as_it_counts(kind: Kind) {
         let change = TableChange { deletes: vectors, ..append(&table, vec![]) };
         let receipt = committed(catalog.commit(&batch(Some(10 + step), 11 + step, vec![change])).await.unwrap());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
+        let swept = catalog.sweep(&receipt, &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         let mut there = lake.files().await;
         there.retain(|file| file.ends_with(".puffin") || file.ends_with(".stats"));

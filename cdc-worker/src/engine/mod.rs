@@ -25,7 +25,6 @@ mod session;
 mod stage;
 mod start;
 mod stream_format;
-mod sweeping;
 mod waiting;
 
 use std::sync::Arc;

@@ -31,7 +31,6 @@ use super::maintenance::Maintenance;
 use super::partitions::Trees;
 use super::replay::Replays;
 use super::stream_format::StreamFormat;
-use super::sweeping::Sweeper;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -106,7 +105,7 @@ pub(super) struct Session {
     pub(super) generation: u64,
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
-    pub(super) sweeper: Sweeper,
+    pub(super) sweeping: Option<JoinHandle<()>>,
     pub(super) swept_strays: Instant,
     pub(super) maintenance: Maintenance,
     /// Tables whose failure the registry does not know yet. No commit may pass them by.
@@ -131,7 +130,6 @@ impl Session {
         held_wal: u64,
     ) -> Self {
         let (copies_in, copies) = mpsc::channel(1);
-        let sweeper = Sweeper::new(Arc::clone(&catalog), leases.clone());
         Self {
             config,
             pulse,
@@ -173,7 +171,7 @@ impl Session {
             copies,
             wanted: VecDeque::new(),
             generation: 0,
-            sweeper,
+            sweeping: None,
             swept_strays: Instant::now(),
             maintenance: Maintenance::default(),
             connection: None,

@@ -326,8 +326,8 @@ impl Catalog for MirrorCatalog {
         }
     }
 
-    async fn sweep(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept {
-        self.sweep_garbage(receipts, is_pinned).await
+    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
+        self.sweep_garbage(receipt, is_pinned).await
     }
 
     async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {

@@ -116,10 +116,10 @@ pub trait Catalog: Send + Sync {
     /// Takes a table out of the catalog. Its files stay.
     async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()>;
 
-    /// Deletes the files that commits made superfluous: of expired snapshots, of old metadata and of a replaced table.
-    /// Receipts are to be swept in the order of their commits; several at once cost what one does. Files for which `is_pinned` holds are left for a later
+    /// Deletes the files that a commit made superfluous: of expired snapshots, of old metadata and of a replaced table.
+    /// Receipts are to be swept in the order of their commits. Files for which `is_pinned` holds are left for a later
     /// sweep.
-    async fn sweep(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept;
+    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept;
 
     /// Deletes the files of a batch that will never be tried again, but those that are still read, which the next sweep
     /// looks at. Does nothing to a batch whose fate is unknown.

@@ -17,30 +17,11 @@ use crate::error::{Error, Result};
 use crate::live_files::{load_entries, load_live_entries};
 use crate::table::read_manifest_list;
 
-/// What several commits made superfluous, a table at a time: seen from the newest of them, which retains the least. What it costs to
-/// look at what is retained is paid once.
-fn together(receipts: &[CommitReceipt]) -> Vec<Garbage> {
-    let mut tables: Vec<Garbage> = Vec::new();
-    for garbage in receipts.iter().flat_map(CommitReceipt::garbage) {
-        let known =
-            tables.iter_mut().find(|known| known.table.uuid() == garbage.table.uuid() && garbage.replaced.is_none());
-        match known {
-            None => tables.push(garbage.clone()),
-            Some(known) => {
-                known.table = garbage.table.clone();
-                known.expired.extend(garbage.expired.iter().cloned());
-                known.metadata_files.extend(garbage.metadata_files.iter().cloned());
-            }
-        }
-    }
-    tables
-}
-
 impl MirrorCatalog {
-    pub(super) async fn sweep_garbage(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept {
+    pub(super) async fn sweep_garbage(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
         let mut superfluous = std::mem::take(&mut *lock(&self.deferred));
-        for garbage in together(receipts) {
-            match self.superfluous_files(&garbage).await {
+        for garbage in receipt.garbage() {
+            match self.superfluous_files(garbage).await {
                 Ok(files) => superfluous.extend(files),
                 Err(error) => {
                     warn!(table = garbage.table.full_name(), %error, "could not tell which files are superfluous");
