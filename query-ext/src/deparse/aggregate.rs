@@ -68,7 +68,7 @@ impl Deparser {
                     let (sql, unshown) = (wrapped("sum", call, argument.sql.clone()), argument.unshown);
                     self.throws = true;
                     // A sum has the digits of the value that has most.
-                    let scales = argument.scales.clone().map(|scales| {
+                    let scales = argument.scales.clone().filter(|_| !call.distinct).map(|scales| {
                         let of_values =
                             Sql::from("CASE WHEN ") + argument.sql.clone() + " IS NOT NULL THEN " + scales + " END";
                         wrapped("max", call, of_values)
@@ -77,7 +77,8 @@ impl Deparser {
                 }
                 ("min" | "max", [argument]) if argument.kind() == Some(Type::Numeric) => {
                     let sql = wrapped(&call.name, call, argument.sql.clone());
-                    Ok(Typed { sql, ..argument.clone() })
+                    // Of equal values with other zeros behind them it may be either.
+                    Ok(Typed { sql, scales: None, ..argument.clone() })
                 }
                 ("string_agg", [text, _]) if !call.distinct && !call.order.0.is_empty() => {
                     let delimiter = delimiter_of(call.args[1])?;

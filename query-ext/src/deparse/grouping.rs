@@ -53,6 +53,10 @@ impl Deparser {
             }
             let aggregates = pg_sys::PVC_INCLUDE_AGGREGATES.cast_signed();
             for part in [(*query).targetList.cast(), (*query).havingQual] {
+                // What looks for variables raises when it meets those of an outer query.
+                if tree::any(part, &mut |node| is_outer(node)) {
+                    return NotSent::because("GROUP BY a primary key, with columns of an outer query");
+                }
                 for node in tree::items::<pg_sys::Node>(pg_sys::pull_var_clause(part, aggregates)) {
                     if tree::tag(node) == NodeTag::T_Var {
                         let column = self.expression(node)?.sql;
@@ -125,6 +129,19 @@ impl Deparser {
                 (false, false) => "DISTINCT ".into(),
                 (false, true) => Sql::from("DISTINCT ON (") + Sql::join(keys, ", ") + ") ",
             })
+        }
+    }
+}
+
+/// Whether a node is of an outer query.
+fn is_outer(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the walker hands out nodes; the casts are to the struct of the tag.
+    unsafe {
+        match tree::tag(node) {
+            NodeTag::T_Var => (*node.cast::<pg_sys::Var>()).varlevelsup > 0,
+            NodeTag::T_Aggref => (*node.cast::<pg_sys::Aggref>()).agglevelsup > 0,
+            NodeTag::T_GroupingFunc => (*node.cast::<pg_sys::GroupingFunc>()).agglevelsup > 0,
+            _ => false,
         }
     }
 }
