@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use iceberg_writer::{Format, RestSettings, StoreOptions};
+use iceberg_writer::{Format, RestSettings, Retention, StoreOptions};
 use serde::Deserialize;
 
 /// A password. `Debug` never shows it.
@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub copy: CopyConfig,
     /// How the lake's files are kept in order.
     pub maintenance: MaintenanceConfig,
+    /// How long superseded snapshots and their files stay.
+    pub retention: Retention,
     /// Directory of the position index: a cache, rebuilt when it is lost.
     pub state_dir: PathBuf,
     /// Unix socket of the read service; no service without it.

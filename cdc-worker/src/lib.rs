@@ -38,7 +38,7 @@ pub use config::{
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};
-pub use iceberg_writer::{Format, StoreOptions};
+pub use iceberg_writer::{Format, Retention, StoreOptions};
 pub use source::identifier::quote;
 pub use source::layout::layout_of_told;
 

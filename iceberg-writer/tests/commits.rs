@@ -203,7 +203,7 @@ async fn a_table_made_anew_replaces_the_old_one(kind: Kind) {
     let receipt = committed(outcome);
     assert_ne!(receipt.tables()[0].table.uuid(), old.uuid());
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [100, 101]);
-    lake.catalog.sweep(&receipt, &|_| false).await;
+    lake.catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
     // Its snapshots stay readable for as long as any where the new one takes its place in the same Iceberg table.
     let gone = lake.files().await.iter().all(|file| !file.starts_with(old.location()));
     assert!(gone || !kind.is_jdbc(), "{:?}", lake.files().await);

@@ -7,7 +7,7 @@ use iceberg_writer::{Catalog, Format, LakeTable, Retention, TableChange};
 
 use crate::pairs::{append, data_file, deletes, ids, spec};
 use crate::readers;
-use crate::server::{Kind, Lake, batch, committed, of_every_catalog};
+use crate::server::{Kind, Lake, WITHOUT_GRACE, batch, committed, of_every_catalog};
 
 of_every_catalog!(many_commits_leave_little_metadata_and_no_garbage, pinned_files_wait_for_a_later_sweep,);
 
@@ -15,7 +15,7 @@ const KEPT: usize = 10;
 
 async fn many_commits_leave_little_metadata_and_no_garbage(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let catalog = lake.other_catalog().with_retention(Retention { snapshots: KEPT, ..Retention::default() });
+    let catalog = lake.other_catalog().with_retention(Retention { snapshots: KEPT, ..WITHOUT_GRACE });
     let mut table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let mut previous: Option<String> = None;
     let mut expected = BTreeSet::new();
@@ -44,7 +44,7 @@ async fn many_commits_leave_little_metadata_and_no_garbage(kind: Kind) {
         let receipt = committed(catalog.commit(&batch).await.unwrap());
         times.push(start.elapsed());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(&receipt, &|_| false).await;
+        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         swept_files += swept.deleted;
     }
@@ -84,7 +84,8 @@ async fn assert_only_referenced_files(lake: &Lake, table: &LakeTable) {
 
 async fn pinned_files_wait_for_a_later_sweep(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
+    let catalog =
+        lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1, grace: Duration::ZERO });
     let table = catalog.prepare(spec("events"), Format::V2).await.unwrap();
     let first = data_file(&lake.warehouse, &table, 0..3).await;
     let receipt = committed(catalog.commit(&batch(None, 1, vec![append(&table, vec![first.clone()])])).await.unwrap());
@@ -92,13 +93,13 @@ async fn pinned_files_wait_for_a_later_sweep(kind: Kind) {
     let second = data_file(&lake.warehouse, &table, 3..6).await;
     let change = TableChange { truncate: true, ..append(&table, vec![second]) };
     let receipt = committed(catalog.commit(&batch(Some(1), 2, vec![change])).await.unwrap());
-    let swept = catalog.sweep(&receipt, &|path| path == first.path).await;
+    let swept = catalog.sweep(std::slice::from_ref(&receipt), &|path| path == first.path).await;
     assert_eq!((swept.pinned, swept.failed), (1, 0));
     assert!(lake.files().await.contains(&first.path));
     assert_eq!(ids(&lake.warehouse, &receipt.tables()[0].table).await, [3, 4, 5]);
 
     let receipt = committed(catalog.commit(&batch(Some(2), 3, vec![])).await.unwrap());
-    let swept = catalog.sweep(&receipt, &|_| false).await;
+    let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
     assert_eq!((swept.deleted, swept.pinned), (1, 0));
     assert!(!lake.files().await.contains(&first.path));
 }

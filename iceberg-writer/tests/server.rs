@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use iceberg_writer::{
-    Batch, Catalog, CommitReceipt, LakeTable, Lsn, MirrorCatalog, Outcome, RestAuth, RestSettings, StoreOptions,
-    TableChange, Warehouse,
+    Batch, Catalog, CommitReceipt, LakeTable, Lsn, MirrorCatalog, Outcome, RestAuth, RestSettings, Retention,
+    StoreOptions, Swept, TableChange, Warehouse,
 };
 use lake_tests::{Key, Seaweed};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -290,6 +290,14 @@ impl Lake {
         self.sql.execute(insert, &[&name]).await.unwrap();
     }
 
+    /// How many strays of writers before `epoch` went from a table's folder.
+    pub(crate) async fn strays_swept(&self, table: &LakeTable, epoch: i64) -> Swept {
+        let found = self.catalog.look_for_strays(table, epoch).await.unwrap();
+        let swept = self.catalog.sweep(&[], &|_| false).await;
+        assert_eq!(swept.deleted, found);
+        swept
+    }
+
     /// The catalog as another process sees it.
     pub(crate) fn other_catalog(&self) -> MirrorCatalog {
         self.catalog_at(self.server.socket_folder())
@@ -441,7 +449,7 @@ fn catalog(
     warehouse: &Warehouse,
 ) -> MirrorCatalog {
     let (schema, warehouse) = ("lake_catalog", warehouse.clone());
-    match (other, rest) {
+    let catalog = match (other, rest) {
         (Some(other), _) => {
             let other = config(socket_folder, other);
             MirrorCatalog::in_database(source, schema, other, schema, "lake", warehouse)
@@ -449,8 +457,13 @@ fn catalog(
         (_, Some(rest)) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse).unwrap(),
         _ if kind.is_hadoop() => MirrorCatalog::in_files(source, schema, warehouse),
         _ => MirrorCatalog::in_source(source, schema, "lake", warehouse),
-    }
+    };
+    catalog.with_retention(WITHOUT_GRACE)
 }
+
+/// What is superfluous goes at once, so that tests see it go.
+pub(crate) const WITHOUT_GRACE: Retention =
+    Retention { age: Duration::from_secs(600), snapshots: 100, grace: Duration::ZERO };
 
 /// What can keep a commit's request or its answer from arriving.
 pub(crate) enum Faulty {

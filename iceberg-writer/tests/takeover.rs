@@ -53,7 +53,7 @@ async fn foreign(lake: &Lake, change: TableChange) -> LakeTable {
     let (catalog, files) = (lake.other_catalog(), other.clone());
     let receipt = committed(catalog.commit(&files).await.unwrap());
     // Its engine removes the files of what it lets expire.
-    catalog.sweep(&receipt, &|_| false).await;
+    catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
     receipt.tables()[0].table.clone()
 }
 

@@ -230,7 +230,8 @@ async fn together(lake: &Lake, table: &LakeTable, vectors: &[WrittenFile]) -> Ve
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_several_vectors_is_there_as_long_as_one_of_them_counts() {
     let lake = Lake::new(Kind::Beside).await;
-    let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
+    let catalog =
+        lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1, grace: Duration::ZERO });
     let (mut table, a, b) = two_files(&lake).await;
     // The first file has a vector of each; the second replaces one of them, and the third the other.
     let steps: [(&[Deleted<'_>], bool, &[i64]); 3] = [
@@ -248,7 +249,7 @@ async fn a_file_of_several_vectors_is_there_as_long_as_one_of_them_counts() {
         let change = TableChange { deletes: vectors, ..append(&table, vec![]) };
         let receipt = committed(catalog.commit(&batch(Some(10 + step), 11 + step, vec![change])).await.unwrap());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(&receipt, &|_| false).await;
+        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         assert_eq!(lake.files().await.contains(shared), is_there, "step {step}");
         let expected: Vec<i64> = (0..20).filter(|id| !gone.contains(id)).collect();
@@ -260,7 +261,8 @@ async fn a_file_of_several_vectors_is_there_as_long_as_one_of_them_counts() {
 
 async fn a_vector_is_there_as_long_as_it_counts(kind: Kind) {
     let lake = Lake::new(kind).await;
-    let catalog = lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1 });
+    let catalog =
+        lake.other_catalog().with_retention(Retention { age: Duration::ZERO, snapshots: 1, grace: Duration::ZERO });
     let (mut table, a, b) = two_files(&lake).await;
     let steps: [(&[Deleted<'_>], &[i64]); 3] = [
         (&[(&a.path, &[1, 2]), (&b.path, &[0])], &[1, 2, 10]),
@@ -274,7 +276,7 @@ async fn a_vector_is_there_as_long_as_it_counts(kind: Kind) {
         let change = TableChange { deletes: vectors, ..append(&table, vec![]) };
         let receipt = committed(catalog.commit(&batch(Some(10 + step), 11 + step, vec![change])).await.unwrap());
         table = receipt.tables()[0].table.clone();
-        let swept = catalog.sweep(&receipt, &|_| false).await;
+        let swept = catalog.sweep(std::slice::from_ref(&receipt), &|_| false).await;
         assert_eq!((swept.pinned, swept.failed), (0, 0));
         let mut there = lake.files().await;
         there.retain(|file| file.ends_with(".puffin") || file.ends_with(".stats"));
@@ -283,8 +285,8 @@ async fn a_vector_is_there_as_long_as_it_counts(kind: Kind) {
     }
     // What was written for nothing is known by its name, wherever it is.
     let lost = deletes(&lake.warehouse, &table, &[(&a.path, &[0])]).await.remove(0);
-    assert_eq!(lake.catalog.sweep_strays(&table, 1, &|_| false).await.unwrap().deleted, 0);
-    let swept = lake.catalog.sweep_strays(&table, 2, &|_| false).await.unwrap();
+    assert_eq!(lake.strays_swept(&table, 1).await.deleted, 0);
+    let swept = lake.strays_swept(&table, 2).await;
     assert_eq!((swept.deleted, swept.failed), (1, 0));
     let now = lake.files().await;
     assert!(!now.contains(&lost.path) && live.values().all(|file| now.contains(file)));

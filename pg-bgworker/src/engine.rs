@@ -108,6 +108,7 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
         },
         copy: cdc_worker::CopyConfig::default(),
         maintenance: cdc_worker::MaintenanceConfig::default(),
+        retention: cdc_worker::Retention::default(),
         commit: cdc_worker::CommitConfig { interval: settings.commit_interval, max_bytes: settings.commit_bytes },
         state_dir: settings.state_dir.clone(),
         read_socket: Some(settings.read_socket.clone()),

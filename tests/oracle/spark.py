@@ -67,7 +67,8 @@ def run(spark, text):
         except Exception as error:  # py4j's and Spark's have no class in common
             if left == 0 or not any(word in str(error) for word in ("ValidationException", "CommitFailedException")):
                 # Without the hundreds of lines of stack that come behind.
-                sys.exit(f"{text}\n{str(error).split('JVM stacktrace')[0]}")
+                said = [line for line in str(error).splitlines() if not line.startswith(("\tat ", "\t..."))]
+                sys.exit("\n".join([text, *said]))
 
 
 def main():

@@ -89,6 +89,8 @@ pub struct WorkerConfig {
     pub copy: String,
     /// Lines of the section `maintenance`.
     pub maintenance: String,
+    /// Lines of the section `retention`. Without a time of grace if nothing is set: tests look at what is left.
+    pub retention: String,
     /// Says nothing when it ends: its log can be read where it is.
     pub quiet: bool,
     directory: PathBuf,
@@ -127,6 +129,7 @@ impl WorkerConfig {
             lake: String::new(),
             copy: String::new(),
             maintenance: String::new(),
+            retention: "grace = \"0s\"".to_owned(),
             quiet: false,
             directory,
             text: None,
@@ -201,6 +204,7 @@ impl WorkerConfig {
              [store]\n{}\n{}\
              [copy]\n{}\n\
              [maintenance]\n{}\n\
+             [retention]\n{}\n\
              [commit]\ninterval = {interval:?}\n{memory}\
              [state]\ndir = \"{state}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
@@ -214,6 +218,7 @@ impl WorkerConfig {
             self.catalog,
             self.copy,
             self.maintenance,
+            self.retention,
             self.directory.display(),
             self.layout.iter().map(section).collect::<String>()
         );

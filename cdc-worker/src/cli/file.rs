@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iceberg_writer::Format;
+use iceberg_writer::{Format, Retention};
 use serde::Deserialize;
 
 use super::catalog::Catalog;
@@ -32,6 +32,9 @@ const LEAST_BANDWIDTH: u64 = 64 << 10;
 
 /// One file is not rewritten into one; and of more, readers would have too many.
 const TIER_FILES: RangeInclusive<usize> = 2..=64;
+
+/// The current one is always there. All are in the table's metadata, which each commit writes anew: some 900 bytes each.
+const SNAPSHOTS: RangeInclusive<usize> = 1..=10_000;
 
 /// The longest path that a socket can have; a longer one is no default.
 const LONGEST_SOCKET: usize = 107;
@@ -75,6 +78,8 @@ struct File {
     copy: Copy,
     #[serde(default)]
     maintenance: Maintenance,
+    #[serde(default)]
+    retention: RetentionKeys,
     #[serde(default)]
     memory: Memory,
     state: State,
@@ -143,6 +148,16 @@ struct Maintenance {
     enabled: Option<bool>,
     bandwidth: Option<String>,
     tier_files: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionKeys {
+    #[serde(default, with = "humantime_serde::option")]
+    age: Option<Duration>,
+    snapshots: Option<usize>,
+    #[serde(default, with = "humantime_serde::option")]
+    grace: Option<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -279,6 +294,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         },
         copy,
         maintenance: maintenance(&file.maintenance)?,
+        retention: retention(&file.retention)?,
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
         state_dir: file.state.dir,
         read_socket: file.read.socket.or(default_socket),
@@ -322,6 +338,16 @@ fn maintenance(maintenance: &Maintenance) -> Result<MaintenanceConfig, Error> {
         return Err(config_error(format!("maintenance.tier_files = {tier_files}")).with_hint("between 2 and 64"));
     }
     Ok(MaintenanceConfig { enabled: maintenance.enabled.unwrap_or(default.enabled), bytes_per_second, tier_files })
+}
+
+fn retention(keys: &RetentionKeys) -> Result<Retention, Error> {
+    let default = Retention::default();
+    let snapshots = keys.snapshots.unwrap_or(default.snapshots);
+    if !SNAPSHOTS.contains(&snapshots) {
+        return Err(config_error(format!("retention.snapshots = {snapshots}")).with_hint("between 1 and 10000"));
+    }
+    let (age, grace) = (keys.age.unwrap_or(default.age), keys.grace.unwrap_or(default.grace));
+    Ok(Retention { age, snapshots, grace })
 }
 
 /// Every table is in one list, and what is said of a table is said of one in a list.
@@ -425,6 +451,19 @@ mod tests {
         for wrong in ["bandwidth = '1KiB'", "bandwidth = 'x'", "tier_files = 1", "tier_files = 65"] {
             let error = set(wrong).unwrap_err();
             assert!(error.report().contains("maintenance.") && error.hint().is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn snapshots_are_kept_as_long_as_is_wanted() {
+        assert_eq!(load_text(LEAST).unwrap().0.retention, Retention::default());
+        let set = |keys: &str| load_text(&format!("{LEAST}[retention]\n{keys}\n"));
+        let set_all = set("age = '2h'\nsnapshots = 7\ngrace = '0s'").unwrap().0.retention;
+        let hours = Duration::from_secs(7200);
+        assert_eq!(set_all, Retention { age: hours, snapshots: 7, grace: Duration::ZERO });
+        for wrong in ["snapshots = 0", "snapshots = 10001"] {
+            let error = set(wrong).unwrap_err();
+            assert!(error.report().contains("retention.snapshots") && error.hint().is_some(), "{wrong}");
         }
     }
 

@@ -37,6 +37,7 @@ pub(crate) async fn open(config: &EngineConfig, warehouse: &Warehouse) -> Result
         CatalogConfig::Rest(rest) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse)?,
         CatalogConfig::Files => MirrorCatalog::in_files(source, schema, warehouse),
     };
+    let catalog = catalog.with_retention(config.retention);
     catalog.ensure().await?;
     Ok(catalog)
 }

@@ -154,7 +154,7 @@ impl Session {
             tracing::debug!(lsn = %self.committed, attempt = %attempt, elapsed = ?begun.elapsed(), tables, "committed");
         }
         crate::serve::metrics::committed(begun.elapsed());
-        self.sweep(receipt);
+        self.sweeper.sweep(receipt);
         Ok(())
     }
 
@@ -231,47 +231,21 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes in the background what expired snapshots alone referred to, one commit after the other.
-    fn sweep(&mut self, receipt: CommitReceipt) {
-        let catalog = std::sync::Arc::clone(&self.catalog);
-        let leases = self.leases.clone();
-        let before = self.sweeping.take();
-        self.sweeping = Some(tokio::spawn(async move {
-            if let Some(before) = before {
-                // A sweep that panicked has left files behind; that is no reason to leave more.
-                let _ = before.await;
-            }
-            catalog.sweep(&receipt, &|path: &str| leases.holds(path)).await;
-        }));
-    }
-
-    /// Sweeps strays now and then.
-    pub(super) fn sweep_strays_in_time(&mut self) {
-        if self.swept_strays.elapsed() >= STRAYS_INTERVAL {
-            self.sweep_strays();
+    /// Looks for strays now and then.
+    pub(super) fn look_for_strays_in_time(&mut self) {
+        if self.looked_for_strays.elapsed() >= STRAYS_INTERVAL {
+            self.look_for_strays();
         }
     }
 
-    /// Deletes in the background what earlier epochs wrote and never committed: a large transaction that was interrupted
-    /// has its staged files there, each time anew. And what commits that were interrupted long ago have left.
-    pub(super) fn sweep_strays(&mut self) {
-        self.swept_strays = Instant::now();
+    /// Looks for strays in the folders of all tables.
+    pub(super) fn look_for_strays(&mut self) {
+        self.looked_for_strays = Instant::now();
         let histories =
             self.streaming().filter_map(|streaming| streaming.history.as_ref()).map(|history| &history.lake);
         let mirrors = self.streaming().map(|streaming| &streaming.table.lake);
         let tables: Vec<LakeTable> = mirrors.chain(histories).cloned().collect();
-        let (catalog, leases, epoch) = (std::sync::Arc::clone(&self.catalog), self.leases.clone(), self.epoch);
-        let before = self.sweeping.take();
-        self.sweeping = Some(tokio::spawn(async move {
-            if let Some(before) = before {
-                let _ = before.await;
-            }
-            for table in tables {
-                if let Err(error) = catalog.sweep_strays(&table, epoch, &|path: &str| leases.holds(path)).await {
-                    tracing::warn!(error = %error, "could not look for files that earlier workers left behind");
-                }
-            }
-        }));
+        self.sweeper.look_for_strays(tables, self.epoch);
     }
 
     async fn register_failures(&mut self) -> Result<()> {

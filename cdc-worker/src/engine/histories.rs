@@ -109,11 +109,8 @@ impl Session {
         if !history::is_history(lake.spec()) {
             return Err(name_taken(namespace, &wanted, "in the catalog, and no history"));
         }
-        let leases = self.leases.clone();
         // What a copy that was interrupted has left behind in it.
-        if let Err(error) = self.catalog.sweep_strays(&lake, self.epoch, &|path: &str| leases.holds(path)).await {
-            tracing::warn!(error = %error, "could not look for files that earlier workers left behind");
-        }
+        self.sweeper.look_for_strays(vec![lake.clone()], self.epoch);
         let spec = history::described(&source.spec, Some(&lake))?;
         Ok(Some(lake.evolved(spec, String::new())))
     }

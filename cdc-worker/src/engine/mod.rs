@@ -25,6 +25,7 @@ mod session;
 mod stage;
 mod start;
 mod stream_format;
+mod sweeping;
 mod waiting;
 
 use std::sync::Arc;

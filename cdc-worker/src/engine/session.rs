@@ -31,6 +31,7 @@ use super::maintenance::Maintenance;
 use super::partitions::Trees;
 use super::replay::Replays;
 use super::stream_format::StreamFormat;
+use super::sweeping::Sweeper;
 
 /// How often the registry is looked at for tables that came or went.
 const REGISTRY_POLL: Duration = Duration::from_millis(500);
@@ -105,8 +106,8 @@ pub(super) struct Session {
     pub(super) generation: u64,
     /// The control connection's task.
     connection: Option<JoinHandle<()>>,
-    pub(super) sweeping: Option<JoinHandle<()>>,
-    pub(super) swept_strays: Instant,
+    pub(super) sweeper: Sweeper,
+    pub(super) looked_for_strays: Instant,
     pub(super) maintenance: Maintenance,
     /// Tables whose failure the registry does not know yet. No commit may pass them by.
     pub(super) failures: Vec<(u32, Error)>,
@@ -130,6 +131,7 @@ impl Session {
         held_wal: u64,
     ) -> Self {
         let (copies_in, copies) = mpsc::channel(1);
+        let sweeper = Sweeper::new(Arc::clone(&catalog), leases.clone());
         Self {
             config,
             pulse,
@@ -171,8 +173,8 @@ impl Session {
             copies,
             wanted: VecDeque::new(),
             generation: 0,
-            sweeping: None,
-            swept_strays: Instant::now(),
+            sweeper,
+            looked_for_strays: Instant::now(),
             maintenance: Maintenance::default(),
             connection: None,
             failures: Vec::new(),
@@ -268,7 +270,7 @@ impl Session {
                         }
                         self.answer_waiters()?;
                         self.maintain()?;
-                        self.sweep_strays_in_time();
+                        self.look_for_strays_in_time();
                     }
                 }
                 _ = poll.tick() => {

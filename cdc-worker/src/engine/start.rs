@@ -120,7 +120,7 @@ impl Session {
         .with_tables(tables, trees, copies_in, copies)
         .with_connection(connection);
         session.ddl_secret = ddl_secret;
-        session.sweep_strays();
+        session.look_for_strays();
         // Before the first message is taken: it may be theirs.
         for (registered, copy) in interrupted {
             session.begin_copy(registered, Some(copy)).await?;

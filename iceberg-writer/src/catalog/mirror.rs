@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::ancestry::Ancestry;
 use super::connection::{Connection, quoted};
 use super::foreign::{Foreign, Ours, foreign_commits};
+use super::grace::Superfluous;
 use super::hadoop::HadoopCatalog;
 use super::jdbc::{JdbcCatalog, JdbcTables};
 use super::redo::Recovered;
@@ -51,8 +52,8 @@ pub struct MirrorCatalog {
     pub(super) unknown: Mutex<HashSet<Uuid>>,
     /// The manifests of snapshots, by the path of their list, for sweeping.
     pub(super) lists: Mutex<HashMap<String, Arc<[ManifestFile]>>>,
-    /// Garbage that could not be removed yet.
-    pub(super) deferred: Mutex<BTreeSet<String>>,
+    /// What is to be removed.
+    pub(super) superfluous: Mutex<Superfluous>,
 }
 
 impl MirrorCatalog {
@@ -66,7 +67,7 @@ impl MirrorCatalog {
             deadline: deadline::COMMIT,
             unknown: Mutex::default(),
             lists: Mutex::default(),
-            deferred: Mutex::default(),
+            superfluous: Mutex::default(),
         }
     }
 
@@ -326,8 +327,8 @@ impl Catalog for MirrorCatalog {
         }
     }
 
-    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
-        self.sweep_garbage(receipt, is_pinned).await
+    async fn sweep(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept {
+        self.sweep_garbage(receipts, is_pinned).await
     }
 
     async fn discard(&self, batch: &Batch, is_pinned: &IsPinned<'_>) {
@@ -342,11 +343,11 @@ impl Catalog for MirrorCatalog {
     }
 
     fn abandon(&self, files: Vec<String>) {
-        lock(&self.deferred).extend(files);
+        lock(&self.superfluous).may_go(files);
     }
 
-    async fn sweep_strays(&self, table: &LakeTable, epoch: i64, is_pinned: &IsPinned<'_>) -> Result<Swept> {
-        self.sweep_strays_of(table, epoch, is_pinned).await
+    async fn look_for_strays(&self, table: &LakeTable, epoch: i64) -> Result<usize> {
+        self.put_off_strays(table, epoch).await
     }
 
     async fn discard_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {

@@ -10,6 +10,7 @@ mod apart;
 mod beside;
 mod connection;
 mod foreign;
+mod grace;
 mod hadoop;
 mod jdbc;
 mod mirror;
@@ -20,7 +21,7 @@ mod strays;
 mod sweep;
 mod tables;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -44,16 +45,18 @@ pub struct Retention {
     pub age: Duration,
     /// No more than this many snapshots of a table are kept, the current one included.
     pub snapshots: usize,
+    /// Files stay this long after the last snapshot that named them has expired, for those who have found it before.
+    pub grace: Duration,
 }
 
 impl Retention {
     /// Only the current snapshot is kept.
-    pub(crate) const NOTHING: Self = Self { age: Duration::ZERO, snapshots: 1 };
+    pub(crate) const NOTHING: Self = Self { age: Duration::ZERO, snapshots: 1, grace: Duration::ZERO };
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age: Duration::from_secs(600), snapshots: 100 }
+        Self { age: Duration::from_secs(600), snapshots: 100, grace: Duration::from_secs(300) }
     }
 }
 
@@ -66,6 +69,8 @@ pub struct Swept {
     pub pinned: usize,
     /// Files that could not be removed; the next sweep tries again.
     pub failed: usize,
+    /// When the next files may go that may not yet.
+    pub next: Option<Instant>,
 }
 
 /// Whether someone still reads the file of this path.
@@ -116,10 +121,10 @@ pub trait Catalog: Send + Sync {
     /// Takes a table out of the catalog. Its files stay.
     async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()>;
 
-    /// Deletes the files that a commit made superfluous: of expired snapshots, of old metadata and of a replaced table.
-    /// Receipts are to be swept in the order of their commits. Files for which `is_pinned` holds are left for a later
-    /// sweep.
-    async fn sweep(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept;
+    /// Deletes the files whose time of grace is over (see [`Retention`]), and looks for those that commits made superfluous: of
+    /// expired snapshots, of old metadata and of a replaced table. Receipts are to be swept in the order of their commits; several
+    /// at once cost what one does. Files for which `is_pinned` holds are left for a later sweep.
+    async fn sweep(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept;
 
     /// Deletes the files of a batch that will never be tried again, but those that are still read, which the next sweep
     /// looks at. Does nothing to a batch whose fate is unknown.
@@ -128,10 +133,11 @@ pub trait Catalog: Send + Sync {
     /// Leaves files to the next sweep that were written for no batch that will ever be tried.
     fn abandon(&self, files: Vec<String>);
 
-    /// Deletes the data and delete files that writers of earlier epochs left in a table's folder: of crashed attempts,
-    /// half-written ones, and those that no sweep came to. Files that a retained snapshot names stay. To be called after
-    /// the mirror was claimed under `epoch` and the table was loaded: then no commit of an earlier epoch can follow.
-    async fn sweep_strays(&self, table: &LakeTable, epoch: i64, is_pinned: &IsPinned<'_>) -> Result<Swept>;
+    /// Looks for the files that writers of earlier epochs left in a table's folder: of crashed attempts, half-written
+    /// ones, and those that no sweep came to. They go as what a commit made superfluous goes. Files that a retained snapshot names stay.
+    /// To be called after the mirror was claimed under `epoch` and the table was loaded: then no commit of an earlier epoch
+    /// can follow. Returns how many there are.
+    async fn look_for_strays(&self, table: &LakeTable, epoch: i64) -> Result<usize>;
 
     /// Deletes the folder of a table that was prepared and never entered the catalog.
     async fn discard_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()>;

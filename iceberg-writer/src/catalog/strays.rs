@@ -7,16 +7,15 @@
 //! engines' files have other names and are never touched.
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iceberg::spec::SnapshotRef;
 use tracing::info;
 use uuid::Uuid;
 
-use super::mirror::MirrorCatalog;
-use super::{IsPinned, Swept};
+use super::mirror::{MirrorCatalog, lock};
 use crate::error::{Error, Result};
-use crate::live_files::load_entries;
+use crate::live_files::load_live_entries;
 use crate::schema::TableSpec;
 use crate::stamp::Stamp;
 use crate::table::LakeTable;
@@ -27,12 +26,9 @@ const ORPHAN_GRACE: Duration = Duration::from_hours(1);
 const METADATA_SUFFIX: &str = ".metadata.json";
 
 impl MirrorCatalog {
-    pub(super) async fn sweep_strays_of(
-        &self,
-        table: &LakeTable,
-        epoch: i64,
-        is_pinned: &IsPinned<'_>,
-    ) -> Result<Swept> {
+    /// Leaves strays to the sweep that follows their time of grace: what an earlier worker let expire just before it ended, somebody
+    /// may read.
+    pub(super) async fn put_off_strays(&self, table: &LakeTable, epoch: i64) -> Result<usize> {
         let folder = format!("{}/data", table.location());
         let names = self.warehouse.names_in(&folder).await?;
         let older = names.iter().filter(|name| writer_epoch(name).is_some_and(|writer| writer < epoch));
@@ -50,7 +46,7 @@ impl MirrorCatalog {
         let old = old.filter(|name| !servers || !name.ends_with(METADATA_SUFFIX));
         strays.extend(old.map(|name| format!("{folder}/{name}")));
         if strays.is_empty() {
-            return Ok(Swept::default());
+            return Ok(0);
         }
         let metadata = table.metadata();
         strays.retain(|path| Some(path.as_str()) != table.metadata_location());
@@ -66,14 +62,15 @@ impl MirrorCatalog {
                 }
             }
         }
-        for entry in load_entries(&self.warehouse, &manifests).await? {
+        for entry in load_live_entries(&self.warehouse, &manifests).await? {
             strays.remove(entry.file_path());
         }
-        let swept = self.remove(strays, is_pinned).await;
-        if swept != Swept::default() {
-            info!(table = table.full_name(), ?swept, "removed what earlier workers left behind");
+        let files = strays.len();
+        if files > 0 {
+            info!(table = table.full_name(), files, "found what earlier workers left behind");
         }
-        Ok(swept)
+        lock(&self.superfluous).put_off(strays, Instant::now(), self.retention.grace);
+        Ok(files)
     }
 
     pub(super) async fn remove_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {

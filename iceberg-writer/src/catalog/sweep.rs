@@ -2,11 +2,13 @@
 //!
 //! A file is deleted only when it lies in its table's folder, an expired snapshot named it, and no retained snapshot does
 //! (or when its writer said that no snapshot ever will). Everything that could not be looked at or removed is left for
-//! later: too much is better than too little.
+//! later: too much is better than too little. And it is deleted some time after that (see [`super::grace`]).
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
+use futures_util::stream::{self, StreamExt as _};
 use iceberg::spec::{ManifestFile, SnapshotRef, TableMetadata};
 use tracing::warn;
 
@@ -17,43 +19,66 @@ use crate::error::{Error, Result};
 use crate::live_files::{load_entries, load_live_entries};
 use crate::table::read_manifest_list;
 
+/// Requests that are under way at once: an object store takes its time for each, and can do with some.
+const DELETES_AT_ONCE: usize = 8;
+
+/// What several commits made superfluous, a table at a time: seen from the newest of them, which retains the least. What it
+/// costs to look at what is retained is paid once.
+fn together(receipts: &[CommitReceipt]) -> Vec<Garbage> {
+    let mut tables: Vec<Garbage> = Vec::new();
+    for garbage in receipts.iter().flat_map(CommitReceipt::garbage) {
+        let known =
+            tables.iter_mut().find(|known| known.table.uuid() == garbage.table.uuid() && garbage.replaced.is_none());
+        match known {
+            None => tables.push(garbage.clone()),
+            Some(known) => {
+                known.table = garbage.table.clone();
+                known.expired.extend(garbage.expired.iter().cloned());
+                known.metadata_files.extend(garbage.metadata_files.iter().cloned());
+            }
+        }
+    }
+    tables
+}
+
 impl MirrorCatalog {
-    pub(super) async fn sweep_garbage(&self, receipt: &CommitReceipt, is_pinned: &IsPinned<'_>) -> Swept {
-        let mut superfluous = std::mem::take(&mut *lock(&self.deferred));
-        for garbage in receipt.garbage() {
-            match self.superfluous_files(garbage).await {
-                Ok(files) => superfluous.extend(files),
+    pub(super) async fn sweep_garbage(&self, receipts: &[CommitReceipt], is_pinned: &IsPinned<'_>) -> Swept {
+        for garbage in together(receipts) {
+            match self.superfluous_files(&garbage).await {
+                Ok(files) => lock(&self.superfluous).put_off(files, Instant::now(), self.retention.grace),
                 Err(error) => {
                     warn!(table = garbage.table.full_name(), %error, "could not tell which files are superfluous");
                 }
             }
         }
-        self.remove(superfluous, is_pinned).await
+        let due = lock(&self.superfluous).take_due(Instant::now());
+        self.remove(due, is_pinned).await
     }
 
     /// Deletes files, and puts off what is read or cannot be deleted.
-    pub(super) async fn remove(&self, files: BTreeSet<String>, is_pinned: &IsPinned<'_>) -> Swept {
+    async fn remove(&self, files: BTreeSet<String>, is_pinned: &IsPinned<'_>) -> Swept {
         let mut swept = Swept::default();
-        let mut deferred = BTreeSet::new();
-        for file in files {
-            if is_pinned(&file) {
-                swept.pinned += 1;
-                deferred.insert(file);
-                continue;
+        let (pinned, free): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_pinned(file));
+        swept.pinned = pinned.len();
+        let deletes = stream::iter(free).map(async |file| match self.warehouse.file_io().delete(&file).await {
+            Ok(()) => None,
+            Err(error) => {
+                warn!(file, %error, "could not remove a superfluous file");
+                Some(file)
             }
-            match self.warehouse.file_io().delete(&file).await {
-                Ok(()) => {
-                    lock(&self.lists).remove(&file);
-                    swept.deleted += 1;
-                }
-                Err(error) => {
-                    warn!(file, %error, "could not remove a superfluous file");
-                    swept.failed += 1;
-                    deferred.insert(file);
-                }
+        });
+        let mut failed = Vec::new();
+        let mut deletes = std::pin::pin!(deletes.buffer_unordered(DELETES_AT_ONCE));
+        while let Some(deleted) = deletes.next().await {
+            match deleted {
+                None => swept.deleted += 1,
+                Some(file) => failed.push(file),
             }
         }
-        lock(&self.deferred).append(&mut deferred);
+        swept.failed = failed.len();
+        let mut superfluous = lock(&self.superfluous);
+        superfluous.may_go(pinned.into_iter().chain(failed));
+        swept.next = superfluous.next();
         swept
     }
 
@@ -66,6 +91,8 @@ impl MirrorCatalog {
         if let Some(location) = &garbage.replaced {
             files.extend(self.files_of_replaced(location).await?);
         }
+        // Nobody looks at them again.
+        lock(&self.lists).retain(|list, _| !files.contains(list));
         Ok(files)
     }
 

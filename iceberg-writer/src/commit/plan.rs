@@ -78,7 +78,7 @@ pub(crate) struct Planned {
 }
 
 /// What a commit made superfluous, to be removed once nobody reads it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Garbage {
     pub(crate) table: LakeTable,
     pub(crate) expired: Vec<SnapshotRef>,

@@ -167,3 +167,62 @@ async fn copies_that_were_killed_or_called_off_leave_nothing_behind() -> Result<
     })
     .await
 }
+
+/// How long files stay in the next test: longer than it takes to look at them, on a busy machine.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// What the table's newest metadata file is, which a reader has found that begins now.
+async fn found(postgres: &Postgres) -> Result<String> {
+    let location =
+        postgres.value("SELECT metadata_location FROM lake_catalog.iceberg_tables WHERE table_name = 't'").await?;
+    Ok(location.trim_start_matches("file://").to_owned())
+}
+
+#[tokio::test]
+async fn what_a_reader_has_found_stays_for_a_time_of_grace() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        // GIVEN a mirror that keeps only one snapshot, and files for some seconds more
+        let (postgres, mut config, oracle) = small(1000).await?;
+        config.retention = format!("snapshots = 1\ngrace = \"{}s\"", GRACE.as_secs());
+        let mut worker = Worker::spawn(&config)?;
+        worker.streaming(&postgres, 1).await?;
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        let read =
+            async |metadata: &str| oracle.value(&format!("SELECT count(*) FROM iceberg_scan('{metadata}')")).await;
+        // WHEN a reader has found a snapshot, and it expires with all of its files
+        let before = found(&postgres).await?;
+        let begun = Instant::now();
+        // Enough commits that its metadata file leaves the log, too.
+        for round in 0..25 {
+            postgres.batch(&format!("TRUNCATE t; INSERT INTO t VALUES ({round}, 'new')")).await?;
+            oracle.caught_up(&postgres, CATCH_UP).await?;
+        }
+        let last = Instant::now();
+        // THEN it can read it all the same
+        ensure!(read(&before).await? == "1000");
+        ensure!(last.elapsed() < GRACE, "this machine is too slow for the test");
+        // and after the time of grace all is gone that is of no use
+        no_strays(&oracle, &config).await?;
+        ensure!(begun.elapsed() >= GRACE && !Path::new(&before).exists());
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+
+        // WHEN a worker is killed that has let a snapshot expire
+        let before = found(&postgres).await?;
+        postgres.batch("TRUNCATE t; INSERT INTO t VALUES (-1, 'newer')").await?;
+        oracle.caught_up(&postgres, CATCH_UP).await?;
+        worker.kill().await?;
+        let begun = Instant::now();
+        let mut worker = Worker::spawn(&config)?;
+        worker.streaming(&postgres, 1).await?;
+        postgres.batch("INSERT INTO t VALUES (-2, 'newest')").await?;
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        // THEN the next one leaves its files to readers as long, and removes them then
+        ensure!(read(&before).await? == "1" && files(&config.warehouse)? == 3);
+        ensure!(begun.elapsed() < GRACE, "this machine is too slow for the test");
+        let gone = || files(&config.warehouse).map(|files| (files == 2).then_some(()));
+        eventually("the files of an expired snapshot are gone", CATCH_UP, async || gone()).await?;
+        oracle.assert_equal(&postgres, &TABLES, CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}
