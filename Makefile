@@ -62,7 +62,7 @@ test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the 
 	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover
 
 .PHONY: bench
-bench: install ## whole scenarios beside a peer (SCENARIO=compact|copy|dirty|drain|first_query|huge_txn|index|many_commits|many_tables|rows_out|source_cost|tpch|write_cost SCALE=1 RUNS=3)
+bench: install ## whole scenarios beside a peer (SCENARIO=compact|copy|dirty|drain|first_query|huge_txn|index|many_commits|many_files|many_tables|rows_out|source_cost|tpch|write_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench
 
 .PHONY: soak

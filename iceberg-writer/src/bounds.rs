@@ -2,13 +2,66 @@
 //!
 //! A bound may be wider than the values but never narrower: readers skip files by them. Floating point columns have none,
 //! because Postgres sorts `NaN` above every number and Parquet's statistics leave it out.
+//!
+//! And back: what the entry says of the columns, whoever wrote it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use iceberg::spec::{DataFileBuilder, Datum, PrimitiveType, Schema};
+use iceberg::spec::{DataFile, DataFileBuilder, Datum, PrimitiveLiteral, PrimitiveType, Schema};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 use uuid::Uuid;
+
+/// A value that no value of a column in a file is below, or none above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// Of an int, a long, a date (days since 1970) or a timestamp (microseconds since then).
+    Integer(i64),
+    /// Of a decimal, without its point, and the digits behind that.
+    Decimal(i128, u8),
+    /// Of a string, by bytes; it may be the beginning of one, or what comes behind all that begin so.
+    Text(String),
+    /// Of a UUID.
+    Uuid(u128),
+}
+
+/// What a file has of a column, NULLs aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnBounds {
+    /// The column.
+    pub field_id: i32,
+    /// No value is below it.
+    pub least: Option<Bound>,
+    /// No value is above it.
+    pub most: Option<Bound>,
+}
+
+/// The bounds of a file's columns, as far as they are known and of types that readers can leave files out by.
+pub(crate) fn bounds(entry: &DataFile) -> Arc<[ColumnBounds]> {
+    let mut ids: Vec<i32> = entry.lower_bounds().keys().chain(entry.upper_bounds().keys()).copied().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let columns = ids.into_iter().map(|field_id| {
+        let bound = |of: &HashMap<i32, Datum>| of.get(&field_id).and_then(bound);
+        ColumnBounds { field_id, least: bound(entry.lower_bounds()), most: bound(entry.upper_bounds()) }
+    });
+    columns.filter(|column| column.least.is_some() || column.most.is_some()).collect()
+}
+
+fn bound(datum: &Datum) -> Option<Bound> {
+    use PrimitiveType::{Date, Decimal, Int, Long, String, Timestamp, Timestamptz, Uuid};
+    match (datum.data_type(), datum.literal()) {
+        (Int | Date, PrimitiveLiteral::Int(value)) => Some(Bound::Integer(i64::from(*value))),
+        (Long | Timestamp | Timestamptz, PrimitiveLiteral::Long(value)) => Some(Bound::Integer(*value)),
+        (Decimal { scale, .. }, PrimitiveLiteral::Int128(value)) => {
+            Some(Bound::Decimal(*value, u8::try_from(*scale).ok()?))
+        }
+        (String, PrimitiveLiteral::String(value)) => Some(Bound::Text(value.clone())),
+        (Uuid, PrimitiveLiteral::UInt128(value)) => Some(Bound::Uuid(*value)),
+        _ => None,
+    }
+}
 
 /// Sets counts, sizes, bounds and split offsets from a file's footer.
 pub(crate) fn describe_columns(builder: &mut DataFileBuilder, footer: &ParquetMetaData, schema: &Schema) {

@@ -22,7 +22,7 @@ use parquet::schema::types::{ColumnPath, SchemaDescriptor};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::bounds::describe_columns;
+use crate::bounds::{ColumnBounds, bounds, describe_columns};
 use crate::error::{Error, Result};
 use crate::lineage::with_lineage;
 use crate::partition::Partition;
@@ -66,6 +66,11 @@ impl WrittenFile {
     /// Whether its rows are in the table's order, as it is with the next commit.
     pub fn is_sorted(&self) -> bool {
         self.entry.sort_order_id().is_some_and(|order| order != 0)
+    }
+
+    /// Between which values its columns are.
+    pub fn bounds(&self) -> Arc<[ColumnBounds]> {
+        bounds(&self.entry)
     }
 
     /// As text, for a process that may have to take the file over: Iceberg's own form of a manifest's entry, and the

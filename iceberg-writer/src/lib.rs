@@ -37,6 +37,7 @@ mod table;
 mod warehouse;
 
 pub use arrange::{Arranged, Part, Sorter, take_rows};
+pub use bounds::{Bound, ColumnBounds};
 pub use catalog::{Catalog, IsPinned, MirrorCatalog, Recovered, Remarked, RestAuth, RestSettings, Retention, Swept};
 pub use commit::{Batch, CommitReceipt, CommittedTable, LeftOut, Outcome, Rewrite, TableChange};
 pub use data_file::{DataFileWriter, WrittenFile};

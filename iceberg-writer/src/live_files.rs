@@ -1,11 +1,13 @@
 //! Which data files a table consists of, and which of their rows are deleted.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use iceberg::spec::{DataContentType, ManifestContentType, ManifestEntryRef, ManifestFile};
 use roaring::RoaringTreemap;
 
+use crate::bounds::{ColumnBounds, bounds};
 use crate::deletion_vectors::{is_vector, read_vectors};
 use crate::error::{Error, Result};
 use crate::lineage::number_rows;
@@ -29,6 +31,8 @@ pub struct LiveFile {
     pub partition: Partition,
     /// Its rows are in the order that the table has with the next commit, if it has one.
     pub is_sorted: bool,
+    /// Between which values its columns are.
+    pub bounds: Arc<[ColumnBounds]>,
 }
 
 impl LiveFile {
@@ -116,6 +120,7 @@ impl LakeTable {
             deleted: RoaringTreemap::new(),
             partition: Partition::new(spec_id, fields, entry.data_file().partition().clone()),
             is_sorted: order != 0 && order == wanted,
+            bounds: bounds(entry.data_file()),
         })
     }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Report {
     pub(crate) lsn: Option<u64>,
     /// Data files of the pin.
     pub(crate) files: u64,
+    /// Files that have no row that counts, and are not in it.
+    pub(crate) pruned: u64,
+    /// Bytes of those of the pin.
+    pub(crate) bytes: u64,
     /// Deleted rows of them.
     pub(crate) deleted: u64,
     /// Rows that no file has.
@@ -201,12 +205,14 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
     // SAFETY: the caller passes the scan's own node.
     unsafe {
         let mut literals = Vec::new();
+        let mut datums = Vec::new();
         for value in &scan.values {
             let context = (*node).ss.ps.ps_ExprContext;
             let mut is_null = false;
             let Some(evaluate) = (**value).evalfunc else { continue };
             let datum = evaluate(*value, context, &raw mut is_null);
             let oid = pg_sys::exprType((**value).expr.cast::<pg_sys::Node>());
+            datums.push((datum, is_null, oid));
             let element = pg_sys::get_element_type(oid);
             let text = if element == pg_sys::Oid::INVALID {
                 literal(datum, is_null, oid).map(|(text, _)| text)
@@ -217,10 +223,17 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
         }
         let pinned = match &scan.pinned {
             Some(pinned) => Rc::clone(pinned),
-            None => Pinned::of_execution(scan.execution, &scan.plan.sources).map_err(|failure| match failure {
-                PinFailure::Refused(error) => Failure::Raise(error),
-                PinFailure::Unusable(error) => Failure::Engine(error),
-            })?,
+            None => {
+                let execution = (!scan.plan.alone).then_some(scan.execution);
+                let wanted = scan.plan.wanted(|place, scale| {
+                    let (datum, is_null, oid) = *datums.get(place)?;
+                    crate::pruning::values(datum, is_null, oid, scale)
+                });
+                Pinned::of_execution(execution, &scan.plan.sources, wanted).map_err(|failure| match failure {
+                    PinFailure::Refused(error) => Failure::Raise(error),
+                    PinFailure::Unusable(error) => Failure::Engine(error),
+                })?
+            }
         };
         let mut tables = Vec::new();
         let mut scans = Vec::new();
@@ -239,6 +252,8 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
             heap: None,
             lsn: Some(pinned.lsn()),
             files: pinned.files,
+            pruned: pinned.pruned,
+            bytes: pinned.bytes,
             deleted: pinned.deleted,
             fresh: pinned.fresh,
             wait_ms: u64::try_from(pinned.waited.as_millis()).unwrap_or(u64::MAX),

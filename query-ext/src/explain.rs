@@ -36,18 +36,23 @@ pub(crate) unsafe fn write(plan: &LakePlan, report: Option<&Report>, state: *mut
             if let Some(lsn) = report.lsn {
                 text(c"Lake LSN", &show_lsn(lsn));
                 number(c"Files", report.files);
+                number(c"Files Pruned", report.pruned);
+                number(c"Bytes", report.bytes);
                 number(c"Deleted Positions", report.deleted);
                 number(c"Fresh Rows", report.fresh);
                 number(c"Wait ms", report.wait_ms);
             }
             return;
         }
-        match pin::peek(&plan.sources) {
+        // What a parameter will be is not known.
+        match pin::peek(&plan.sources, plan.wanted(|_, _| None)) {
             Ok(pin) => {
                 let read =
                     || pin.tables.iter().filter(|pinned| plan.tables.iter().any(|t| t.source == pinned.relation));
                 text(c"Lake LSN", &show_lsn(pin.lsn));
                 number(c"Files", read().map(|table| table.files.len() as u64).sum());
+                number(c"Files Pruned", read().map(|table| table.pruned).sum());
+                number(c"Bytes", read().flat_map(|table| &table.files).map(|file| file.bytes).sum());
                 let deleted = read().flat_map(|table| &table.files).map(|file| file.deleted).sum();
                 number(c"Deleted Positions", deleted);
                 number(c"Fresh Rows", read().map(|table| table.fresh_rows).sum());

@@ -172,6 +172,8 @@ unsafe extern "C-unwind" fn plan_path(
             outputs,
             throws: false,
             transparent: false,
+            // The pin is for the scans beside it, too.
+            alone: false,
             not_pushed,
         };
         let scan = tree::make::<pg_sys::CustomScan>(pg_sys::NodeTag::T_CustomScan);

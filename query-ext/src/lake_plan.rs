@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::ops::Add;
 
+use lake_protocol::{Alternatives, Comparison, Condition, Value};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +100,30 @@ pub(crate) struct PlanTable {
     pub(crate) name: String,
     /// The columns it reads.
     pub(crate) columns: Vec<PlanColumn>,
+    /// What is true of each row that counts; none: of nothing is it known.
+    pub(crate) conditions: Vec<PlanCondition>,
+}
+
+/// A comparison of a column of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlanCondition {
+    /// Attribute number.
+    pub(crate) attnum: i16,
+    /// How it compares.
+    pub(crate) comparison: Comparison,
+    /// Digits behind the point of a numeric column.
+    pub(crate) scale: Option<u8>,
+    /// With what.
+    pub(crate) known: Known,
+}
+
+/// What a column is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Known {
+    /// Any of these.
+    Values(Vec<Value>),
+    /// The value of an expression of the plan node's `custom_exprs`, or any element of it.
+    Place(usize),
 }
 
 /// A column that the SQL reads.
@@ -140,11 +165,34 @@ pub(crate) struct LakePlan {
     pub(crate) throws: bool,
     /// Whether the query named the sources: then the heap answers whenever the lake cannot.
     pub(crate) transparent: bool,
+    /// It is all that the statement reads of the lake, so that its pin may leave files out.
+    pub(crate) alone: bool,
     /// Why not more of the query went to DuckDB: the whole of it, its filters, its order.
     pub(crate) not_pushed: Vec<String>,
 }
 
 impl LakePlan {
+    /// Which rows count of each of the sources, for the worker; nothing, where the pin is for other scans as well. `value` gives the
+    /// values in a place.
+    pub(crate) fn wanted(&self, value: impl Fn(usize, Option<u8>) -> Option<Vec<Value>>) -> Vec<Alternatives> {
+        if !self.alone {
+            return Vec::new();
+        }
+        let condition = |condition: &PlanCondition| {
+            let PlanCondition { attnum, comparison, scale, known } = condition;
+            let values = match known {
+                Known::Values(values) => values.clone(),
+                Known::Place(place) => value(*place, *scale)?,
+            };
+            Some(Condition { attnum: *attnum, comparison: *comparison, values })
+        };
+        // A table that is read twice counts by either.
+        let of_table = |table: &PlanTable| table.conditions.iter().filter_map(condition).collect();
+        let of_source =
+            |source: &u32| self.tables.iter().filter(|table| table.source == *source).map(of_table).collect();
+        self.sources.iter().map(of_source).collect()
+    }
+
     /// The plan as the `custom_private` of a node.
     ///
     /// # Safety

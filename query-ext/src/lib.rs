@@ -37,6 +37,7 @@ mod node;
 mod numeric;
 mod pin;
 mod planner;
+mod pruning;
 mod room;
 mod security;
 mod settings;

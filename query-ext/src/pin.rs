@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lake_engine::{Engine, PinnedScan, ScanColumn, ScanFile, ScanTable};
-use lake_protocol::{Client, ClientError, Pin};
+use lake_protocol::{Alternatives, Client, ClientError, Pin};
 use pgrx::prelude::*;
 
 use crate::backend::cancelled;
@@ -34,6 +34,10 @@ pub(crate) struct Pinned {
     pub(crate) engine: Rc<Engine>,
     /// Data files.
     pub(crate) files: u64,
+    /// Files that have no row that counts, and are left out.
+    pub(crate) pruned: u64,
+    /// Bytes of the files.
+    pub(crate) bytes: u64,
     /// Deleted rows of them.
     pub(crate) deleted: u64,
     /// Rows that no file has.
@@ -58,27 +62,34 @@ thread_local! {
 }
 
 impl Pinned {
-    /// The pin of an execution, taken by the first of its scans.
+    /// The pin of an execution, taken by the first of its scans; or that of a scan which is the only one of its execution, of
+    /// the rows that count alone.
     ///
     /// # Errors
     /// See [`PinFailure`].
-    pub(crate) fn of_execution(execution: usize, sources: &[u32]) -> Result<Rc<Self>, PinFailure> {
+    pub(crate) fn of_execution(
+        execution: Option<usize>,
+        sources: &[u32],
+        wanted: Vec<Alternatives>,
+    ) -> Result<Rc<Self>, PinFailure> {
         let known = PINS.with_borrow_mut(|pins| {
             pins.retain(|(_, pin)| pin.strong_count() > 0);
-            pins.iter().find(|(owner, _)| *owner == execution).and_then(|(_, pin)| pin.upgrade())
+            pins.iter().find(|(owner, _)| Some(*owner) == execution).and_then(|(_, pin)| pin.upgrade())
         });
         if let Some(pin) = known.filter(|known| sources.iter().all(|source| known.scans.contains_key(source))) {
             return Ok(pin);
         }
         let (client, pin, sections, waited) =
-            ask(sources, target(), settings::freshness_timeout()).map_err(PinFailure::Refused)?;
+            ask(sources, wanted, target(), settings::freshness_timeout()).map_err(PinFailure::Refused)?;
         let mut tables = HashMap::new();
-        let (mut files, mut deleted, mut fresh) = (0, 0, 0);
+        let (mut files, mut pruned, mut bytes, mut deleted, mut fresh) = (0, 0, 0, 0, 0);
         for (table, section) in pin.tables.iter().zip(&sections) {
             let list =
                 table.files.iter().map(|file| ScanFile { path: local_path(&file.path), rows: file.rows }).collect();
             let decoded = ScanTable::decode(list, &section.deleted, &section.fresh).map_err(PinFailure::Unusable)?;
             files += table.files.len() as u64;
+            pruned += table.pruned;
+            bytes += table.files.iter().map(|file| file.bytes).sum::<u64>();
             deleted += decoded.deleted_rows();
             fresh += decoded.fresh_rows();
             tables.insert(table.relation, decoded);
@@ -87,8 +98,11 @@ impl Pinned {
             pin.tables.iter().flat_map(|table| table.files.iter().map(|file| local_path(&file.path))).collect();
         let engine = crate::backend::engine(paths.iter().map(String::as_str)).map_err(PinFailure::Unusable)?;
         let scans = tables.into_iter().map(|(relation, table)| (relation, Arc::new(engine.admit(table)))).collect();
-        let pinned = Rc::new(Self { pin, scans, engine, files, deleted, fresh, waited, _client: client });
-        PINS.with_borrow_mut(|pins| pins.push((execution, Rc::downgrade(&pinned))));
+        let pinned =
+            Rc::new(Self { pin, scans, engine, files, pruned, bytes, deleted, fresh, waited, _client: client });
+        if let Some(execution) = execution {
+            PINS.with_borrow_mut(|pins| pins.push((execution, Rc::downgrade(&pinned))));
+        }
         Ok(pinned)
     }
 
@@ -140,8 +154,8 @@ impl Pinned {
 ///
 /// # Errors
 /// The worker is down or refuses.
-pub(crate) fn peek(sources: &[u32]) -> Result<Pin, Error> {
-    ask(sources, None, Duration::from_secs(1)).map(|(_, pin, _, _)| pin)
+pub(crate) fn peek(sources: &[u32], wanted: Vec<Alternatives>) -> Result<Pin, Error> {
+    ask(sources, wanted, None, Duration::from_secs(1)).map(|(_, pin, _, _)| pin)
 }
 
 /// A data file's path as DuckDB opens it.
@@ -187,14 +201,14 @@ fn before_header(position: u64, segment: u64) -> u64 {
 
 type Answer = (Client, Pin, Vec<lake_protocol::Section>, Duration);
 
-fn ask(sources: &[u32], min_lsn: Option<u64>, timeout: Duration) -> Result<Answer, Error> {
+fn ask(sources: &[u32], wanted: Vec<Alternatives>, min_lsn: Option<u64>, timeout: Duration) -> Result<Answer, Error> {
     // SAFETY: a plain variable of the main thread.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     // The working directory of a backend is the data directory.
     let path = PathBuf::from(format!("lake/read.{database}.sock"));
     let begin = Instant::now();
     let outcome = Client::connect(&path).and_then(|mut client| {
-        let (pin, sections) = client.pin(sources.to_vec(), min_lsn, timeout, &mut cancelled)?;
+        let (pin, sections) = client.pin(sources.to_vec(), wanted, min_lsn, timeout, &mut cancelled)?;
         Ok((client, pin, sections))
     });
     match outcome {

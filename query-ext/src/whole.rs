@@ -114,7 +114,7 @@ impl Whole {
                 .collect();
             let Deparser { tables, values, throws, .. } = deparser;
             let sources = sources.to_vec();
-            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed, transparent: false };
+            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed, transparent: false, alone: true };
             let targets = tree::list_of(&targets);
             Ok(Self { plan, columns, values, targets, qual, sorts, limits, query })
         }

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::condition::Alternatives;
 use crate::frame::{FrameError, encode_header, read_header, read_section};
 use crate::message::{Pin, Refusal, Request, RequestBody, Response, Section};
 
@@ -71,12 +72,14 @@ impl Client {
     pub fn pin(
         &mut self,
         relations: Vec<u32>,
+        wanted: Vec<Alternatives>,
         min_lsn: Option<u64>,
         timeout: Duration,
         cancelled: &mut dyn FnMut() -> bool,
     ) -> Result<(Pin, Vec<Section>), ClientError> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let Response::Pinned(pin) = self.ask(RequestBody::Pin { relations, min_lsn, timeout_ms }, cancelled)? else {
+        let request = RequestBody::Pin { relations, wanted, min_lsn, timeout_ms };
+        let Response::Pinned(pin) = self.ask(request, cancelled)? else {
             return Err(ClientError::Unexpected);
         };
         let mut reader = Patient { socket: &mut self.socket, deadline: Instant::now() + timeout + GRACE, cancelled };

@@ -10,10 +10,12 @@
 //! This crate knows nothing of tokio, Arrow or pgrx, so that a backend pays for none of them.
 
 mod client;
+mod condition;
 mod frame;
 mod message;
 
 pub use client::{Client, ClientError};
+pub use condition::{Alternatives, Comparison, Condition, Value};
 pub use frame::{
     FrameError, MAX_HEADER_BYTES, MAX_SECTION_BYTES, encode_header, encode_section, read_header, read_section,
 };

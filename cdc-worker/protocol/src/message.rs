@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::condition::Alternatives;
+
 /// Version of the messages; both sides refuse another one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What a backend asks of the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub enum RequestBody {
     Pin {
         /// `pg_class.oid` of the source tables.
         relations: Vec<u32>,
+        /// For each of them which rows count: files that certainly have none are left out.
+        wanted: Vec<Alternatives>,
         /// The answer must hold every transaction whose commit record begins before this LSN; `None` asks for
         /// what the current Iceberg snapshots hold, without fresh rows.
         min_lsn: Option<u64>,
@@ -121,7 +125,9 @@ pub struct PinnedTable {
     pub relation: u32,
     /// The mirrored columns, in attribute order.
     pub columns: Vec<Column>,
-    /// Data files of the pinned snapshot; their index in this list is the file index of the deleted positions.
+    /// How many data files have no row that counts, and are left out.
+    pub pruned: u64,
+    /// The other data files of the pinned snapshot; their index in this list is the file index of the deleted positions.
     pub files: Vec<DataFile>,
     /// Rows in the Arrow stream of this table's [`Section`].
     pub fresh_rows: u64,

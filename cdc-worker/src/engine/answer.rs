@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iceberg_writer::Lsn;
-use lake_protocol::{LagRow, MirrorStatus, Refusal, RequestBody};
+use lake_protocol::{Alternatives, LagRow, MirrorStatus, Refusal, RequestBody};
 use tokio::time::Instant;
 
 use crate::Result;
@@ -28,7 +28,7 @@ pub(super) struct Waiter {
 
 pub(super) enum Need {
     /// Everything before it is applied.
-    Applied { lsn: Lsn, relations: Vec<u32> },
+    Applied { lsn: Lsn, relations: Vec<u32>, wanted: Vec<Alternatives> },
     /// Everything before it is in Iceberg, the table among it.
     Committed { lsn: Lsn, relation: u32 },
     /// The files of these tables are in order, and committed so.
@@ -37,6 +37,12 @@ pub(super) enum Need {
 
 fn refusal(message: impl Into<String>, detail: Option<String>, hint: impl Into<String>) -> Refusal {
     Refusal { sqlstate: SQLSTATE_STATE.to_owned(), message: message.into(), detail, hint: Some(hint.into()) }
+}
+
+/// What is wanted of each table; where nothing is said, all.
+fn of_each<'a>(relations: &'a [u32], wanted: &'a [Alternatives]) -> impl Iterator<Item = (&'a u32, &'a Alternatives)> {
+    const ALL: &Alternatives = &Alternatives::new();
+    relations.iter().zip(wanted.iter().chain(std::iter::repeat(ALL)))
 }
 
 impl Session {
@@ -48,17 +54,17 @@ impl Session {
                 ask.answer(Reply::Status(status));
                 return Ok(());
             }
-            RequestBody::Pin { relations, min_lsn: None, .. } => {
-                let reply = self.pin_committed(&relations)?;
+            RequestBody::Pin { relations, wanted, min_lsn: None, .. } => {
+                let reply = self.pin_committed(&relations, &wanted)?;
                 ask.answer(reply);
                 return Ok(());
             }
-            RequestBody::Pin { relations, min_lsn: Some(lsn), timeout_ms } => {
+            RequestBody::Pin { relations, wanted, min_lsn: Some(lsn), timeout_ms } => {
                 if let Some(refused) = relations.iter().find_map(|relation| self.unreadable(*relation)) {
                     ask.answer(Reply::Refused(refused));
                     return Ok(());
                 }
-                (Need::Applied { lsn: Lsn::from_u64(lsn), relations }, timeout_ms)
+                (Need::Applied { lsn: Lsn::from_u64(lsn), relations, wanted }, timeout_ms)
             }
             RequestBody::Flush { relation, min_lsn, timeout_ms } => {
                 (Need::Committed { lsn: Lsn::from_u64(min_lsn), relation }, timeout_ms)
@@ -85,7 +91,7 @@ impl Session {
     /// Whether there is a question whose position has been reached.
     pub(super) fn somebody_can_be_answered(&self) -> bool {
         self.waiters.iter().any(|waiter| match waiter.need {
-            Need::Applied { lsn, ref relations } => self.have(relations, lsn),
+            Need::Applied { lsn, ref relations, .. } => self.have(relations, lsn),
             Need::Committed { lsn, .. } => lsn <= self.committed,
             Need::Maintained { .. } => false,
         })
@@ -100,7 +106,9 @@ impl Session {
     pub(super) fn answer_waiters(&mut self) -> Result<()> {
         for waiter in std::mem::take(&mut self.waiters) {
             let reply = match &waiter.need {
-                Need::Applied { lsn, relations } if self.have(relations, *lsn) => Some(self.pin(&relations.clone())?),
+                Need::Applied { lsn, relations, wanted } if self.have(relations, *lsn) => {
+                    Some(self.pin(relations, wanted)?)
+                }
                 Need::Applied { .. } => None,
                 Need::Committed { lsn, relation } => self.flushed(*lsn, *relation),
                 Need::Maintained { relations } => self.in_order(relations),
@@ -218,25 +226,25 @@ impl Session {
         }
     }
 
-    fn pin(&mut self, relations: &[u32]) -> Result<Reply> {
+    fn pin(&mut self, relations: &[u32], wanted: &[Alternatives]) -> Result<Reply> {
         if let Some(refused) = relations.iter().find_map(|relation| self.unreadable(*relation)) {
             return Ok(Reply::Refused(refused));
         }
         let mut tables = Vec::with_capacity(relations.len());
-        for relation in relations {
+        for (relation, wanted) in of_each(relations, wanted) {
             if let Some(Entry::Streaming(streaming)) = self.tables.get_mut(relation).map(|table| &mut table.entry) {
-                tables.push(streaming.table.pin()?);
+                tables.push(streaming.table.pin(wanted)?);
             }
         }
         Ok(self.pinned(self.applied, tables))
     }
 
-    fn pin_committed(&mut self, relations: &[u32]) -> Result<Reply> {
+    fn pin_committed(&mut self, relations: &[u32], wanted: &[Alternatives]) -> Result<Reply> {
         let mut tables = Vec::with_capacity(relations.len());
-        for relation in relations {
+        for (relation, wanted) in of_each(relations, wanted) {
             match self.tables.get(relation).map(|table| &table.entry) {
                 Some(Entry::Streaming(streaming)) if streaming.is_committed() => {
-                    tables.push(streaming.table.pin_committed())
+                    tables.push(streaming.table.pin_committed(wanted))
                 }
                 _ => {
                     let refused = self.unreadable(*relation).unwrap_or_else(|| {

@@ -57,6 +57,7 @@ fn table(pin: &TablePin) -> PinnedTable {
                 companion: column.companion.then(|| column.companion_id()),
             })
             .collect(),
+        pruned: pin.pruned as u64,
         files: pin
             .files
             .iter()

@@ -11,6 +11,7 @@ use roaring::RoaringTreemap;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
+use super::pruning::{Range, ranges};
 use super::tiers::Candidate;
 
 /// The index has 31 bits for a file's number: seven years of ten files a second, in one session.
@@ -28,12 +29,15 @@ pub(crate) struct FileState {
     pub(crate) partition: Partition,
     /// Its rows are in the table's order, if that has one.
     pub(crate) is_sorted: bool,
+    /// Between which values its columns are.
+    pub(crate) ranges: Arc<[Range]>,
 }
 
 impl FileState {
     pub(crate) fn new(file: LiveFile) -> Self {
-        let LiveFile { path, rows, bytes, deleted, partition, is_sorted } = file;
-        Self { path: path.into(), rows, bytes, deleted: Arc::new(deleted), full: false, partition, is_sorted }
+        let LiveFile { path, rows, bytes, deleted, partition, is_sorted, bounds } = file;
+        let (path, deleted, ranges) = (path.into(), Arc::new(deleted), ranges(&bounds));
+        Self { path, rows, bytes, deleted, full: false, partition, is_sorted, ranges }
     }
 
     pub(crate) fn written(file: &WrittenFile) -> Self {
@@ -45,6 +49,7 @@ impl FileState {
             full: false,
             partition: file.partition.clone(),
             is_sorted: file.is_sorted(),
+            ranges: ranges(&file.bounds()),
         }
     }
 }
@@ -124,9 +129,5 @@ impl DataFiles {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &FileState)> {
         self.files.iter().map(|(number, file)| (*number, file))
-    }
-
-    pub(super) fn states(&self) -> Vec<FileState> {
-        self.files.values().cloned().collect()
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use iceberg_writer::{DeletedRows, Format, LakeTable, Layout, Rewrite, TableSpec, WrittenFile};
+use lake_protocol::Alternatives;
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -29,6 +30,7 @@ use super::identity::RowIdentity;
 use super::index::{IndexWriter, Position, PositionIndex};
 use super::keys::Fate;
 use super::overlap::Overlap;
+use super::pruning::Pruning;
 use super::remark;
 
 /// A table at one LSN, shared with readers.
@@ -37,6 +39,8 @@ pub(crate) struct TablePin {
     pub(crate) relation: u32,
     pub(crate) spec: Arc<TableSpec>,
     pub(crate) files: Vec<FileState>,
+    /// Files that were left out.
+    pub(crate) pruned: usize,
     pub(crate) fresh: Vec<RecordBatch>,
 }
 
@@ -297,7 +301,8 @@ impl MirroredTable {
         }
         let staged = self.staged_paths();
         if self.before_truncate.is_none() {
-            self.before_truncate = Some(self.committed_files());
+            let all = Alternatives::new();
+            self.before_truncate = Some(self.committed_files(&Pruning::new(&self.spec, &all)));
         }
         self.give_up_compaction()?;
         self.files.clear();
@@ -350,8 +355,8 @@ impl MirroredTable {
         Ok(())
     }
 
-    /// The files as the current Iceberg snapshot has them.
-    fn committed_files(&self) -> Vec<FileState> {
+    /// The files as the current Iceberg snapshot has them, but those that have no row which counts.
+    fn committed_files(&self, pruning: &Pruning<'_>) -> Vec<FileState> {
         let committed = self.files.len().saturating_sub(self.delta.staged.len());
         let as_committed = |(number, file): (u32, &FileState)| {
             let mut file = file.clone();
@@ -360,19 +365,35 @@ impl MirroredTable {
             }
             file
         };
-        self.files.iter().take(committed).map(as_committed).collect()
+        let files = self.files.iter().take(committed).filter(|(_, file)| pruning.may_hold(file));
+        files.map(as_committed).collect()
     }
 
-    /// The table at the LSN to which changes have been applied.
-    pub(crate) fn pin(&mut self) -> Result<TablePin> {
+    /// The table at the LSN to which changes have been applied, as far as rows of it may count.
+    pub(crate) fn pin(&mut self, wanted: &Alternatives) -> Result<TablePin> {
         let fresh = self.delta.live_batches()?;
-        Ok(TablePin { relation: self.relation, spec: Arc::clone(&self.spec), files: self.files.states(), fresh })
+        let pruning = Pruning::new(&self.spec, wanted);
+        let files = self.files.iter().map(|(_, file)| file).filter(|file| pruning.may_hold(file));
+        let (files, spec): (Vec<FileState>, _) = (files.cloned().collect(), Arc::clone(&self.spec));
+        let pruned = self.files.len() - files.len();
+        Ok(TablePin { relation: self.relation, spec, files, pruned, fresh })
     }
 
-    /// The table as Iceberg has it.
-    pub(crate) fn pin_committed(&self) -> TablePin {
-        let files = self.before_truncate.clone().unwrap_or_else(|| self.committed_files());
-        TablePin { relation: self.relation, spec: Arc::clone(&self.committed_spec), files, fresh: Vec::new() }
+    /// The table as Iceberg has it, as far as rows of it may count.
+    pub(crate) fn pin_committed(&self, wanted: &Alternatives) -> TablePin {
+        let spec = Arc::clone(&self.committed_spec);
+        let pruning = Pruning::new(&spec, wanted);
+        let (files, all) = match &self.before_truncate {
+            Some(before) => {
+                (before.iter().filter(|file| pruning.may_hold(file)).cloned().collect::<Vec<_>>(), before.len())
+            }
+            None => {
+                let staged = self.delta.staged.len();
+                (self.committed_files(&pruning), self.files.len().saturating_sub(staged))
+            }
+        };
+        let pruned = all - files.len();
+        TablePin { relation: self.relation, spec, files, pruned, fresh: Vec::new() }
     }
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.

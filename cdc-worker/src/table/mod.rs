@@ -23,6 +23,7 @@ mod index;
 mod keys;
 mod mirrored;
 mod overlap;
+mod pruning;
 pub(crate) mod remark;
 mod tiers;
 

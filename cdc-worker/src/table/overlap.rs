@@ -404,7 +404,7 @@ mod tests {
             };
             assert_eq!(done, Step::Done, "{change:?}");
         }
-        let pin = table.pin().unwrap();
+        let pin = table.pin(&Vec::new()).unwrap();
         let mut lake = Heap::new();
         let mut take = |(key, value, large)| {
             assert!(lake.insert(key, Row { value, large, block: 0 }).is_none(), "{key} is there twice");

@@ -77,11 +77,20 @@ impl ScanTable {
                 None => plain.push(file),
             }
         }
+        let rows = plain.iter().map(|file| file.rows).sum::<u64>()
+            + holed.iter().zip(&bitmaps).map(|(file, deleted)| live_rows(file, deleted)).sum::<u64>()
+            + self.fresh.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
         let has_fresh = self.fresh.iter().any(|batch| batch.num_rows() > 0);
         let schema = self.schema.as_ref().map(SchemaRef::clone);
         let slot = slots.admit(SlotData { deleted: bitmaps, fresh: self.fresh, schema: self.schema });
-        PinnedScan { plain, holed, has_fresh, schema, slot }
+        PinnedScan { plain, holed, rows, has_fresh, schema, slot }
     }
+}
+
+/// Rows of a file that are not deleted.
+fn live_rows(file: &ScanFile, deleted: &RoaringTreemap) -> u64 {
+    // Who deletes a row that a file has not has deleted nothing.
+    file.rows - file.rows.checked_sub(1).map_or(0, |last| deleted.rank(last))
 }
 
 fn decode_deleted(files: usize, mut bytes: &[u8]) -> Result<Vec<Option<RoaringTreemap>>, Error> {
@@ -119,17 +128,22 @@ fn decode_fresh(bytes: &[u8]) -> Result<(Option<SchemaRef>, Vec<RecordBatch>), E
 pub struct PinnedScan {
     plain: Vec<ScanFile>,
     holed: Vec<ScanFile>,
+    rows: u64,
     has_fresh: bool,
     schema: Option<SchemaRef>,
     slot: Slot,
 }
 
 impl PinnedScan {
-    /// A parenthesised subquery with the columns `c<field id>`, in order.
+    /// A parenthesised subquery with the columns `c<field id>`, in order; without any, one of as many rows.
     ///
     /// # Errors
     /// [`ErrorKind::Pin`] when the fresh rows lack a column.
     pub fn sql(&self, columns: &[ScanColumn]) -> Result<String, Error> {
+        if columns.is_empty() {
+            // How many rows there are is known without looking into a file.
+            return Ok(format!("(SELECT 1 AS c0 FROM range({}))", self.rows));
+        }
         if let Some(schema) = self.schema.as_ref().filter(|_| self.has_fresh) {
             for ScanColumn { field_id, .. } in columns {
                 if schema.index_of(&format!("c{field_id}")).is_err() {
@@ -139,11 +153,7 @@ impl PinnedScan {
             }
         }
         let slot = self.slot.number();
-        let list = |item: fn(&ScanColumn) -> String| {
-            let items: Vec<String> = columns.iter().map(item).collect();
-            // A scan that only counts rows still needs a column.
-            if items.is_empty() { "1 AS c0".into() } else { items.join(", ") }
-        };
+        let list = |item: fn(&ScanColumn) -> String| columns.iter().map(item).collect::<Vec<String>>().join(", ");
         let names = list(|column| format!("c{}", column.field_id));
         let mut parts = Vec::new();
         if !self.plain.is_empty() {
@@ -175,9 +185,6 @@ fn read_parquet(columns: &[ScanColumn], files: &[ScanFile]) -> String {
         sql.push_str(&quote(&escape_glob(&file.path)));
     }
     sql.push_str("], schema = map {");
-    // DuckDB wants at least one column; field ids begin at 1, so 0 is in no file.
-    let none = [ScanColumn { field_id: 0, duckdb_type: "BOOLEAN".into() }];
-    let columns = if columns.is_empty() { &none[..] } else { columns };
     for (index, column) in columns.iter().enumerate() {
         let separator = if index > 0 { ", " } else { "" };
         let ScanColumn { field_id, duckdb_type } = column;

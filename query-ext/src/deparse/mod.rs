@@ -8,6 +8,7 @@
 
 mod aggregate;
 mod comparison;
+mod condition;
 mod cte;
 mod expression;
 mod function;
@@ -220,7 +221,7 @@ impl Deparser {
         // SAFETY: the caller found the relation to be a marker.
         let source = unsafe { marker::source_of(relation) }.to_u32();
         let name = format!("lake.{}", marker::name_of(relation));
-        self.tables.push(PlanTable { source, name, columns: Vec::new() });
+        self.tables.push(PlanTable { source, name, columns: Vec::new(), conditions: Vec::new() });
         let alias = self.add_source(varno, SourceKind::Table { table: index, marker: relation });
         Sql(vec![crate::lake_plan::Piece::Table(index)]) + &format!(" AS {alias}")
     }

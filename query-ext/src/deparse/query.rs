@@ -80,6 +80,7 @@ impl Deparser {
             if !(*join_tree).quals.is_null() {
                 let quals = self.prepared(query, (*join_tree).quals);
                 from = from + " WHERE " + self.condition(quals)?;
+                self.note_conditions(quals);
             }
             let group = self.group_by(query)?;
             Ok(Body { from, group })
@@ -127,7 +128,11 @@ impl Deparser {
                         Sql::from("true")
                     } else {
                         let quals = self.prepared(query, join.quals);
-                        self.condition(quals)?
+                        let condition = self.condition(quals)?;
+                        if join.jointype == pg_sys::JoinType::JOIN_INNER {
+                            self.note_conditions(quals);
+                        }
+                        condition
                     };
                     Ok(Sql::from("(") + left + word + right + " ON " + quals + ")")
                 }

@@ -1,5 +1,7 @@
 //! Whole workloads, equal to the heap's: TPC-H's queries, and those of a web analyst.
 
+use std::sync::atomic::Ordering;
+
 use crate::harness::compare::{difference, not_whole};
 use crate::harness::{add, set_up};
 
@@ -22,6 +24,7 @@ async fn equal(schema: &str, queries: &str, tables: &[&str], least: usize) {
     assert!(!server.crashed(), "{}", server.log());
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
     assert!(whole >= least, "only {whole} are answered by DuckDB alone, not {not:#?}");
+    assert!(worker.behaviour.pruned.load(Ordering::SeqCst) > 0, "no query has said which rows count");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use crate::TEST_LIMIT;
 use crate::extension_mirror::{mirror, server};
 
-async fn rows(client: &Client, sql: &str) -> Result<Vec<Option<String>>> {
+pub(crate) async fn rows(client: &Client, sql: &str) -> Result<Vec<Option<String>>> {
     let messages = client.simple_query(sql).await.with_context(|| sql.to_owned())?;
     let mut cells = Vec::new();
     for message in messages {

@@ -7,6 +7,7 @@ mod extension_history;
 mod extension_layout;
 mod extension_maintenance;
 mod extension_mirror;
+mod extension_pruning;
 mod extension_refusals;
 mod extension_stores;
 mod extension_types;

@@ -181,7 +181,7 @@ fn pinned(config: &WorkerConfig, relations: Vec<u32>, lsn: u64) -> JoinHandle<Re
     tokio::task::spawn_blocking(move || {
         let refused = |error| anyhow!("no answer: {error:?}");
         let mut client = lake_protocol::Client::connect(&socket).map_err(refused)?;
-        let (pin, _) = client.pin(relations, Some(lsn), CATCH_UP, &mut || false).map_err(refused)?;
+        let (pin, _) = client.pin(relations, Vec::new(), Some(lsn), CATCH_UP, &mut || false).map_err(refused)?;
         Ok(pin.committed_lsn)
     })
 }

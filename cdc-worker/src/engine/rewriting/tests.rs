@@ -229,13 +229,13 @@ impl Rig {
 
     /// What readers are shown.
     async fn check(&mut self) {
-        let pin = self.table.pin().unwrap();
+        let pin = self.table.pin(&Vec::new()).unwrap();
         let mut rows = self.read(pin.files.iter().map(|file| (&*file.path, &*file.deleted))).await;
         for batch in &pin.fresh {
             rows.extend(rows_of(batch));
         }
         assert_eq!(sorted(&rows), sorted(&self.rows), "what the worker shows");
-        let pin = self.table.pin_committed();
+        let pin = self.table.pin_committed(&Vec::new());
         let rows = self.read(pin.files.iter().map(|file| (&*file.path, &*file.deleted))).await;
         assert_eq!(rows, sorted(&self.committed_rows), "what it shows of Iceberg");
     }

@@ -96,9 +96,16 @@ impl Kept {
             writer.put(&bytes, Position { file: 0, row: place }).unwrap();
         }
         writer.finish().unwrap();
-        let (deleted, partition) = (Arc::default(), Partition::default());
-        let file =
-            FileState { path: "file".into(), rows: 4, bytes: 1, deleted, full: false, partition, is_sorted: false };
+        let file = FileState {
+            path: "file".into(),
+            rows: 4,
+            bytes: 1,
+            deleted: Arc::default(),
+            full: false,
+            partition: Partition::default(),
+            is_sorted: false,
+            ranges: Arc::default(),
+        };
         let kept = described(&spec, None).unwrap();
         let prepare = |spec| LakeTable::prepare(&warehouse, spec, Format::V2, None, None).unwrap();
         let (lake, kept) = (prepare(spec.clone()), prepare(kept));

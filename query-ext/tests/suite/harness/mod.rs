@@ -4,6 +4,7 @@
 pub(crate) mod compare;
 pub(crate) mod server;
 pub(crate) mod tables;
+pub(crate) mod wanted;
 pub(crate) mod worker;
 
 use server::Server;

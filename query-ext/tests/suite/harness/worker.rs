@@ -12,20 +12,56 @@ use std::time::Duration;
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_ipc::writer::StreamWriter;
 use lake_protocol::{
-    Column, DataFile, Pin, PinnedTable, Refusal, Request, RequestBody, Response, Section, encode_header,
+    Alternatives, Column, DataFile, Pin, PinnedTable, Refusal, Request, RequestBody, Response, Section, encode_header,
     encode_section, read_header,
 };
 use parquet::arrow::ArrowWriter;
 use roaring::RoaringTreemap;
 
 use super::tables::Copied;
+use super::wanted::rows_that_count;
 
 #[derive(Clone)]
 struct Served {
     columns: Vec<Column>,
-    files: Vec<DataFile>,
-    section: Section,
+    files: Vec<Stored>,
+    fresh: Vec<u8>,
     fresh_rows: u64,
+}
+
+/// A data file, what is in it, and which of its rows are deleted.
+#[derive(Clone)]
+struct Stored {
+    file: DataFile,
+    rows: RecordBatch,
+    deleted: RoaringTreemap,
+}
+
+impl Served {
+    /// The table as it is pinned for a query.
+    fn pinned(&self, relation: u32, wanted: &Alternatives) -> (PinnedTable, Section) {
+        let (mut files, mut section, mut pruned) = (Vec::new(), Section::default(), 0);
+        for Stored { file, rows, deleted } in &self.files {
+            let counts = rows_that_count(rows, &self.columns, wanted);
+            if !counts.is_empty() && !counts.contains(&true) {
+                pruned += 1;
+                continue;
+            }
+            let others = counts.iter().enumerate().filter(|(_, counts)| !**counts).map(|(row, _)| row as u64);
+            let deleted = deleted | others.collect::<RoaringTreemap>();
+            if !deleted.is_empty() {
+                let mut bitmap = Vec::new();
+                deleted.serialize_into(&mut bitmap).unwrap();
+                section.deleted.extend_from_slice(&u32::try_from(files.len()).unwrap().to_be_bytes());
+                section.deleted.extend_from_slice(&u32::try_from(bitmap.len()).unwrap().to_be_bytes());
+                section.deleted.extend_from_slice(&bitmap);
+            }
+            files.push(DataFile { deleted: deleted.len(), ..file.clone() });
+        }
+        section.fresh.clone_from(&self.fresh);
+        let columns = self.columns.clone();
+        (PinnedTable { relation, columns, pruned, files, fresh_rows: self.fresh_rows }, section)
+    }
 }
 
 /// What the worker does, and what it was asked.
@@ -39,6 +75,8 @@ pub(crate) struct Behaviour {
     pub(crate) last_lsn: AtomicU64,
     pub(crate) open: AtomicU64,
     pub(crate) tables_of_last_pin: AtomicU64,
+    /// Files that were left out so far, because no row of theirs counted.
+    pub(crate) pruned: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -94,7 +132,7 @@ impl Worker {
         let (first, rest) = all.split_at(all.len() / 3);
         let (second, third) = rest.split_at(rest.len() / 2);
         let mut files = Vec::new();
-        let mut section = Section::default();
+        let mut written = Vec::new();
         if !all.is_empty() {
             // Every other row of the first file is a row of the others, deleted here.
             let mut holed = Vec::new();
@@ -104,25 +142,20 @@ impl Worker {
                 holed.push(rest[index % rest.len()]);
                 holed.push(*row);
             }
-            let plain = write_file(directory, &format!("{}-plain.parquet", table.relation), &pick(&table.rows, second));
-            files.push(plain);
+            let rows = pick(&table.rows, second);
+            let file = write_file(directory, &format!("{}-plain.parquet", table.relation), &rows);
+            files.push(Stored { file, rows, deleted: RoaringTreemap::new() });
             if !holed.is_empty() {
-                let mut file =
-                    write_file(directory, &format!("{}-holed.parquet", table.relation), &pick(&table.rows, &holed));
-                file.deleted = deleted.len();
-                files.push(file);
-                let mut bitmap = Vec::new();
-                deleted.serialize_into(&mut bitmap).unwrap();
-                section.deleted.extend_from_slice(&1u32.to_be_bytes());
-                section.deleted.extend_from_slice(&u32::try_from(bitmap.len()).unwrap().to_be_bytes());
-                section.deleted.extend_from_slice(&bitmap);
+                let rows = pick(&table.rows, &holed);
+                let file = write_file(directory, &format!("{}-holed.parquet", table.relation), &rows);
+                files.push(Stored { file, rows, deleted });
             }
             let fresh = pick(&table.rows, third);
-            let mut writer = StreamWriter::try_new(&mut section.fresh, &fresh.schema()).unwrap();
+            let mut writer = StreamWriter::try_new(&mut written, &fresh.schema()).unwrap();
             writer.write(&fresh).unwrap();
             writer.finish().unwrap();
         }
-        let served = Served { columns: table.columns.clone(), files, section, fresh_rows: third.len() as u64 };
+        let served = Served { columns: table.columns.clone(), files, fresh: written, fresh_rows: third.len() as u64 };
         self.tables.lock().unwrap().insert(table.relation, served);
     }
 
@@ -133,7 +166,7 @@ impl Worker {
                 let _ = socket.read_to_end(&mut rest);
                 return;
             }
-            let RequestBody::Pin { relations, min_lsn, .. } = request.body else { return };
+            let RequestBody::Pin { relations, wanted, min_lsn, .. } = request.body else { return };
             self.behaviour.pins.fetch_add(1, Ordering::SeqCst);
             self.behaviour.last_lsn.store(min_lsn.unwrap_or(0), Ordering::SeqCst);
             self.behaviour.tables_of_last_pin.store(relations.len() as u64, Ordering::SeqCst);
@@ -148,25 +181,17 @@ impl Worker {
                 continue;
             }
             let tables = self.tables.lock().unwrap();
-            let served: Vec<(u32, Served)> =
-                relations.iter().map(|relation| (*relation, tables[relation].clone())).collect();
+            let pinned = relations.iter().enumerate().map(|(index, relation)| {
+                tables[relation].pinned(*relation, wanted.get(index).unwrap_or(&Alternatives::new()))
+            });
+            let (pinned, sections): (Vec<_>, Vec<_>) = pinned.unzip();
             drop(tables);
-            let pin = Pin {
-                lsn: min_lsn.unwrap_or(16),
-                committed_lsn: 16,
-                tables: served
-                    .iter()
-                    .map(|(relation, served)| PinnedTable {
-                        relation: *relation,
-                        columns: served.columns.clone(),
-                        files: served.files.clone(),
-                        fresh_rows: served.fresh_rows,
-                    })
-                    .collect(),
-            };
+            let pruned = pinned.iter().map(|table: &PinnedTable| table.pruned).sum();
+            self.behaviour.pruned.fetch_add(pruned, Ordering::SeqCst);
+            let pin = Pin { lsn: min_lsn.unwrap_or(16), committed_lsn: 16, tables: pinned };
             let mut bytes = encode_header(&Response::Pinned(pin)).unwrap();
-            for (_, served) in &served {
-                encode_section(&served.section, &mut bytes);
+            for section in &sections {
+                encode_section(section, &mut bytes);
             }
             if socket.write_all(&bytes).is_err() {
                 return;

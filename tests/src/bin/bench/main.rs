@@ -43,7 +43,7 @@ impl Size {
     }
 }
 
-const SCENARIOS: [&str; 13] = [
+const SCENARIOS: [&str; 14] = [
     "compact",
     "copy",
     "dirty",
@@ -52,6 +52,7 @@ const SCENARIOS: [&str; 13] = [
     "huge_txn",
     "index",
     "many_commits",
+    "many_files",
     "many_tables",
     "rows_out",
     "source_cost",
@@ -93,6 +94,7 @@ async fn run() -> Result<()> {
             "dirty" => queries::dirty(size).await,
             "drain" => drain::run(size).await,
             "first_query" => queries::first_query(size).await,
+            "many_files" => queries::many_files(size).await,
             "huge_txn" => huge_txn::run(size).await,
             "index" => index::run(size).await,
             "many_commits" => many_commits::run(size).await,

@@ -3,7 +3,8 @@
 //! `tpch`: the 22 queries at scale factor 1, on `lake.…` as it is by default, against DuckDB itself over the same Parquet files (the bar: 1.15
 //! times), and the heap (ten times as fast). `dirty`: the same after a hundred commits that touched one row in twenty, against before (1.25
 //! times); the files are kept in order meanwhile, as ever. `rows_out`: a million rows of five columns by COPY, against the heap (as
-//! fast). `first_query`: the first query of a connection, against its second (60 ms more).
+//! fast). `first_query`: the first query of a connection, against its second (60 ms more). `many_files`: a query of which ten files of ten thousand
+//! have rows, against one of a table of ten files (1.5 times).
 
 use std::time::Instant;
 
@@ -11,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt as _;
 use lake_tests::{Postgres, Python, repository};
 use serde_json::json;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::Size;
 use crate::report::{Measure, median};
@@ -26,6 +27,9 @@ const ROWS: u64 = 1_000_000;
 /// Commits that make the tables dirty, and the share of rows that they touch together.
 const COMMITS: u64 = 100;
 const TOUCHED: u64 = 20;
+/// Data files of a table, and rows in each.
+const FILES: u64 = 10_000;
+const ROWS_OF_FILE: u64 = 100;
 /// Seconds that a query of the heap is let run.
 const PATIENCE_WITH_HEAP: f64 = 30.0;
 
@@ -190,5 +194,44 @@ pub(crate) async fn first_query(size: Size) -> Result<Vec<Measure>> {
         ours: median(first) * 1000.0,
         reference: Some(median(second) * 1000.0),
         unit: "ms, against the second",
+    }])
+}
+
+pub(crate) async fn many_files(size: Size) -> Result<Vec<Measure>> {
+    let postgres = server().await?;
+    let files = size.of(FILES);
+    let tables = [("few", 10), ("many", files)];
+    for (table, files) in tables {
+        postgres.batch(&rig::EVENTS.replace("events", table)).await?;
+        postgres
+            .batch(&rig::fill(0, files * ROWS_OF_FILE - 1).replace("INTO events", &format!("INTO {table}")))
+            .await?;
+        let limit = rig::PATIENCE.as_secs();
+        let layout = format!("partition_by => 'truncate({ROWS_OF_FILE}, id)'");
+        postgres.batch(&format!("SELECT lake.mirror('{table}', {layout})")).await?;
+        postgres.batch(&format!("SELECT lake.wait('{table}', '{limit} s')")).await?;
+    }
+    let client = postgres.client().await?;
+    let query = |table: &str, first: u64| {
+        let last = first + 10 * ROWS_OF_FILE - 1;
+        format!(
+            "SELECT kind, count(*), sum(amount) FROM lake.{table} WHERE id BETWEEN {first} AND {last} GROUP BY kind"
+        )
+    };
+    let queries = [query("few", 0), query("many", files / 2 * ROWS_OF_FILE)];
+    for query in &queries {
+        let plan = client.simple_query(&format!("EXPLAIN ANALYZE {query}")).await?;
+        let mut lines = plan.iter().filter_map(|line| match line {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        ensure!(lines.any(|line| line.trim() == "Files: 10"), "{query} reads other than 10 files: {plan:?}");
+    }
+    let seconds = timed(&client, &queries, size.runs.max(20)).await?;
+    Ok(vec![Measure {
+        name: "many_files",
+        ours: seconds[1] * 1000.0,
+        reference: Some(seconds[0] * 1000.0),
+        unit: "ms, against a table of ten files",
     }])
 }
