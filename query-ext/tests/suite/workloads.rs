@@ -24,7 +24,7 @@ async fn equal(schema: &str, queries: &str, tables: &[&str], least: usize) {
     assert!(!server.crashed(), "{}", server.log());
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
     assert!(whole >= least, "only {whole} are answered by DuckDB alone, not {not:#?}");
-    assert!(worker.behaviour.pruned.load(Ordering::SeqCst) > 0, "no query has said which rows count");
+    assert!(worker.behaviour.left_out.load(Ordering::SeqCst) > 0, "no query has said which rows count");
 }
 
 #[tokio::test]

@@ -39,10 +39,12 @@ struct Stored {
 
 impl Served {
     /// The table as it is pinned for a query.
-    fn pinned(&self, relation: u32, wanted: &Alternatives) -> (PinnedTable, Section) {
+    fn pinned(&self, relation: u32, wanted: &Alternatives, behaviour: &Behaviour) -> (PinnedTable, Section) {
         let (mut files, mut section, mut pruned) = (Vec::new(), Section::default(), 0);
         for Stored { file, rows, deleted } in &self.files {
             let counts = rows_that_count(rows, &self.columns, wanted);
+            let left_out = counts.iter().filter(|counts| !**counts).count() as u64;
+            behaviour.left_out.fetch_add(left_out, Ordering::SeqCst);
             if !counts.is_empty() && !counts.contains(&true) {
                 pruned += 1;
                 continue;
@@ -75,8 +77,8 @@ pub(crate) struct Behaviour {
     pub(crate) last_lsn: AtomicU64,
     pub(crate) open: AtomicU64,
     pub(crate) tables_of_last_pin: AtomicU64,
-    /// Files that were left out so far, because no row of theirs counted.
-    pub(crate) pruned: AtomicU64,
+    /// Rows that were left out so far, because they did not count.
+    pub(crate) left_out: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -182,12 +184,10 @@ impl Worker {
             }
             let tables = self.tables.lock().unwrap();
             let pinned = relations.iter().enumerate().map(|(index, relation)| {
-                tables[relation].pinned(*relation, wanted.get(index).unwrap_or(&Alternatives::new()))
+                tables[relation].pinned(*relation, wanted.get(index).unwrap_or(&Alternatives::new()), &self.behaviour)
             });
             let (pinned, sections): (Vec<_>, Vec<_>) = pinned.unzip();
             drop(tables);
-            let pruned = pinned.iter().map(|table: &PinnedTable| table.pruned).sum();
-            self.behaviour.pruned.fetch_add(pruned, Ordering::SeqCst);
             let pin = Pin { lsn: min_lsn.unwrap_or(16), committed_lsn: 16, tables: pinned };
             let mut bytes = encode_header(&Response::Pinned(pin)).unwrap();
             for section in &sections {
