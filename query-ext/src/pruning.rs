@@ -6,6 +6,13 @@ use pgrx::prelude::*;
 use crate::literal::{EPOCH_DAYS, EPOCH_MICROS, elements};
 use crate::tree;
 
+/// Conditions on a table, and values in one, that the worker is told: it compares each with the bounds of each file, between two
+/// changes of the source.
+pub(crate) const MOST_CONDITIONS: usize = 32;
+const MOST_VALUES: usize = 100;
+/// Files' bounds of texts are shorter than that.
+const LONGEST_TEXT: usize = 1024;
+
 /// Types that are compared with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -33,7 +40,7 @@ pub(crate) fn family(oid: pg_sys::Oid) -> Option<Family> {
 }
 
 /// The values of a datum, or of the elements of an array, NULLs aside: of none a comparison is true. `None`: one of them is no
-/// value of a file's (an infinite date, a number with more digits than the column's).
+/// value of a file's (an infinite date, a number with more digits than the column's), or they are too many.
 ///
 /// # Safety
 /// `value` is a datum of type `oid`, unless it is NULL.
@@ -52,8 +59,12 @@ pub(crate) unsafe fn values(
         if element == pg_sys::Oid::INVALID {
             return Some(vec![one(value, oid, scale)?]);
         }
-        let known = elements(value, element).into_iter().filter(|(_, is_null)| !is_null);
-        known.map(|(value, _)| one(value, element, scale)).collect()
+        let mut known = elements(value, element);
+        known.retain(|(_, is_null)| !is_null);
+        if known.len() > MOST_VALUES {
+            return None;
+        }
+        known.into_iter().map(|(value, _)| one(value, element, scale)).collect()
     }
 }
 
@@ -76,7 +87,7 @@ unsafe fn one(value: pg_sys::Datum, oid: pg_sys::Oid, scale: Option<u8>) -> Opti
             pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => micros(i64::from_datum(value, false)?),
             pg_sys::TEXTOID | pg_sys::VARCHAROID => {
                 let text = tree::taken(pg_sys::text_to_cstring(value.cast_mut_ptr()))?;
-                Some(Value::Text(text))
+                (text.len() <= LONGEST_TEXT).then_some(Value::Text(text))
             }
             pg_sys::UUIDOID => {
                 let bytes = value.cast_mut_ptr::<[u8; 16]>().read_unaligned();

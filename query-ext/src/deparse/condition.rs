@@ -75,6 +75,9 @@ impl Deparser {
             let SourceKind::Table { table, .. } = self.scopes.last()?.sources.get(&var.varno)?.kind else {
                 return None;
             };
+            if self.tables[table].conditions.len() >= pruning::MOST_CONDITIONS {
+                return None;
+            }
             let comparison = match built_in(operator).ok()?.as_str() {
                 "=" => Comparison::Equal,
                 "<" => Comparison::Less,

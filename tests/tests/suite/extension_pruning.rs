@@ -136,6 +136,16 @@ async fn files_without_a_row_that_counts_are_left_out_and_every_answer_is_the_he
             ensure!(files(&client, &execute).await?.1 >= 10, "{execute}");
         }
         ensure!(rows(&client, "EXECUTE by_id(NULL, '{3500}')").await?[0].as_deref() == Some("0"));
+        // A condition may be longer than anybody wants to send.
+        let ids: Vec<String> = (0..200_000).map(|id| (7 * id).to_string()).collect();
+        for condition in [
+            format!("id IN ({})", ids.join(", ")),
+            format!("plain <> '{0}' AND name = '{0}'", "x".repeat(5_000_000)),
+        ] {
+            let sql = |table: &str| format!("SELECT count(*), sum(id) FROM {table} WHERE {condition}");
+            let (heap, lake) = (rows(&client, &sql("t")).await?, rows(&client, &sql("lake.t")).await?);
+            ensure!(heap == lake, "{heap:?} by the heap, {lake:?} from the lake of {condition:.40}");
+        }
         // Rows that are fresh, moved or deleted.
         client
             .batch_execute(
