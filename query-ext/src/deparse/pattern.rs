@@ -42,7 +42,9 @@ impl Deparser {
                     quoted(&pattern)
                 }
             };
-            Ok(truth(Sql::from("(") + operand.sql + word + &pattern + " ESCAPE '\\')"))
+            // Without an escape it means the same, and DuckDB compiles the pattern once.
+            let escape = if pattern.contains('\\') { " ESCAPE '\\')" } else { ")" };
+            Ok(truth(Sql::from("(") + operand.sql + word + &pattern + escape))
         }
     }
 
