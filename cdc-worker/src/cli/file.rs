@@ -36,6 +36,9 @@ const TIER_FILES: RangeInclusive<usize> = 2..=64;
 /// The current one is always there. All are in the table's metadata, which each commit writes anew: some 900 bytes each.
 const SNAPSHOTS: RangeInclusive<usize> = 1..=10_000;
 
+/// More would keep what nobody needs for ever: whoever reads for longer wants the snapshot itself, by its age.
+const MOST_GRACE: Duration = Duration::from_hours(366 * 24);
+
 /// The longest path that a socket can have; a longer one is no default.
 const LONGEST_SOCKET: usize = 107;
 
@@ -347,6 +350,9 @@ fn retention(keys: &RetentionKeys) -> Result<Retention, Error> {
         return Err(config_error(format!("retention.snapshots = {snapshots}")).with_hint("between 1 and 10000"));
     }
     let (age, grace) = (keys.age.unwrap_or(default.age), keys.grace.unwrap_or(default.grace));
+    if grace > MOST_GRACE {
+        return Err(config_error("retention.grace is more than a year".to_owned()).with_hint("at most \"366days\""));
+    }
     Ok(Retention { age, snapshots, grace })
 }
 
@@ -461,9 +467,9 @@ mod tests {
         let set_all = set("age = '2h'\nsnapshots = 7\ngrace = '0s'").unwrap().0.retention;
         let hours = Duration::from_secs(7200);
         assert_eq!(set_all, Retention { age: hours, snapshots: 7, grace: Duration::ZERO });
-        for wrong in ["snapshots = 0", "snapshots = 10001"] {
+        for wrong in ["snapshots = 0", "snapshots = 10001", "grace = '1000000years'"] {
             let error = set(wrong).unwrap_err();
-            assert!(error.report().contains("retention.snapshots") && error.hint().is_some(), "{wrong}");
+            assert!(error.report().contains("retention.") && error.hint().is_some(), "{wrong}");
         }
     }
 

@@ -12,8 +12,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::serve::Leases;
 
-/// Commits that wait for the task. More than come while it looks once; what is left out is found as strays are.
-const QUEUE: usize = 1024;
+/// Commits that wait for the task: more than come while it looks once, and each has its tables' metadata, some 100 KB. What is
+/// left out stays until the next worker looks for strays.
+const QUEUE: usize = 256;
 
 /// When files are tried again that somebody reads, or the store did not remove.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -54,9 +55,7 @@ impl Sweeper {
         match sender.try_send(work) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                tracing::warn!(
-                    "files cannot be removed as fast as commits come; some stay until strays are looked for"
-                );
+                tracing::warn!("files cannot be removed as fast as commits come; some stay until the next start");
             }
             // It panicked, and has left files behind. That is no reason to leave more.
             Err(TrySendError::Closed(work)) => {

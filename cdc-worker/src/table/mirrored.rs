@@ -301,8 +301,7 @@ impl MirroredTable {
         }
         let staged = self.staged_paths();
         if self.before_truncate.is_none() {
-            let all = Alternatives::new();
-            self.before_truncate = Some(self.committed_files(&Pruning::new(&self.spec, &all)));
+            self.before_truncate = Some(self.committed_files(&Pruning::default()));
         }
         self.give_up_compaction()?;
         self.files.clear();

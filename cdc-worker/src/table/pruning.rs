@@ -34,7 +34,8 @@ pub(super) fn ranges(bounds: &[ColumnBounds]) -> Arc<[Range]> {
     bounds.iter().map(range).collect()
 }
 
-/// Which files of a table may have rows that count.
+/// Which files of a table may have rows that count; by default all.
+#[derive(Default)]
 pub(super) struct Pruning<'a> {
     /// Each with the column that it is of. Without any, all files may.
     wanted: Vec<Vec<(i32, &'a Condition)>>,

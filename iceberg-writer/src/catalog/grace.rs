@@ -28,6 +28,11 @@ impl Superfluous {
         }
     }
 
+    /// Whether a file waits for its time.
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.in_grace.iter().any(|(_, files)| files.contains(file))
+    }
+
     /// Adds files that may go at once.
     pub(super) fn may_go(&mut self, files: impl IntoIterator<Item = String>) {
         self.due.extend(files);
@@ -66,6 +71,7 @@ mod tests {
         superfluous.may_go(files(&["d"]));
         assert_eq!(superfluous.take_due(begin), files(&["d"]));
         assert_eq!(superfluous.next(), Some(begin + grace));
+        assert!(superfluous.has("c") && !superfluous.has("d"));
         assert_eq!(superfluous.take_due(begin + grace), files(&["a"]));
         superfluous.may_go(files(&["a"]));
         assert_eq!(superfluous.take_due(begin + grace + second), files(&["a", "b", "c"]));

@@ -65,11 +65,14 @@ impl MirrorCatalog {
         for entry in load_live_entries(&self.warehouse, &manifests).await? {
             strays.remove(entry.file_path());
         }
+        let mut superfluous = lock(&self.superfluous);
+        // Those that an earlier look has found.
+        strays.retain(|path| !superfluous.has(path));
         let files = strays.len();
         if files > 0 {
             info!(table = table.full_name(), files, "found what earlier workers left behind");
         }
-        lock(&self.superfluous).put_off(strays, Instant::now(), self.retention.grace);
+        superfluous.put_off(strays, Instant::now(), self.retention.grace);
         Ok(files)
     }
 

@@ -124,6 +124,9 @@ async fn files_without_a_row_that_counts_are_left_out_and_every_answer_is_the_he
         client.batch_execute("UPDATE t SET d = '2024-01-01' WHERE id % 500 = 0").await?;
         client.batch_execute(FLUSH).await?;
         compare(&client, true).await?;
+        client.batch_execute("SET lake.freshness = 'committed'").await?;
+        compare(&client, true).await?;
+        client.batch_execute("SET lake.freshness = 'session'").await?;
         // All of a file's bytes are read or none.
         let (all, none, bytes) = files(&client, "SELECT sum(id) FROM lake.t").await?;
         let (few, pruned, read) = files(&client, "SELECT sum(id) FROM lake.t WHERE id = 3500").await?;
