@@ -3,6 +3,8 @@
 //! Invariant: rows come from one of the two, never both. Until the first row is out, a failure of DuckDB turns the
 //! node to the plan against the source, if it has one; after it, a failure is an error. A query whose expressions can
 //! fail on a value has its rows held back until DuckDB is done, so such a failure always comes before the first row.
+//!
+//! What is read is settled when the execution begins ([`prepare`]), as its snapshot is; DuckDB starts with the first row.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use crate::fallback::{self, Reason};
 use crate::lake_plan::LakePlan;
 use crate::literal::{list, literal};
 use crate::pin::{PinFailure, Pinned};
+use crate::settings::{self, Freshness};
+use crate::snapshot::Snapshot;
 use crate::{convert, planner, tree};
 
 /// What a run was, for EXPLAIN ANALYZE.
@@ -34,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) deleted: u64,
     /// Rows that no file has.
     pub(crate) fresh: u64,
+    /// `lake.freshness` when it was pinned.
+    pub(crate) freshness: &'static str,
     /// How long the worker took.
     pub(crate) wait_ms: u64,
 }
@@ -73,8 +79,8 @@ pub(crate) struct Scan {
     pub(crate) heap: *mut pg_sys::PlanState,
     /// Where the rows of a chunk live.
     pub(crate) memory: pg_sys::MemoryContext,
-    /// The executor state, as the name of the execution.
-    pub(crate) execution: usize,
+    /// The snapshot of the execution.
+    pub(crate) snapshot: Snapshot,
     /// Who answers. Declared, and so dropped, before the pin: it leases the files of the rows.
     pub(crate) answer: Answer,
     /// Converted rows.
@@ -132,32 +138,53 @@ pub(crate) unsafe fn fetch(scan: &mut Scan) -> Result<(), lake_engine::Error> {
     Ok(())
 }
 
-/// Decides who answers, and gets the first rows.
+/// Settles what is read: a pin of the lake, or the heap.
 ///
 /// # Safety
-/// `node` is the scan's own.
-pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) {
+/// `node` is the scan's own, and has begun.
+pub(crate) unsafe fn prepare(scan: &mut Scan, node: *mut pg_sys::CustomScanState) {
     // SAFETY: the caller passes the scan's own node.
     unsafe {
-        if let Some(reason) = transaction_reason(&scan.plan.sources) {
+        if let Some(reason) = reason_against(&scan.plan) {
             if scan.heap.is_null() {
                 Error::state(format!("this plan reads the lake, and {reason}"))
                     .with_hint("run DISCARD PLANS, or query the source table")
                     .raise();
             }
-            return to_heap(scan, reason);
+            to_heap(scan, node, reason);
+        } else if let Err(failure) = pin(scan, node) {
+            fall_back(scan, node, failure);
         }
-        match lake(scan, node) {
-            Ok(()) => {}
-            Err(Failure::Raise(error)) => {
+    }
+}
+
+/// Gets the first rows.
+///
+/// # Safety
+/// As [`prepare`], which was called before.
+pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) {
+    // SAFETY: the caller passes the scan's own node.
+    unsafe {
+        if let Err(failure) = lake(scan, node) {
+            fall_back(scan, node, failure);
+        }
+    }
+}
+
+/// Turns to the heap, where it can answer; raises else.
+unsafe fn fall_back(scan: &mut Scan, node: *mut pg_sys::CustomScanState, failure: Failure) {
+    // SAFETY: the caller passes the scan's own node.
+    unsafe {
+        match failure {
+            Failure::Raise(error) => {
                 pgrx::check_for_interrupts!();
                 if !scan.plan.transparent || scan.heap.is_null() {
                     error.raise();
                 }
                 fallback::count(Reason::Worker);
-                to_heap(scan, error.message());
+                to_heap(scan, node, error.message());
             }
-            Err(Failure::Plan(reason)) => {
+            Failure::Plan(reason) => {
                 if scan.heap.is_null() {
                     Error::state("the lake cannot answer this query")
                         .with_detail(reason)
@@ -165,9 +192,9 @@ pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) 
                         .raise();
                 }
                 fallback::count(Reason::Pin);
-                to_heap(scan, &reason);
+                to_heap(scan, node, &reason);
             }
-            Err(Failure::Engine(error)) => {
+            Failure::Engine(error) => {
                 if error.kind() == ErrorKind::Cancelled || scan.heap.is_null() {
                     failed(&error);
                 }
@@ -178,20 +205,18 @@ pub(crate) unsafe fn start(scan: &mut Scan, node: *mut pg_sys::CustomScanState) 
                     ErrorKind::Pin => Reason::Pin,
                     ErrorKind::Query | ErrorKind::Cancelled => Reason::Query,
                 });
-                to_heap(scan, error.to_string().lines().next().unwrap_or("DuckDB failed"));
+                to_heap(scan, node, error.to_string().lines().next().unwrap_or("DuckDB failed"));
             }
-        }
-        if let (Answer::Heap, heap) = (&scan.answer, scan.heap) {
-            // Visible to EXPLAIN and to the executor's walkers from here on.
-            (*node).custom_ps = tree::list_of(&[heap]);
         }
     }
 }
 
-fn to_heap(scan: &mut Scan, reason: &str) {
+unsafe fn to_heap(scan: &mut Scan, node: *mut pg_sys::CustomScanState, reason: &str) {
     scan.answer = Answer::Heap;
     scan.pinned = None;
     scan.report = Report { heap: Some(reason.to_owned()), ..Report::default() };
+    // SAFETY: the caller passes the scan's own node. Visible to EXPLAIN and to the executor's walkers from here on.
+    unsafe { (*node).custom_ps = tree::list_of(&[scan.heap]) };
 }
 
 /// Why DuckDB gave no rows.
@@ -201,39 +226,56 @@ enum Failure {
     Engine(lake_engine::Error),
 }
 
+/// The values that go into the SQL.
+type Values = Vec<(pg_sys::Datum, bool, pg_sys::Oid)>;
+
+/// Evaluates the values that go into the SQL.
+unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Values {
+    let one = |value: &*mut pg_sys::ExprState| {
+        // SAFETY: the caller passes the scan's own node, whose begin has prepared the expressions.
+        unsafe {
+            let evaluate = (**value).evalfunc?;
+            let mut is_null = false;
+            let datum = evaluate(*value, (*node).ss.ps.ps_ExprContext, &raw mut is_null);
+            Some((datum, is_null, pg_sys::exprType((**value).expr.cast::<pg_sys::Node>())))
+        }
+    };
+    scan.values.iter().filter_map(one).collect()
+}
+
+/// Takes the pin.
+unsafe fn pin(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<(), Failure> {
+    // The values of scans that share their statement with others may be those of an outer row, which is not there yet.
+    // SAFETY: the caller passes the scan's own node.
+    let values = if scan.plan.alone { unsafe { values(scan, node) } } else { Values::new() };
+    let wanted = scan.plan.wanted(|place, scale| {
+        let (datum, is_null, oid) = *values.get(place)?;
+        // SAFETY: a value of that type.
+        unsafe { crate::pruning::values(datum, is_null, oid, scale) }
+    });
+    let pinned = Pinned::of(&scan.snapshot, &scan.plan.sources, wanted).map_err(|failure| match failure {
+        PinFailure::Refused(error) => Failure::Raise(error),
+        PinFailure::Unusable(error) => Failure::Engine(error),
+    })?;
+    scan.pinned = Some(pinned);
+    Ok(())
+}
+
 unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<(), Failure> {
     // SAFETY: the caller passes the scan's own node.
     unsafe {
-        let mut literals = Vec::new();
-        let mut datums = Vec::new();
-        for value in &scan.values {
-            let context = (*node).ss.ps.ps_ExprContext;
-            let mut is_null = false;
-            let Some(evaluate) = (**value).evalfunc else { continue };
-            let datum = evaluate(*value, context, &raw mut is_null);
-            let oid = pg_sys::exprType((**value).expr.cast::<pg_sys::Node>());
-            datums.push((datum, is_null, oid));
+        let literal_of = |(datum, is_null, oid)| {
             let element = pg_sys::get_element_type(oid);
             let text = if element == pg_sys::Oid::INVALID {
                 literal(datum, is_null, oid).map(|(text, _)| text)
             } else {
                 list(datum, is_null, element)
             };
-            literals.push(text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))?);
-        }
-        let pinned = match &scan.pinned {
-            Some(pinned) => Rc::clone(pinned),
-            None => {
-                let execution = (!scan.plan.alone).then_some(scan.execution);
-                let wanted = scan.plan.wanted(|place, scale| {
-                    let (datum, is_null, oid) = *datums.get(place)?;
-                    crate::pruning::values(datum, is_null, oid, scale)
-                });
-                Pinned::of_execution(execution, &scan.plan.sources, wanted).map_err(|failure| match failure {
-                    PinFailure::Refused(error) => Failure::Raise(error),
-                    PinFailure::Unusable(error) => Failure::Engine(error),
-                })?
-            }
+            text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))
+        };
+        let literals: Vec<String> = values(scan, node).into_iter().map(literal_of).collect::<Result<_, _>>()?;
+        let Some(pinned) = scan.pinned.as_ref().map(Rc::clone) else {
+            return Err(Failure::Plan("the scan has no pin".into()));
         };
         let mut tables = Vec::new();
         let mut scans = Vec::new();
@@ -244,7 +286,12 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
         }
         let sql = scan.plan.sql.render(&mut |index| tables[index].clone(), &mut |index| literals[index].clone());
         let delivery = if scan.plan.throws { Delivery::Complete } else { Delivery::Streaming };
-        let rows = pinned.engine.query(&sql, delivery, scans).map_err(Failure::Engine)?;
+        let rows = if (*node).ss.ps.instrument.is_null() {
+            pinned.engine.query(&sql, delivery, scans)
+        } else {
+            pinned.engine.observe(&sql, delivery, scans)
+        }
+        .map_err(Failure::Engine)?;
         if rows.kinds().len() != scan.plan.outputs.len().max(1) {
             return Err(Failure::Plan("DuckDB delivered another number of columns".into()));
         }
@@ -256,22 +303,25 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
             bytes: pinned.bytes,
             deleted: pinned.deleted,
             fresh: pinned.fresh,
+            freshness: scan.snapshot.freshness().word(),
             wait_ms: u64::try_from(pinned.waited.as_millis()).unwrap_or(u64::MAX),
         };
-        scan.pinned = Some(pinned);
         scan.answer = Answer::Lake(rows);
         scan.batch = Batch::default();
         fetch(scan).map_err(Failure::Engine)
     }
 }
 
-/// Why this transaction may not read the lake, if so. The plan may be older than the transaction.
-fn transaction_reason(sources: &[u32]) -> Option<&'static str> {
+/// Why the lake may not be read now, if so. The plan may be older than the transaction, and than the settings.
+fn reason_against(plan: &LakePlan) -> Option<&'static str> {
     if planner::uses_xact_snapshot() {
         return Some("the transaction has a snapshot of its own");
     }
-    if planner::has_xid() && sources.iter().any(|source| written(pg_sys::Oid::from(*source))) {
+    if planner::has_xid() && plan.sources.iter().any(|source| written(pg_sys::Oid::from(*source))) {
         return Some("the transaction has written to the table");
+    }
+    if plan.mixed && settings::freshness() == Freshness::strict {
+        return Some("other tables beside it, and lake.freshness is strict");
     }
     None
 }

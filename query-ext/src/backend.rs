@@ -79,9 +79,10 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
     ENGINE.with_borrow_mut(|engine| {
         if let Some(open) = engine {
             let now = open.settings();
-            let same = now.memory_mb == settings::engine_memory()
-                && now.threads == settings::engine_threads()
+            let same = now.memory_mb == settings::memory_limit()
+                && now.threads == settings::threads()
                 && now.temp_directory == spill
+                && now.temp_mb == settings::temp_limit()
                 && (store.is_none() || now.store == store);
             if same && directories.iter().all(|directory| now.allowed_directories.contains(directory)) {
                 return Ok(Rc::clone(open));
@@ -99,9 +100,10 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
             unsafe { pg_sys::on_proc_exit(Some(close), pg_sys::Datum::from(0)) };
         }
         let opened = Rc::new(Engine::open(Settings {
-            memory_mb: settings::engine_memory(),
-            threads: settings::engine_threads(),
+            memory_mb: settings::memory_limit(),
+            threads: settings::threads(),
             temp_directory: spill,
+            temp_mb: settings::temp_limit(),
             allowed_directories: directories,
             store,
             cancelled,

@@ -2,17 +2,23 @@
 
 use std::ffi::{CStr, CString};
 
+use lake_engine::Peak;
 use pgrx::prelude::*;
 
 use crate::answer::Report;
 use crate::lake_plan::LakePlan;
-use crate::pin;
+use crate::{pin, settings};
 
-/// Writes the lines of a scan. Without ANALYZE the worker is asked what it would read, without waiting.
+/// Writes the lines of a scan, bytes where nothing else is said. Without ANALYZE the worker is asked what it would read, without waiting.
 ///
 /// # Safety
 /// `state` is the state of an EXPLAIN.
-pub(crate) unsafe fn write(plan: &LakePlan, report: Option<&Report>, state: *mut pg_sys::ExplainState) {
+pub(crate) unsafe fn write(
+    plan: &LakePlan,
+    report: Option<&Report>,
+    peak: Option<Peak>,
+    state: *mut pg_sys::ExplainState,
+) {
     // SAFETY: per the contract; the texts are copied by the callee.
     unsafe {
         let text = |label: &CStr, value: &str| {
@@ -40,10 +46,16 @@ pub(crate) unsafe fn write(plan: &LakePlan, report: Option<&Report>, state: *mut
                 number(c"Bytes", report.bytes);
                 number(c"Deleted Positions", report.deleted);
                 number(c"Fresh Rows", report.fresh);
+                text(c"Freshness", report.freshness);
                 number(c"Wait ms", report.wait_ms);
+            }
+            if let Some(peak) = peak {
+                number(c"Engine Memory", peak.memory);
+                number(c"Engine Spilled", peak.spilled);
             }
             return;
         }
+        text(c"Freshness", settings::freshness().word());
         // What a parameter will be is not known.
         match pin::peek(&plan.sources, plan.wanted(|_, _| None)) {
             Ok(pin) => {

@@ -116,7 +116,7 @@ unsafe extern "C-unwind" fn plan_path(
         let (mut deparser, from) = Deparser::over_table(varno, (*rte).relid);
         let mut sent = Vec::new();
         let mut local: *mut pg_sys::List = std::ptr::null_mut();
-        let Some(planner::ByScans { sources, reason }) = planner::planning() else {
+        let Some(planner::ByScans { sources, reason, mixed }) = planner::planning() else {
             Error::state("a scan of the lake outside of a statement").raise();
         };
         let mut not_pushed = vec![reason];
@@ -174,6 +174,7 @@ unsafe extern "C-unwind" fn plan_path(
             transparent: false,
             // The pin is for the scans beside it, too.
             alone: false,
+            mixed,
             not_pushed,
         };
         let scan = tree::make::<pg_sys::CustomScan>(pg_sys::NodeTag::T_CustomScan);

@@ -167,6 +167,8 @@ pub(crate) struct LakePlan {
     pub(crate) transparent: bool,
     /// It is all that the statement reads of the lake, so that its pin may leave files out.
     pub(crate) alone: bool,
+    /// Whether the statement reads tables beside the lake, which are as of another moment.
+    pub(crate) mixed: bool,
     /// Why not more of the query went to DuckDB: the whole of it, its filters, its order.
     pub(crate) not_pushed: Vec<String>,
 }

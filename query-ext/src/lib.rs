@@ -12,7 +12,8 @@
 //! Invariants:
 //! - **Same answer.** Only what [`deparse`] has on its list is sent; unknown means not sent. A failure of DuckDB before
 //!   the first row runs the heap's plan, which is kept beside, so errors are those of Postgres ([`answer`]).
-//! - **One LSN.** All scans of a statement read from one pin ([`pin`]).
+//! - **One LSN.** All scans of a statement read from one pin ([`pin`]), and so do the functions in it that see what it sees
+//!   ([`snapshot`]).
 //! - **Privileges of the source**, column by column, and its row-level security ([`security`]).
 //! - **Never stale in silence.** A pin that cannot be had is an error, not an older answer.
 
@@ -41,6 +42,7 @@ mod pruning;
 mod room;
 mod security;
 mod settings;
+mod snapshot;
 mod store;
 mod tree;
 mod version;

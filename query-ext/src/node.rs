@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use crate::answer::{self, Answer, Batch, Scan};
 use crate::lake_plan::LakePlan;
+use crate::snapshot::Snapshot;
 use crate::tree;
 
 struct ScanMethods(pg_sys::CustomScanMethods);
@@ -91,7 +92,7 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
                 8 << 10,
                 8 << 20,
             ),
-            execution: estate as usize,
+            snapshot: Snapshot::of(estate),
             answer: Answer::None,
             batch: Batch::default(),
             pinned: None,
@@ -104,6 +105,10 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
         (*callback).func = Some(release);
         (*callback).arg = state.cast();
         pg_sys::MemoryContextRegisterResetCallback((*estate).es_query_cxt, callback);
+        if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() == 0 {
+            // Now, as the snapshot was taken now: the rows of a cursor are fetched later.
+            answer::prepare(&mut *(*state).scan, node);
+        }
     }
 }
 
@@ -256,6 +261,7 @@ unsafe extern "C-unwind" fn explain(
     unsafe {
         let scan = &*(*node.cast::<LakeScanState>()).scan;
         let report = !matches!(scan.answer, Answer::None);
-        crate::explain::write(&scan.plan, report.then_some(&scan.report), state);
+        let peak = if let Answer::Lake(rows) = &scan.answer { rows.peak() } else { None };
+        crate::explain::write(&scan.plan, report.then_some(&scan.report), peak, state);
     }
 }

@@ -1,12 +1,11 @@
 //! The pin: what the worker gave this statement to read, for all of its tables at one LSN.
 //!
-//! Invariant: all scans of one execution share one pin, so they read one state of the source. The worker keeps the files
+//! Invariant: all scans of one snapshot share one pin, so they read one state of the source. The worker keeps the files
 //! for as long as the connection is open, and the connection is open as long as this lives.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::error::{Error, sqlstate};
 use crate::lake_plan::PlanTable;
 use crate::literal::stored_type;
 use crate::settings::{self, Freshness};
+use crate::snapshot::{self, Snapshot};
 
 /// Bytes of a WAL page, and of the headers of a page and of a segment's first page.
 const PAGE: u64 = 8192;
@@ -56,27 +56,16 @@ pub(crate) enum PinFailure {
     Unusable(lake_engine::Error),
 }
 
-thread_local! {
-    /// Pins of running statements, by the address of their executor state.
-    static PINS: RefCell<Vec<(usize, Weak<Pinned>)>> = const { RefCell::new(Vec::new()) };
-}
-
 impl Pinned {
-    /// The pin of an execution, taken by the first of its scans; or that of a scan which is the only one of its execution, of
-    /// the rows that count alone.
+    /// The pin of a snapshot, taken by the first who reads by it. `wanted`, when the one scan of a statement says which rows count:
+    /// the pin is its own then, of those.
     ///
     /// # Errors
     /// See [`PinFailure`].
-    pub(crate) fn of_execution(
-        execution: Option<usize>,
-        sources: &[u32],
-        wanted: Vec<Alternatives>,
-    ) -> Result<Rc<Self>, PinFailure> {
-        let known = PINS.with_borrow_mut(|pins| {
-            pins.retain(|(_, pin)| pin.strong_count() > 0);
-            pins.iter().find(|(owner, _)| Some(*owner) == execution).and_then(|(_, pin)| pin.upgrade())
-        });
-        if let Some(pin) = known.filter(|known| sources.iter().all(|source| known.scans.contains_key(source))) {
+    pub(crate) fn of(snapshot: &Snapshot, sources: &[u32], wanted: Vec<Alternatives>) -> Result<Rc<Self>, PinFailure> {
+        let wanted = if snapshot.is_shared() { Vec::new() } else { wanted };
+        let is_all = wanted.iter().all(Vec::is_empty);
+        if is_all && let Some(pin) = snapshot::pin_of(snapshot, sources) {
             return Ok(pin);
         }
         let (client, pin, sections, waited) =
@@ -100,10 +89,15 @@ impl Pinned {
         let scans = tables.into_iter().map(|(relation, table)| (relation, Arc::new(engine.admit(table)))).collect();
         let pinned =
             Rc::new(Self { pin, scans, engine, files, pruned, bytes, deleted, fresh, waited, _client: client });
-        if let Some(execution) = execution {
-            PINS.with_borrow_mut(|pins| pins.push((execution, Rc::downgrade(&pinned))));
+        if is_all {
+            snapshot::keep(snapshot, &pinned);
         }
         Ok(pinned)
+    }
+
+    /// Whether it has these tables.
+    pub(crate) fn has(&self, sources: &[u32]) -> bool {
+        sources.iter().all(|source| self.scans.contains_key(source))
     }
 
     /// The LSN of the answer.

@@ -2,18 +2,20 @@
 //!
 //! A query without a marker costs one look at its range table. One with markers is planned against the sources first;
 //! that plan carries the privileges, the locks and the invalidation, and answers whatever the lake may not: statements
-//! that write or lock, that read other tables too (two snapshots would not be one), transactions with a snapshot of
-//! their own or with writes of their own.
+//! that write or lock, that read other tables too (two snapshots would not be one: only where lake.freshness allows older rows
+//! anyway are the scans of the lake sent), transactions with a snapshot of their own or with writes of their own.
 
 use std::cell::RefCell;
 use std::ffi::c_char;
 
 use pgrx::prelude::*;
 
+use crate::deparse::NotSent;
 use crate::error::Error;
 use crate::marker::{self, Marker, Relations};
+use crate::settings::{self, Freshness};
 use crate::whole::Whole;
-use crate::{settings, tree, version};
+use crate::{tree, version};
 
 /// UTF-8, as `pg_enc` numbers it.
 const PG_UTF8: i32 = 6;
@@ -32,6 +34,8 @@ pub(crate) struct ByScans {
     pub(crate) sources: Vec<u32>,
     /// Why it does not go to DuckDB whole.
     pub(crate) reason: String,
+    /// Whether it reads other tables too.
+    pub(crate) mixed: bool,
 }
 
 /// The statement whose scans are being planned.
@@ -141,7 +145,13 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
             pgrx::debug1!("lake: the heap answers: {reason}");
             return heap;
         }
-        let reason = match Whole::split(tree::copy(query), &sources, call.params) {
+        let mixed = relations.others;
+        let split = if mixed {
+            NotSent::because("the statement reads other tables too")
+        } else {
+            Whole::split(tree::copy(query), &sources, call.params)
+        };
+        let reason = match split {
             Ok(whole) => {
                 let stmt = if whole.limits() {
                     (*heap_query).limitCount = std::ptr::null_mut();
@@ -163,7 +173,7 @@ unsafe fn plan_markers(query: *mut pg_sys::Query, call: &Call) -> *mut pg_sys::P
             return heap;
         }
         let before = PLANNING.with_borrow(Vec::clone);
-        PLANNING.with_borrow_mut(|stack| stack.push(ByScans { sources: sources.clone(), reason }));
+        PLANNING.with_borrow_mut(|stack| stack.push(ByScans { sources: sources.clone(), reason, mixed }));
         let guard = Restore(before);
         let scans = call.plan(query);
         drop(guard);
@@ -228,7 +238,7 @@ pub(crate) unsafe fn heap_reason(relations: &Relations) -> Option<&'static str> 
         [
             (!settings::pushdown(), "lake.pushdown is off"),
             (relations.writes, "the statement writes or locks rows"),
-            (relations.others, "the statement reads other tables too"),
+            (relations.others && settings::freshness() == Freshness::strict, "the statement reads other tables too"),
             (uses_xact_snapshot(), "the transaction has a snapshot of its own"),
             (has_xid(), "the transaction has written"),
             (pg_sys::RecoveryInProgress(), "the server is a standby"),

@@ -36,8 +36,9 @@ static ACCELERATE_COST: GucSetting<f64> = GucSetting::<f64>::new(10_000.0);
 static FRESHNESS: GucSetting<Freshness> = GucSetting::<Freshness>::new(Freshness::strict);
 static FRESHNESS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static PUSHDOWN: GucSetting<bool> = GucSetting::<bool>::new(true);
-static ENGINE_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512);
-static ENGINE_THREADS: GucSetting<i32> = GucSetting::<i32>::new(2);
+static MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(512);
+static THREADS: GucSetting<i32> = GucSetting::<i32>::new(2);
+static TEMP_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10 << 10);
 static TEMP_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
@@ -89,20 +90,20 @@ pub(crate) fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
-        c"lake.engine_memory",
+        c"lake.memory_limit",
         c"Memory of the embedded DuckDB of a session; what does not fit is spilled to lake.temp_directory.",
         c"",
-        &ENGINE_MEMORY,
+        &MEMORY_LIMIT,
         32,
         1 << 20,
         GucContext::Suset,
         GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
-        c"lake.engine_threads",
+        c"lake.threads",
         c"Threads of the embedded DuckDB of a session.",
         c"",
-        &ENGINE_THREADS,
+        &THREADS,
         1,
         256,
         GucContext::Suset,
@@ -115,6 +116,16 @@ pub(crate) fn define() {
         &TEMP_DIRECTORY,
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"lake.temp_limit",
+        c"How much the embedded DuckDB of a session may spill; 0: it may not.",
+        c"A query that needs more is the heap's, where the heap can answer.",
+        &TEMP_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
     );
 }
 
@@ -133,6 +144,17 @@ pub(crate) fn accelerate_cost() -> f64 {
     ACCELERATE_COST.get()
 }
 
+impl Freshness {
+    /// The setting's value.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::strict => "strict",
+            Self::session => "session",
+            Self::committed => "committed",
+        }
+    }
+}
+
 /// `lake.freshness`.
 pub(crate) fn freshness() -> Freshness {
     FRESHNESS.get()
@@ -148,17 +170,22 @@ pub(crate) fn pushdown() -> bool {
     PUSHDOWN.get()
 }
 
-/// `lake.engine_memory`, in megabytes.
-pub(crate) fn engine_memory() -> u32 {
-    u32::try_from(ENGINE_MEMORY.get()).unwrap_or(512)
+/// `lake.memory_limit`, in megabytes.
+pub(crate) fn memory_limit() -> u32 {
+    u32::try_from(MEMORY_LIMIT.get()).unwrap_or(512)
 }
 
-/// `lake.engine_threads`.
-pub(crate) fn engine_threads() -> u32 {
-    u32::try_from(ENGINE_THREADS.get()).unwrap_or(1)
+/// `lake.threads`.
+pub(crate) fn threads() -> u32 {
+    u32::try_from(THREADS.get()).unwrap_or(1)
 }
 
 /// `lake.temp_directory`, when it is set.
 pub(crate) fn temp_directory() -> Option<String> {
     TEMP_DIRECTORY.get().and_then(|path| path.into_string().ok()).filter(|path| !path.is_empty())
+}
+
+/// `lake.temp_limit`, in megabytes.
+pub(crate) fn temp_limit() -> u32 {
+    u32::try_from(TEMP_LIMIT.get()).unwrap_or(0)
 }

@@ -114,7 +114,17 @@ impl Whole {
                 .collect();
             let Deparser { tables, values, throws, .. } = deparser;
             let sources = sources.to_vec();
-            let plan = LakePlan { sql, tables, sources, outputs, throws, not_pushed, transparent: false, alone: true };
+            let plan = LakePlan {
+                sql,
+                tables,
+                sources,
+                outputs,
+                throws,
+                not_pushed,
+                transparent: false,
+                alone: true,
+                mixed: false,
+            };
             let targets = tree::list_of(&targets);
             Ok(Self { plan, columns, values, targets, qual, sorts, limits, query })
         }

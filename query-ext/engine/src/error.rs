@@ -67,8 +67,10 @@ impl Error {
     /// What to do about it, when there is something.
     pub fn hint(&self) -> Option<&'static str> {
         match self.kind {
-            ErrorKind::OutOfMemory => Some("Raise lake.engine_memory, or give lake.temp_directory more room."),
-            ErrorKind::Open => Some("Check lake.engine_memory, lake.engine_threads and lake.temp_directory."),
+            ErrorKind::OutOfMemory => {
+                Some("Raise lake.memory_limit, or lake.temp_limit where lake.temp_directory has room.")
+            }
+            ErrorKind::Open => Some("Check lake.memory_limit, lake.threads and lake.temp_directory."),
             ErrorKind::Store => Some(
                 "Queries of an object store need lake.warehouse = 's3://…', a key in lake.store_access_key_id and \
                  lake.store_secret_access_key_file, and the extension's whole installation.",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libduckdb_sys as ffi;
 
+use crate::account::{Accountant, Lent};
 use crate::error::{Error, ErrorKind, text_of};
 use crate::rows::{Delivery, Rows};
 use crate::scan::{PinnedScan, ScanTable};
@@ -23,6 +24,8 @@ pub struct Settings {
     pub threads: u32,
     /// Where queries spill.
     pub temp_directory: String,
+    /// How much they may spill, in megabytes.
+    pub temp_mb: u32,
     /// The only directories whose files can be read.
     pub allowed_directories: Vec<String>,
     /// The object store that some of them are in.
@@ -36,6 +39,7 @@ pub struct Settings {
 pub struct Engine {
     settings: Settings,
     slots: Arc<Slots>,
+    accountant: Accountant,
     // Declared before the database: the watchdog must be gone when the connections are.
     watchdog: Arc<Watchdog>,
     database: Rc<Database>,
@@ -72,7 +76,7 @@ impl Connection {
         Ok(Self { raw, _database: Rc::clone(database) })
     }
 
-    fn execute(&self, sql: &str) -> Result<(), Error> {
+    pub(crate) fn execute(&self, sql: &str) -> Result<(), Error> {
         let sql = CString::new(sql).map_err(|_| Error::new(ErrorKind::Open, "NUL in a setting"))?;
         // SAFETY: a zeroed duckdb_result is what duckdb_query fills; it is destroyed on every path.
         unsafe {
@@ -112,12 +116,16 @@ impl Engine {
         for statement in functions::MACROS {
             connection.execute(statement)?;
         }
+        let accountant = Accountant::default();
+        accountant.employ(Connection::open(&database)?)?;
         if let Some(store) = &settings.store {
             store.admit(|statement| connection.execute(statement))?;
         }
         let directories: Vec<String> = settings.allowed_directories.iter().map(|path| quote(path)).collect();
         for statement in [
             "SET TimeZone = 'UTC'".into(),
+            // As an option of the opening it would be shown, and not be kept to.
+            format!("SET max_temp_directory_size = '{}MB'", settings.temp_mb),
             "SET parquet_metadata_cache = true".into(),
             // Data files never change once they are named.
             "SET validate_external_file_cache = 'NO_VALIDATION'".into(),
@@ -134,7 +142,7 @@ impl Engine {
         }
         let watchdog = Watchdog::start(settings.cancelled)
             .map_err(|error| Error::new(ErrorKind::Open, format!("could not start the watchdog thread: {error}")))?;
-        Ok(Self { settings, slots, watchdog: Arc::new(watchdog), database })
+        Ok(Self { settings, slots, accountant, watchdog: Arc::new(watchdog), database })
     }
 
     /// What it was opened with.
@@ -154,6 +162,27 @@ impl Engine {
     pub fn query(&self, sql: &str, delivery: Delivery, scans: Vec<Arc<PinnedScan>>) -> Result<Rows, Error> {
         // Signals stay as they are: the threads run already, and a cancel must reach this one.
         let connection = Connection::open(&self.database)?;
+        self.begin(connection.into(), sql, delivery, scans)
+    }
+
+    /// As [`Self::query`], and [`Rows::peak`] tells afterwards what it took; unless another such query still runs.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub fn observe(&self, sql: &str, delivery: Delivery, scans: Vec<Arc<PinnedScan>>) -> Result<Rows, Error> {
+        match self.accountant.lend() {
+            Some(connection) => self.begin(connection, sql, delivery, scans),
+            None => self.query(sql, delivery, scans),
+        }
+    }
+
+    fn begin(
+        &self,
+        connection: Lent,
+        sql: &str,
+        delivery: Delivery,
+        scans: Vec<Arc<PinnedScan>>,
+    ) -> Result<Rows, Error> {
         Rows::begin(connection, Arc::clone(&self.watchdog), self.settings.cancelled, sql, delivery, scans)
     }
 }

@@ -14,6 +14,7 @@
 //! * **A cancel is never lost.** While DuckDB has the thread, a watchdog asks the caller's `cancelled` every few
 //!   milliseconds and interrupts the connection (`watchdog`).
 
+mod account;
 mod chunk;
 mod deleted;
 mod error;
@@ -26,6 +27,7 @@ mod slot;
 mod store;
 mod watchdog;
 
+pub use account::Peak;
 pub use chunk::{Chunk, ColumnKind, Vector};
 pub use error::{Error, ErrorKind};
 pub use instance::{Engine, Settings};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use libduckdb_sys as ffi;
 
+use crate::account::{Lent, Peak};
 use crate::chunk::{Chunk, ColumnKind};
 use crate::error::{Error, ErrorKind};
-use crate::instance::Connection;
 use crate::scan::PinnedScan;
 use crate::watchdog::Watchdog;
 
@@ -30,7 +30,7 @@ pub struct Rows {
     kinds: Vec<ColumnKind>,
     // Fields drop in order: what follows must outlive the result.
     prepared: Prepared,
-    connection: Connection,
+    connection: Lent,
     watchdog: Arc<Watchdog>,
     _scans: Vec<Arc<PinnedScan>>,
 }
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Rows {
 
 impl Rows {
     pub(crate) fn begin(
-        connection: Connection,
+        connection: Lent,
         watchdog: Arc<Watchdog>,
         cancelled: fn() -> bool,
         sql: &str,
@@ -71,12 +71,12 @@ impl Rows {
         scans: Vec<Arc<PinnedScan>>,
     ) -> Result<Self, Error> {
         let text = CString::new(sql).map_err(|_| Error::new(ErrorKind::Query, "NUL in the SQL text"))?;
-        let call = watchdog.enter(connection.raw);
+        let call = watchdog.enter(connection.raw());
         let mut prepared = Prepared(std::ptr::null_mut());
         // SAFETY: the connection is open for the whole block; each handle is destroyed by its owner; error texts are
         // copied while their object lives.
         let result = unsafe {
-            let state = ffi::duckdb_prepare(connection.raw, text.as_ptr(), &raw mut prepared.0);
+            let state = ffi::duckdb_prepare(connection.raw(), text.as_ptr(), &raw mut prepared.0);
             if state != ffi::duckdb_state_DuckDBSuccess {
                 return Err(Error::of_duckdb(ErrorKind::Query, ffi::duckdb_prepare_error(prepared.0)));
             }
@@ -97,7 +97,7 @@ impl Rows {
                     return Err(Error::of_duckdb(ErrorKind::Query, ffi::duckdb_pending_error(pending.0)));
                 }
                 if cancelled() {
-                    ffi::duckdb_interrupt(connection.raw);
+                    ffi::duckdb_interrupt(connection.raw());
                     return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
                 }
                 if state == ffi::duckdb_pending_state_DUCKDB_PENDING_NO_TASKS_AVAILABLE {
@@ -123,13 +123,18 @@ impl Rows {
         &self.kinds
     }
 
+    /// What the query took, when it has come to its end and was asked to tell ([`crate::Engine::observe`]).
+    pub fn peak(&self) -> Option<Peak> {
+        self.connection.peak()
+    }
+
     /// The next rows; `None` after the last.
     ///
     /// # Errors
     /// [`ErrorKind::Query`], [`ErrorKind::OutOfMemory`] or [`ErrorKind::Cancelled`].
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>, Error> {
         debug_assert!(!self.prepared.0.is_null(), "prepared before the result was made");
-        let call = self.watchdog.enter(self.connection.raw);
+        let call = self.watchdog.enter(self.connection.raw());
         // SAFETY: the result is live. A null chunk means end or error, which the result's error text tells apart.
         let outcome = unsafe {
             let chunk = ffi::duckdb_fetch_chunk(self.result);

@@ -19,6 +19,7 @@ fn engine(directory: &std::path::Path, cancelled: fn() -> bool) -> Engine {
         memory_mb: 128,
         threads: 2,
         temp_directory: directory.join("spill").to_str().unwrap().into(),
+        temp_mb: 1024,
         allowed_directories: vec![directory.to_str().unwrap().into()],
         store: None,
         cancelled,

@@ -15,6 +15,7 @@ fn open(directory: &Path, allowed: &str, store: ObjectStore) -> Result<Engine, E
         memory_mb: 128,
         threads: 2,
         temp_directory: directory.join("spill").to_str().unwrap().into(),
+        temp_mb: 1024,
         allowed_directories: vec![allowed.into()],
         store: Some(store),
         cancelled: never,

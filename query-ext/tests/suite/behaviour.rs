@@ -4,34 +4,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::harness::ask::{ask, fails};
 use crate::harness::server::Server;
 use crate::harness::set_up;
 use crate::harness::worker::Worker;
-use tokio_postgres::{Client, SimpleQueryMessage};
-
-/// The first column of the last result, a line a row; or SQLSTATE, message and hint.
-async fn ask(client: &Client, sql: &str) -> Result<String, String> {
-    match client.simple_query(sql).await {
-        Ok(messages) => Ok(messages
-            .into_iter()
-            .filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
-                _ => None,
-            })
-            .collect::<Vec<_>>()
-            .join("\n")),
-        Err(error) => {
-            let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}")).clone();
-            Err(format!("{} {} | {}", error.code().code(), error.message(), error.hint().unwrap_or("")))
-        }
-    }
-}
-
-async fn fails(client: &Client, sql: &str, state: &str) -> String {
-    let error = ask(client, sql).await.expect_err(sql);
-    assert!(error.starts_with(state), "{sql}: {error}");
-    error
-}
+use tokio_postgres::Client;
 
 async fn by_heap(client: &Client, sql: &str) {
     let plan = ask(client, &format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
@@ -252,12 +229,32 @@ async fn explain(client: &Client, worker: &Worker) {
     assert_eq!(worker.behaviour.last_lsn.load(Ordering::SeqCst), 0, "a plain EXPLAIN waits for nothing");
     let plan =
         ask(client, "EXPLAIN (ANALYZE, VERBOSE) SELECT i2, avg(i4) FROM lake.t1 GROUP BY i2 ORDER BY 2").await.unwrap();
-    for part in ["Lake LSN: ", "Files: 2", "Fresh Rows: 2001", "Wait ms: ", "Sort Key"] {
+    for part in
+        ["Lake LSN: ", "Files: 2", "Fresh Rows: 2001", "Freshness: strict", "Wait ms: ", "Engine Memory: ", "Sort Key"]
+    {
         assert!(plan.contains(part), "no {part} in {plan}");
     }
     assert!(!plan.contains("Answered By"), "{plan}");
     let json = ask(client, "EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM lake.t1").await.unwrap();
-    assert!(json.contains("\"Fresh Rows\": 2001"), "{json}");
+    assert!(json.contains("\"Fresh Rows\": 2001") && json.contains("\"Engine Spilled\": 0"), "{json}");
+    // What would be spilled beyond the limit is the heap's.
+    let large = "EXPLAIN ANALYZE SELECT count(*), max(s) FROM (SELECT a.id, b.cs AS s,
+        row_number() OVER (ORDER BY b.cs, a.id, b.id ROWS UNBOUNDED PRECEDING) AS r FROM lake.t1 a, lake.t1 b WHERE a.id < 200) x WHERE r > 3";
+    let plan = ask(
+        client,
+        &format!("SET work_mem = '256MB'; SET lake.memory_limit = '32MB'; SET lake.temp_limit = 0; {large}"),
+    )
+    .await
+    .unwrap();
+    assert!(plan.contains("Answered By: heap (Out of Memory"), "{plan}");
+    let plan = ask(client, &format!("RESET lake.temp_limit; {large}")).await.unwrap();
+    let bytes = |label| -> u64 {
+        let line = plan.lines().find_map(|line| line.trim().strip_prefix(label));
+        line.unwrap_or_else(|| panic!("no {label} in {plan}")).parse().unwrap()
+    };
+    assert!(bytes("Engine Memory: ") > 16 << 20 && bytes("Engine Memory: ") < 80 << 20, "{plan}");
+    assert!(bytes("Engine Spilled: ") > 1 << 20 && !plan.contains("Answered By"), "{plan}");
+    client.batch_execute("RESET ALL").await.unwrap();
     let plan = ask(client, "EXPLAIN ANALYZE SELECT sum(n2 * n2) FROM lake.t1").await.unwrap();
     assert!(plan.contains("Answered By: heap (Out of Range") && plan.contains("Seq Scan on t1"), "{plan}");
     // A parallel plan of the heap runs under the scan as well.

@@ -6,4 +6,5 @@ mod behaviour;
 mod differential;
 mod harness;
 mod random;
+mod snapshots;
 mod workloads;

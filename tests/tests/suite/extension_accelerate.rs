@@ -1,5 +1,7 @@
 //! Queries on mirrored tables themselves, answered from the lake while the tables change, are altered and leave the mirror.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use lake_tests::bounded;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -73,6 +75,46 @@ async fn queries_on_the_tables_themselves_see_every_change_at_once() -> Result<(
         client.batch_execute("SELECT lake.unmirror('t'); INSERT INTO t (id, n) VALUES (200, 3)").await?;
         ensure!(rows(&client, "EXECUTE totals(100)").await? == [Some("1".to_owned()), Some("3.00".to_owned())]);
         ensure!(!same(&client, totals).await?, "the mirror is gone");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_cursor_and_a_function_show_the_moment_of_their_statement() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres
+            .batch(
+                "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 3000) i;
+                 CREATE FUNCTION seen() RETURNS bigint STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT count(*) FROM lake.t); END $$",
+            )
+            .await?;
+        mirror(&postgres, &["t"]).await?;
+        let (reader, writer) = (postgres.client().await?, postgres.client().await?);
+        // Whole, and by its scan; what comes after it was declared is in neither.
+        let fetched = "FETCH ALL FROM c";
+        for query in ["SELECT id, v FROM lake.t ORDER BY id", "SELECT id, v FROM lake.t WHERE v ~ '(?i)V' ORDER BY id"] {
+            let before = rows(&reader, "SELECT id, v FROM t ORDER BY id").await?;
+            reader.batch_execute(&format!("BEGIN; DECLARE c CURSOR FOR {query}")).await?;
+            writer.batch_execute("UPDATE t SET v = v || 'x' WHERE id % 2 = 0; DELETE FROM t WHERE id % 7 = 3; INSERT INTO t SELECT max(id) + 1, 'v new' FROM t").await?;
+            // Others see it, and the files that the cursor has still to read stay.
+            ensure!(rows(&writer, "SELECT count(*) FROM lake.t").await? == rows(&writer, "SELECT count(*) FROM t").await?);
+            writer.batch_execute("SELECT lake.wait('t')").await?;
+            writer.batch_execute("SELECT lake.compact('t')").await?;
+            ensure!(rows(&reader, fetched).await? == before, "{query}: not as of its declaration");
+            reader.batch_execute("COMMIT").await?;
+            ensure!(rows(&reader, query).await? == rows(&reader, "SELECT id, v FROM t ORDER BY id").await?);
+        }
+        // A row comes between two calls, by another session.
+        let between = async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok(writer.batch_execute("INSERT INTO t SELECT max(id) + 1, 'v' FROM t").await?)
+        };
+        let asked = rows(&reader, "SELECT seen() AS a, pg_sleep(1.2), seen() AS b");
+        let (counts, ()) = tokio::try_join!(asked, between)?;
+        ensure!(counts.first() == counts.last(), "two calls in one statement: {counts:?}");
+        ensure!(rows(&reader, "SELECT seen()").await? != counts[..1], "the next statement sees it");
         Ok(())
     })
     .await

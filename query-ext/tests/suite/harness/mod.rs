@@ -1,6 +1,7 @@
 //! A private Postgres with `lake_query`, and a stand-in for the worker that serves the heap's own rows: some from a file
 //! with deleted rows, some from a file without, some fresh.
 
+pub(crate) mod ask;
 pub(crate) mod compare;
 pub(crate) mod server;
 pub(crate) mod tables;

@@ -41,7 +41,7 @@ async fn server() -> Result<Postgres> {
         .set("shared_buffers", "2GB")
         .set("work_mem", "64MB")
         .set("max_wal_size", "16GB")
-        .set("lake.engine_memory", "4GB")
+        .set("lake.memory_limit", "4GB")
         .start()
         .await?;
     postgres.batch("CREATE EXTENSION lake; CREATE EXTENSION lake_query").await?;
