@@ -61,6 +61,11 @@ test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the 
 	@tests/readers.sh
 	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover
 
+.PHONY: test-regress
+test-regress: install ## PostgreSQL's own regression queries on mirrored tables, accelerated (fetches their SQL the first time)
+	@tests/regress.sh
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored --nocapture extension_regress
+
 .PHONY: bench
 bench: install ## whole scenarios beside a peer (SCENARIO=compact|copy|dirty|drain|first_query|huge_txn|index|many_commits|many_files|many_tables|rows_out|source_cost|tpch|write_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench

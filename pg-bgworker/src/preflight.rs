@@ -298,11 +298,11 @@ pub(crate) fn check_history_name(schema: &str, lake_table: &str) -> Result<(), E
 
 /// Whether the name is free in the lake.
 pub(crate) fn check_name(schema: &str, lake_table: &str) -> Result<(), Error> {
-    let hint = format!("choose another name: lake.mirror('{schema}.…', \"as\" => 'another_name')");
+    let other = format!("choose another name: lake.mirror('{schema}.…', \"as\" => 'another_name')");
     if lake_table.is_empty() || lake_table.len() > 63 {
         return Err(Error::new(PgSqlErrorCode::ERRCODE_INVALID_NAME, "a name in the lake has 1 to 63 bytes")
             .with_detail(format!("\"{lake_table}\" has {}.", lake_table.len()))
-            .with_hint(hint));
+            .with_hint(other));
     }
     let taken = "SELECT coalesce(
             (SELECT pg_catalog.format('%I.%I is mirrored under that name', source_schema, source_table)
@@ -319,6 +319,16 @@ pub(crate) fn check_name(schema: &str, lake_table: &str) -> Result<(), Error> {
             format!("the name \"{lake_table}\" is taken in the lake"),
         )
         .with_detail(format!("{why}."))
-        .with_hint(hint)),
+        .with_hint(match left_over(lake_table)? {
+            Some(oid) => format!("that table was dropped: SELECT lake.unmirror({oid}) ends its mirror; or {other}"),
+            None => other,
+        })),
     }
+}
+
+/// The oid of a table that is mirrored under a name, and does not exist any more.
+fn left_over(lake_table: &str) -> Result<Option<pg_sys::Oid>, Error> {
+    let gone = "SELECT relation FROM lake_catalog.mirrored_tables m WHERE lake_table = $1
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m.relation)";
+    Ok(registry::row(gone, &[lake_table.into()], |row| row.get_one::<pg_sys::Oid>())?.flatten())
 }

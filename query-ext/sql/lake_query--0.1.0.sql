@@ -21,6 +21,22 @@ COMMENT ON VIEW lake.stat_fallback IS
     'Queries on mirrored tables that the heap answered because DuckDB failed before the first row, by reason, since the server started';
 GRANT SELECT ON lake.stat_fallback TO PUBLIC;
 
+-- What a query's plan calls above what DuckDB delivers: variances and deviations from sums, as the final functions of the aggregates have
+-- them, to the last digit. A quotient of numerics has the digits that it has there; the root has as many as what it is taken of.
+CREATE FUNCTION lake_catalog.variance_of(count bigint, total numeric, squares numeric, sample boolean) RETURNS numeric
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN count <= sample::integer THEN NULL
+        WHEN count * squares - total * total <= 0 THEN 0
+        ELSE (count * squares - total * total) / (count::numeric * (count - sample::integer))
+    END;
+CREATE FUNCTION lake_catalog.deviation_of(variance numeric) RETURNS numeric
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    -- sqrt has digits of its own choice: cut to those that are wanted it may be one too high, and is rounded here.
+    RETURN (SELECT CASE WHEN (least + unit / 2) * (least + unit / 2) <= variance THEN least + unit ELSE least END
+            FROM (SELECT CASE WHEN cut * cut > variance THEN cut - unit ELSE cut END AS least, unit
+                  FROM (SELECT trunc(sqrt(variance), scale(variance)) AS cut, ('1e-' || scale(variance))::numeric AS unit) a) b);
+
 -- lake.<name>: a foreign table with the attribute numbers of its source. It depends on nothing but its columns' types, so
 -- that nothing on the source is ever blocked by it; SELECT is for everybody, because the planner checks the privileges on the source.
 CREATE FUNCTION lake.create_relation(source regclass, name text) RETURNS void

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use lake_engine::{Delivery, ErrorKind, Rows};
 use pgrx::prelude::*;
 
+use crate::deparse::zone::session_is_utc;
 use crate::error::Error;
 use crate::fallback::{self, Reason};
 use crate::lake_plan::LakePlan;
@@ -230,7 +231,7 @@ enum Failure {
 type Values = Vec<(pg_sys::Datum, bool, pg_sys::Oid)>;
 
 /// Evaluates the values that go into the SQL.
-unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Values {
+unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Result<Values, Failure> {
     let one = |value: &*mut pg_sys::ExprState| {
         // SAFETY: the caller passes the scan's own node, whose begin has prepared the expressions.
         unsafe {
@@ -240,14 +241,25 @@ unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Values {
             Some((datum, is_null, pg_sys::exprType((**value).expr.cast::<pg_sys::Node>())))
         }
     };
-    scan.values.iter().filter_map(one).collect()
+    if scan.heap.is_null() {
+        return Ok(scan.values.iter().filter_map(one).collect());
+    }
+    // A query without rows never computes them: an error is the heap's to raise. What can be among them holds nothing that an error
+    // would have to let go.
+    // SAFETY: the context of the call, put back after an error.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    let computed = std::panic::AssertUnwindSafe(|| Some(scan.values.iter().filter_map(one).collect()));
+    let computed = pgrx::PgTryBuilder::new(computed).catch_others(|_| None).execute();
+    // SAFETY: as above.
+    unsafe { pg_sys::MemoryContextSwitchTo(context) };
+    computed.ok_or_else(|| Failure::Plan("a value cannot be computed".into()))
 }
 
 /// Takes the pin.
 unsafe fn pin(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<(), Failure> {
     // The values of scans that share their statement with others may be those of an outer row, which is not there yet.
     // SAFETY: the caller passes the scan's own node.
-    let values = if scan.plan.alone { unsafe { values(scan, node) } } else { Values::new() };
+    let values = if scan.plan.alone { unsafe { values(scan, node)? } } else { Values::new() };
     let wanted = scan.plan.wanted(|place, scale| {
         let (datum, is_null, oid) = *values.get(place)?;
         // SAFETY: a value of that type.
@@ -273,7 +285,7 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
             };
             text.ok_or_else(|| Failure::Plan("a parameter's value does not exist in DuckDB".into()))
         };
-        let literals: Vec<String> = values(scan, node).into_iter().map(literal_of).collect::<Result<_, _>>()?;
+        let literals: Vec<String> = values(scan, node)?.into_iter().map(literal_of).collect::<Result<_, _>>()?;
         let Some(pinned) = scan.pinned.as_ref().map(Rc::clone) else {
             return Err(Failure::Plan("the scan has no pin".into()));
         };
@@ -319,6 +331,9 @@ fn reason_against(plan: &LakePlan) -> Option<&'static str> {
     }
     if planner::has_xid() && plan.sources.iter().any(|source| written(pg_sys::Oid::from(*source))) {
         return Some("the transaction has written to the table");
+    }
+    if plan.utc && !session_is_utc() {
+        return Some("its dates are UTC's, and the session's time zone is another now");
     }
     if plan.mixed && settings::freshness() == Freshness::strict {
         return Some("other tables beside it, and lake.freshness is strict");

@@ -4,6 +4,8 @@
 //! Invariant: a finished expression has the type and, for every row, the value that Postgres would have computed,
 //! because Postgres's own functions compute it from values that are equal.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
@@ -111,8 +113,8 @@ impl<'a> Finisher<'a> {
                 return rounded;
             }
             match tree::tag(node) {
-                NodeTag::T_Aggref | NodeTag::T_WindowFunc => match self.average(node) {
-                    Ok(average) => average,
+                NodeTag::T_Aggref | NodeTag::T_WindowFunc => match self.average(node).or_else(|_| self.spread(node)) {
+                    Ok(finished) => finished,
                     Err(reason) => self.fail(node, reason),
                 },
                 NodeTag::T_Var | NodeTag::T_SubLink | NodeTag::T_GroupingFunc => {
@@ -159,17 +161,55 @@ impl<'a> Finisher<'a> {
                     return Err(reason);
                 }
             };
-            let mut column = |typed: Typed| -> Result<*mut pg_sys::Node, NotSent> {
-                let oid = typed.oid;
-                Ok(self.add(typed.exact()?, oid, -1, pg_sys::Oid::INVALID).0)
-            };
-            let (sum, count) = (column(average.sum)?, column(average.count)?);
+            let (sum, count) = (self.part(average.sum)?, self.part(average.count)?);
             Ok(call(NUMERIC_DIV, &[sum, call(INT8_NUMERIC, &[count])]))
         }
     }
+
+    /// A variance or deviation from a count, a sum and a sum of squares, as the final functions have it.
+    unsafe fn spread(&mut self, aggregate: *mut pg_sys::Node) -> Result<*mut pg_sys::Node, NotSent> {
+        // SAFETY: the caller passes an Aggref or a WindowFunc; the constant is a boolean.
+        unsafe {
+            let mark = self.deparser.mark();
+            let spread = match self.deparser.spread(aggregate) {
+                Ok(spread) => spread,
+                Err(reason) => {
+                    self.deparser.reset(mark);
+                    return Err(reason);
+                }
+            };
+            let (bigint, numeric) = (pg_sys::INT8OID, pg_sys::NUMERICOID);
+            let variance_of = own_function(c"variance_of", &[bigint, numeric, numeric, pg_sys::BOOLOID])?;
+            let deviation_of = own_function(c"deviation_of", &[numeric])?;
+            let parts = [self.part(spread.count)?, self.part(spread.sum)?, self.part(spread.squares)?];
+            let sample = pg_sys::makeBoolConst(spread.sample, false);
+            let variance = call(variance_of, &[parts[0], parts[1], parts[2], sample]);
+            Ok(if spread.root { call(deviation_of, &[variance]) } else { variance })
+        }
+    }
+
+    /// A column, in exactly its type.
+    fn part(&mut self, typed: Typed) -> Result<*mut pg_sys::Node, NotSent> {
+        let oid = typed.oid;
+        Ok(self.add(typed.exact()?, oid, -1, pg_sys::Oid::INVALID).0)
+    }
 }
 
-/// A call of a built-in function that gives a numeric.
+/// A function of this extension's.
+unsafe fn own_function(name: &CStr, types: &[pg_sys::Oid]) -> Result<u32, NotSent> {
+    // SAFETY: a lookup by name and types, of which nobody keeps the list.
+    let found = unsafe {
+        let parts = [c"lake_catalog", name].map(|part| pg_sys::makeString(pg_sys::pstrdup(part.as_ptr())));
+        let count = i32::try_from(types.len()).unwrap_or(0);
+        pg_sys::LookupFuncName(tree::list_of(&parts), count, types.as_ptr(), true)
+    };
+    if found == pg_sys::Oid::INVALID {
+        return NotSent::because(format!("the extension lacks the function {}", name.to_string_lossy()));
+    }
+    Ok(found.to_u32())
+}
+
+/// A call of a function that gives a numeric.
 unsafe fn call(function: u32, args: &[*mut pg_sys::Node]) -> *mut pg_sys::Node {
     // SAFETY: the caller passes expressions of the function's types.
     unsafe {

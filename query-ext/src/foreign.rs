@@ -171,6 +171,7 @@ unsafe extern "C-unwind" fn plan_path(
             sources,
             outputs,
             throws: false,
+            utc: deparser.utc,
             transparent: false,
             // The pin is for the scans beside it, too.
             alone: false,

@@ -163,6 +163,8 @@ pub(crate) struct LakePlan {
     pub(crate) outputs: Vec<Output>,
     /// Whether an expression in it can fail on a value, so that rows are given out after the last one only.
     pub(crate) throws: bool,
+    /// Whether the session's time zone has to be UTC.
+    pub(crate) utc: bool,
     /// Whether the query named the sources: then the heap answers whenever the lake cannot.
     pub(crate) transparent: bool,
     /// It is all that the statement reads of the lake, so that its pin may leave files out.

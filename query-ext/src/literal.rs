@@ -141,6 +141,9 @@ pub(crate) unsafe fn literal(value: pg_sys::Datum, is_null: bool, oid: pg_sys::O
             pg_sys::TIMESTAMPOID => moment("TIMESTAMP", "", i64::from_datum(value, false)?)?,
             pg_sys::TIMESTAMPTZOID => moment("TIMESTAMPTZ", "+00", i64::from_datum(value, false)?)?,
             pg_sys::UUIDOID => format!("CAST('{}' AS UUID)", output(value, oid)?),
+            pg_sys::JSONOID | pg_sys::JSONBOID => {
+                format!("CAST('{}' AS VARCHAR)", output(value, oid)?.replace('\'', "''"))
+            }
             pg_sys::NUMERICOID => return numeric(&output(value, oid)?),
             _ if pg_sys::type_is_enum(oid) => format!("CAST('{}' AS VARCHAR)", output(value, oid)?.replace('\'', "''")),
             _ => return None,

@@ -112,7 +112,7 @@ impl Whole {
                 .enumerate()
                 .map(|(place, column)| Output { place, type_oid: column.oid.to_u32(), typmod: column.typmod })
                 .collect();
-            let Deparser { tables, values, throws, .. } = deparser;
+            let Deparser { tables, values, throws, utc, .. } = deparser;
             let sources = sources.to_vec();
             let plan = LakePlan {
                 sql,
@@ -120,6 +120,7 @@ impl Whole {
                 sources,
                 outputs,
                 throws,
+                utc,
                 not_pushed,
                 transparent: false,
                 alone: true,

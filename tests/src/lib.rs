@@ -27,6 +27,7 @@ mod worker;
 mod workload;
 
 pub mod flights;
+pub mod regress;
 pub mod soak;
 
 pub use account::Account;

@@ -147,6 +147,10 @@ impl Session {
                 }
                 false
             }
+            Followed::Changed(spec, _) if spec.columns.is_empty() => {
+                self.fail_table(relation, relation::no_columns(&shown));
+                return Ok(false);
+            }
             // The stream sends it in another format, and begins again for that.
             Followed::Changed(spec, _) if needs_text(&spec) && binary => {
                 self.copy_anew(relation, "it has a column whose text is kept").await?;

@@ -91,6 +91,11 @@ fn unfit(message: String, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::Table, message).with_hint(hint)
 }
 
+/// A table that Iceberg has no equal for: Postgres allows it, and mostly it is one that is being rebuilt.
+pub(crate) fn no_columns(shown: &str) -> Error {
+    unfit(format!("{shown} has no columns that are published"), format!("when it has one, {COPY_ANEW}"))
+}
+
 /// The oid of `schema.table`, written as in SQL (`public.flights`, `"My".t`).
 ///
 /// # Errors
@@ -156,7 +161,7 @@ pub(crate) async fn describe(client: &Client, relation: u32, wanted: Wanted<'_>)
     };
     let key = key.unwrap_or_default();
     let projection = publication::projection(client, relation, wanted.publication).await?;
-    let (columns, generated) = columns(client, relation, &key, &projection).await?;
+    let (columns, generated) = columns(client, (relation, &shown), &key, &projection).await?;
     let key = key
         .iter()
         .map(|attnum| columns.iter().position(|column| column.field_id == i32::from(*attnum)))
@@ -279,7 +284,7 @@ pub(crate) fn has_heirs(shown: &str) -> Error {
 /// The columns of a table that are published, and the names of generated ones that are not.
 async fn columns(
     client: &Client,
-    relation: u32,
+    (relation, shown): (u32, &str),
     key: &[i16],
     projection: &Projection,
 ) -> Result<(Vec<ColumnSpec>, Vec<String>)> {
@@ -322,6 +327,9 @@ async fn columns(
             required: key.contains(&attnum),
             companion: false,
         });
+    }
+    if columns.is_empty() {
+        return Err(no_columns(shown));
     }
     Ok((columns, left_out))
 }

@@ -47,6 +47,8 @@ pub struct Entry {
     pub words: &'static [&'static str],
     /// Precision and scale of the result.
     pub digits: Digits,
+    /// Whether the result depends on the session's time zone: it is the same when that is UTC.
+    pub utc: bool,
 }
 
 impl Entry {
@@ -61,6 +63,7 @@ impl Entry {
             collation: Collation::Any,
             words: &[],
             digits: Digits::None,
+            utc: false,
         }
     }
 
@@ -87,6 +90,11 @@ impl Entry {
 
     pub(crate) const fn words(mut self, words: &'static [&'static str]) -> Self {
         self.words = words;
+        self
+    }
+
+    pub(crate) const fn utc(mut self) -> Self {
+        self.utc = true;
         self
     }
 

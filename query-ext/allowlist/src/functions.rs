@@ -14,6 +14,8 @@ const FIELDS: &[&str] = &["minute", "hour", "day", "month", "quarter", "dow", "d
 const DAY_FIELDS: &[&str] = &["day", "month", "quarter", "dow", "doy", "isodow", "week"];
 /// Those that grow with time: an infinite moment has an infinite one in Postgres, and none in DuckDB.
 const GROWING: &[&str] = &["year", "isoyear"];
+/// Names of the zone that DuckDB is in.
+const ZONES: &[&str] = &["UTC", "utc", "Etc/UTC", "GMT"];
 
 /// Functions, by what they are of.
 pub const FUNCTIONS: &[Entry] = &[
@@ -121,6 +123,31 @@ pub const FUNCTIONS: &[Entry] = &[
         .digits(Digits::Fixed(20, 6))
         .fails(),
     Entry::new("date_part", &[Text, Timestamp], Float8, "CAST(date_part('{1}', {2}) AS DOUBLE)").words(FIELDS),
+    // Moments.
+    Entry::new("date", &[Timestamptz], Date, "CAST(CAST({1} AS TIMESTAMP) AS DATE)").utc(),
+    Entry::new("timestamp", &[Timestamptz], Timestamp, "CAST({1} AS TIMESTAMP)").utc(),
+    Entry::new("timestamptz", &[Timestamp], Timestamptz, "CAST({1} AS TIMESTAMPTZ)").utc(),
+    Entry::new("timestamptz", &[Date], Timestamptz, "CAST(CAST({1} AS TIMESTAMP) AS TIMESTAMPTZ)").utc().fails(),
+    Entry::new("time", &[Timestamptz], Time, "(CASE WHEN isfinite({1}) THEN CAST(CAST({1} AS TIMESTAMP) AS TIME) END)").utc(),
+    Entry::new("isfinite", &[Timestamptz], Bool, "isfinite({1})"),
+    Entry::new("timezone", &[Text, Timestamptz], Timestamp, "CAST({2} AS TIMESTAMP)").words(ZONES),
+    Entry::new("timezone", &[Text, Timestamp], Timestamptz, "CAST({2} AS TIMESTAMPTZ)").words(ZONES),
+    Entry::new("date_trunc", &[Text, Timestamptz], Timestamptz, "(CASE WHEN {2} IS NOT NULL THEN CAST(date_trunc('{1}', CAST({2} AS TIMESTAMP)) AS TIMESTAMPTZ) END)").words(UNITS).utc(),
+    Entry::new("extract", &[Text, Timestamptz], Numeric, "CAST(date_part('{1}', CAST({2} AS TIMESTAMP)) AS DECIMAL(10,0))").words(FIELDS).digits(Digits::Fixed(10, 0)).utc(),
+    Entry::new("extract", &[Text, Timestamptz], Numeric, "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(lake_year(date_part('{1}', CAST({2} AS TIMESTAMP))) AS DECIMAL(10,0)) END)")
+        .words(GROWING)
+        .digits(Digits::Fixed(10, 0))
+        .utc()
+        .fails(),
+    Entry::new("extract", &[Text, Timestamptz], Numeric, "CAST(multiply(CAST(date_part('microsecond', CAST({2} AS TIMESTAMP)) AS DECIMAL(10,0)), CAST(0.000001 AS DECIMAL(6,6))) AS DECIMAL(8,6))")
+        .words(&["second"])
+        .digits(Digits::Fixed(8, 6))
+        .utc(),
+    Entry::new("extract", &[Text, Timestamptz], Numeric, "(CASE WHEN NOT isfinite({2}) THEN error('an infinite epoch') ELSE CAST(multiply(CAST(epoch_us({2}) AS DECIMAL(20,0)), CAST(0.000001 AS DECIMAL(6,6))) AS DECIMAL(20,6)) END)")
+        .words(&["epoch"])
+        .digits(Digits::Fixed(20, 6))
+        .fails(),
+    Entry::new("date_part", &[Text, Timestamptz], Float8, "CAST(date_part('{1}', CAST({2} AS TIMESTAMP)) AS DOUBLE)").words(FIELDS).utc(),
     Entry::new("date_part", &[Text, Timestamp], Float8, "(CASE WHEN NOT isfinite({2}) THEN error('an infinite year') ELSE CAST(lake_year(date_part('{1}', {2})) AS DOUBLE) END)")
         .words(GROWING)
         .fails(),

@@ -23,6 +23,9 @@ fn signature(entry: &Entry) -> String {
         Collation::Bytes => text.push_str(" in `C`"),
         Collation::Any | Collation::Deterministic => {}
     }
+    if entry.utc {
+        text.push_str(" in UTC");
+    }
     text
 }
 

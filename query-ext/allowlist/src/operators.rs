@@ -55,7 +55,7 @@ const FLOATS: [Entry; 16] = floats!(
     Float4 Float4 Float4 "FLOAT", Float4 Float8 Float8 "DOUBLE",
     Float8 Float4 Float8 "DOUBLE", Float8 Float8 Float8 "DOUBLE"
 );
-const OTHERS: [Entry; 27] = [
+const OTHERS: [Entry; 32] = [
     Entry::new("-", &[Float4], Float4, "-({1})"),
     Entry::new("-", &[Float8], Float8, "-({1})"),
     Entry::new("+", &[Float4], Float4, "{1}"),
@@ -77,6 +77,11 @@ const OTHERS: [Entry; 27] = [
     Entry::new("+", &[Timestamp, Interval], Timestamp, "lake_timestamp({1}, {2}, {1} + {2})").fails(),
     Entry::new("-", &[Timestamp, Interval], Timestamp, "lake_timestamp({1}, {2}, {1} - {2})").fails(),
     Entry::new("+", &[Interval, Timestamp], Timestamp, "lake_timestamp({2}, {1}, {2} + {1})").fails(),
+    Entry::new("+", &[Timestamptz, Interval], Timestamptz, "CAST(lake_timestamp(CAST({1} AS TIMESTAMP), {2}, CAST({1} AS TIMESTAMP) + {2}) AS TIMESTAMPTZ)").utc().fails(),
+    Entry::new("-", &[Timestamptz, Interval], Timestamptz, "CAST(lake_timestamp(CAST({1} AS TIMESTAMP), {2}, CAST({1} AS TIMESTAMP) - {2}) AS TIMESTAMPTZ)").utc().fails(),
+    Entry::new("+", &[Interval, Timestamptz], Timestamptz, "CAST(lake_timestamp(CAST({2} AS TIMESTAMP), {1}, CAST({2} AS TIMESTAMP) + {1}) AS TIMESTAMPTZ)").utc().fails(),
+    Entry::new("@>", &[Jsonb, Jsonb], Bool, "lake_json_contains({1}, {2})").fails(),
+    Entry::new("<@", &[Jsonb, Jsonb], Bool, "lake_json_contains({2}, {1})").fails(),
     Entry::new("->", &[Jsonb, Text], Jsonb, "lake_json_field({1}, {2})"),
     Entry::new("->>", &[Jsonb, Text], Text, "lake_json_field_text({1}, {2})"),
     Entry::new("->", &[Jsonb, Int4], Jsonb, "lake_json_element({1}, {2})"),

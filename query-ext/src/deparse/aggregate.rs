@@ -19,6 +19,20 @@ pub(crate) struct Average {
     pub(crate) count: Typed,
 }
 
+/// The parts of a variance or deviation.
+pub(crate) struct Spread {
+    /// `count(x)`, a bigint.
+    pub(crate) count: Typed,
+    /// `sum(x)`, a numeric.
+    pub(crate) sum: Typed,
+    /// `sum(x * x)`, a numeric.
+    pub(crate) squares: Typed,
+    /// Of a sample, and not of all.
+    pub(crate) sample: bool,
+    /// The deviation, which is the root of the variance.
+    pub(crate) root: bool,
+}
+
 /// An aggregate, or one over a window: what both have in common.
 pub(super) struct Call {
     pub(super) name: String,
@@ -112,6 +126,50 @@ impl Deparser {
                 [argument] if call.name == "avg" => self.averaged(&call, argument.clone()),
                 _ => NotSent::because(format!("aggregate {}", call.name)),
             }
+        }
+    }
+
+    /// The parts of a variance or deviation of integers or numerics.
+    ///
+    /// # Safety
+    /// As [`Self::average`].
+    pub(crate) unsafe fn spread(&mut self, node: *mut pg_sys::Node) -> Result<Spread, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let call = if tree::tag(node) == NodeTag::T_WindowFunc {
+                self.window_call(node.cast())?
+            } else {
+                self.call(node.cast())?
+            };
+            let refuse = || NotSent::because(format!("aggregate {}", call.name));
+            let (sample, root) = match call.name.as_str() {
+                "variance" | "var_samp" => (true, false),
+                "var_pop" => (false, false),
+                "stddev" | "stddev_samp" => (true, true),
+                "stddev_pop" => (false, true),
+                _ => return refuse(),
+            };
+            let operands = self.operands(&call)?;
+            let [argument] = &operands[..] else { return refuse() };
+            // Two values may have one square.
+            if call.distinct {
+                return NotSent::because(format!("aggregate {} with DISTINCT", call.name));
+            }
+            let (kind, scale) = match (argument.kind(), argument.decimal) {
+                (Some(Type::Int2 | Type::Int4 | Type::Int8), _) => ("HUGEINT".to_owned(), 0),
+                (Some(Type::Numeric), Some((precision, scale))) if !argument.unshown && 2 * precision <= 38 => {
+                    // DuckDB multiplies shorter ones in 64 bits.
+                    (format!("DECIMAL({},{scale})", precision.max(19)), scale)
+                }
+                _ => return NotSent::because(format!("{} of {}", call.name, type_name(argument.oid))),
+            };
+            let value = Sql::from("CAST(") + argument.sql.clone() + &format!(" AS {kind})");
+            let square = Sql::from("multiply(") + value.clone() + ", " + value + ")";
+            let squares =
+                Sql::from("CAST(") + wrapped("sum", &call, square) + &format!(" AS DECIMAL(38,{}))", 2 * scale);
+            let squares = Typed::new(squares, pg_sys::NUMERICOID, Some((38, 2 * scale)));
+            let Average { sum, count } = self.averaged(&call, argument.clone())?;
+            Ok(Spread { count, sum, squares, sample, root })
         }
     }
 

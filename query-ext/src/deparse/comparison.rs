@@ -47,6 +47,39 @@ impl Deparser {
         }
     }
 
+    /// `(a, b) < (c, d)`: the first pair that differs tells.
+    ///
+    /// # Safety
+    /// `expression` is a RowCompareExpr of the innermost scope.
+    pub(super) unsafe fn row_comparison(&mut self, expression: *mut pg_sys::RowCompareExpr) -> Result<Typed, NotSent> {
+        // SAFETY: per the contract; the lists are of one length.
+        unsafe {
+            let row = &*expression;
+            let (lefts, rights) = (tree::items::<pg_sys::Node>(row.largs), tree::items::<pg_sys::Node>(row.rargs));
+            let (operators, collations) = (tree::oids(row.opnos), tree::oids(row.inputcollids));
+            let mut cases = Vec::new();
+            let mut equal = Vec::new();
+            for (index, (left, right)) in lefts.into_iter().zip(rights).enumerate() {
+                let name = built_in(operators[index])?;
+                if !matches!(name.as_str(), "<" | "<=" | ">" | ">=") {
+                    return NotSent::because(format!("operator {name} of rows"));
+                }
+                let (left, right) = (self.expression(left)?, self.expression(right)?);
+                comparable(&name, &left, &right, collations[index])?;
+                comparable("=", &left, &right, collations[index])?;
+                // Only of the last pair may equal ones do.
+                let strict = if index + 1 < operators.len() { name.trim_end_matches('=') } else { &name };
+                let compared =
+                    |word: &str| Sql::from("(") + left.sql.clone() + &format!(" {word} ") + right.sql.clone() + ")";
+                let mut case: Vec<Sql> = equal.clone();
+                case.push(compared(strict));
+                cases.push(Sql::from("(") + Sql::join(case, " AND ") + ")");
+                equal.push(compared("="));
+            }
+            Ok(truth(Sql::from("(") + Sql::join(cases, " OR ") + ")"))
+        }
+    }
+
     /// An operator with `ANY` or `ALL` of an array that is a constant or a parameter.
     ///
     /// # Safety

@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
 use super::operator::built_in;
+use super::parameter::is_known;
 use super::{Deparser, SourceKind, bytewise, deterministic};
 use crate::lake_plan::{Known, PlanCondition};
 use crate::literal::decimal_of_typmod;
@@ -111,6 +112,7 @@ impl Deparser {
                         self.place_of(other)
                     }
                     NodeTag::T_SQLValueFunction => self.place_of(other),
+                    _ if is_known(other) => self.place_of(other),
                     _ => return None,
                 },
             };

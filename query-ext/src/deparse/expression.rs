@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
 use super::number::{branched, common_decimal};
+use super::parameter::is_known;
 use super::{Column, Deparser, NotSent, SourceKind, Typed, groups_exactly, orders_exactly, type_name};
 use crate::lake_plan::{PlanColumn, Sql};
 use crate::literal::{decimal_of_typmod, literal, scan_type};
@@ -32,6 +33,22 @@ impl Deparser {
     /// # Safety
     /// As [`Self::column`].
     pub(crate) unsafe fn expression(&mut self, node: *mut pg_sys::Node) -> Result<Typed, NotSent> {
+        // SAFETY: per the contract.
+        unsafe {
+            let mark = self.values.len();
+            let found = self.written(node);
+            // What cannot be sent may be known before the query runs.
+            found.or_else(|reason| {
+                if !is_known(node) {
+                    return Err(reason);
+                }
+                self.values.truncate(mark);
+                self.value(node.cast())
+            })
+        }
+    }
+
+    unsafe fn written(&mut self, node: *mut pg_sys::Node) -> Result<Typed, NotSent> {
         // SAFETY: each branch casts to the struct of its tag.
         unsafe {
             match tree::tag(node) {
@@ -100,6 +117,7 @@ impl Deparser {
                     self.choice(name, choice.args, choice.minmaxtype)
                 }
                 NodeTag::T_SubLink => self.sub_link(node.cast()),
+                NodeTag::T_RowCompareExpr => self.row_comparison(node.cast()),
                 other => NotSent::because(format!("expression {other:?}")),
             }
         }

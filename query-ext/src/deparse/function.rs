@@ -66,6 +66,9 @@ impl Deparser {
             let of: Vec<String> = operands.iter().map(|typed| type_name(typed.oid)).collect();
             return NotSent::because(format!("{name} '{word}' of {}", of.join(", ")));
         };
+        if entry.utc {
+            self.in_utc(&format!("{name} '{word}' of timestamptz"))?;
+        }
         let operands = operands.into_iter().map(Typed::exact);
         let arguments: Vec<Sql> =
             std::iter::once(Ok(Sql::from(word))).chain(operands).collect::<Result<_, NotSent>>()?;

@@ -13,6 +13,7 @@ mod cte;
 mod expression;
 mod function;
 mod grouping;
+mod json;
 mod number;
 mod operator;
 mod parameter;
@@ -20,6 +21,7 @@ mod pattern;
 pub(crate) mod query;
 mod sub_query;
 mod window;
+pub(crate) mod zone;
 
 use std::collections::HashMap;
 
@@ -137,6 +139,8 @@ pub(crate) struct Deparser {
     pub(crate) values: Vec<*mut pg_sys::Expr>,
     /// Whether anything written so far can fail on a value.
     pub(crate) throws: bool,
+    /// Whether anything written so far is true in UTC only.
+    pub(crate) utc: bool,
     scopes: Vec<Scope>,
     aliases: usize,
     /// Operands of the simple CASEs around.
@@ -151,6 +155,7 @@ pub(crate) struct Mark {
     tables: Vec<PlanTable>,
     values: usize,
     throws: bool,
+    utc: bool,
     scopes: usize,
     cases: usize,
     recursive: usize,
@@ -163,6 +168,7 @@ impl Deparser {
             tables: Vec::new(),
             values: Vec::new(),
             throws: false,
+            utc: false,
             scopes: Vec::new(),
             aliases: 0,
             case_operands: Vec::new(),
@@ -185,6 +191,7 @@ impl Deparser {
             tables: self.tables.clone(),
             values: self.values.len(),
             throws: self.throws,
+            utc: self.utc,
             scopes: self.scopes.len(),
             cases: self.case_operands.len(),
             recursive: self.recursive.len(),
@@ -196,6 +203,7 @@ impl Deparser {
         self.tables = mark.tables;
         self.values.truncate(mark.values);
         self.throws = mark.throws;
+        self.utc = mark.utc;
         self.scopes.truncate(mark.scopes);
         self.case_operands.truncate(mark.cases);
         self.recursive.truncate(mark.recursive);

@@ -74,11 +74,17 @@ impl Deparser {
                 if matches!(name.as_str(), "~" | "!~" | "~*" | "!~*") && pg_sys::exprType(left) == pg_sys::TEXTOID {
                     return self.matches(&name, left, right, collation);
                 }
+                if matches!(name.as_str(), "#>" | "#>>" | "?|" | "?&") {
+                    return self.json_steps(&name, left, right, (*expression).opresulttype);
+                }
             }
             let operands = nodes.iter().map(|node| self.expression(*node)).collect::<Result<Vec<_>, NotSent>>()?;
             if let [left, right] = &operands[..] {
                 if matches!(name.as_str(), "=" | "<>" | "<" | "<=" | ">" | ">=") {
-                    return compared(&name, left, right, collation);
+                    let (left, right) = (left.clone(), right.clone());
+                    let (of_left, of_right) = (left.kind(), right.kind());
+                    let (left, right) = (self.as_moment(left, of_right)?, self.as_moment(right, of_left)?);
+                    return compared(&name, &left, &right, collation);
                 }
                 if (left.kind(), right.kind()) == (Some(Type::Numeric), Some(Type::Numeric)) {
                     return self.decimal_arithmetic(&name, left.clone(), right.clone());
@@ -91,15 +97,18 @@ impl Deparser {
 
     /// What the list has for these operands.
     pub(super) fn entry(&mut self, list: &'static [Entry], name: &str, found: Found) -> Result<Typed, NotSent> {
-        let refuse = || {
-            let types: Vec<String> = found.operands.iter().map(|typed| type_name(typed.oid)).collect();
-            NotSent::because(format!("{name} of {}", types.join(", ")))
-        };
+        let types: Vec<String> = found.operands.iter().map(|typed| type_name(typed.oid)).collect();
+        let what = format!("{name} of {}", types.join(", "));
         let kinds: Option<Vec<Type>> = found.operands.iter().map(Typed::kind).collect();
         let fits = |entry: &&Entry| entry.words.is_empty() && allows(entry.collation, found.collation);
-        let Some(entry) = kinds.and_then(|kinds| find(list, name, &kinds).find(fits)) else { return refuse() };
+        let Some(entry) = kinds.and_then(|kinds| find(list, name, &kinds).find(fits)) else {
+            return NotSent::because(what);
+        };
         if found.operands.iter().any(|operand| operand.unshown) {
             return NotSent::because(format!("{name} of a quotient"));
+        }
+        if entry.utc {
+            self.in_utc(&what)?;
         }
         let first = found.operands.first().and_then(|first| first.decimal);
         let arguments: Vec<Sql> = found.operands.into_iter().map(Typed::exact).collect::<Result<_, NotSent>>()?;

@@ -49,7 +49,7 @@ impl Deparser {
                 return NotSent::because("a set operation of different types");
             }
             let collations = tree::oids(operation.colCollations);
-            if !operation.all {
+            if !operation.all || operation.op != pg_sys::SetOperation::SETOP_UNION {
                 for (column, collation) in left_columns.iter().zip(collations) {
                     if !groups_exactly(column.oid, collation) {
                         return NotSent::because(format!("a set operation on {}", type_name(column.oid)));
@@ -58,9 +58,9 @@ impl Deparser {
             }
             let word = match operation.op {
                 pg_sys::SetOperation::SETOP_UNION => " UNION ",
-                pg_sys::SetOperation::SETOP_INTERSECT if !operation.all => " INTERSECT ",
-                pg_sys::SetOperation::SETOP_EXCEPT if !operation.all => " EXCEPT ",
-                _ => return NotSent::because("INTERSECT ALL or EXCEPT ALL"),
+                pg_sys::SetOperation::SETOP_INTERSECT => " INTERSECT ",
+                pg_sys::SetOperation::SETOP_EXCEPT => " EXCEPT ",
+                _ => return NotSent::because("a set operation"),
             };
             let all = if operation.all { "ALL " } else { "" };
             Ok((Sql::from("(") + left + word + all + right + ")", left_columns))

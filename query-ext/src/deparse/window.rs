@@ -132,9 +132,15 @@ unsafe fn frame(clause: *mut pg_sys::WindowClause) -> Result<String, NotSent> {
     let (options, start, end) =
         unsafe { ((*clause).frameOptions.cast_unsigned(), (*clause).startOffset, (*clause).endOffset) };
     let has = |option: u32| options & option != 0;
-    if has(pg_sys::FRAMEOPTION_EXCLUSION) {
-        return NotSent::because("a window frame with EXCLUDE");
-    }
+    let without = if has(pg_sys::FRAMEOPTION_EXCLUDE_CURRENT_ROW) {
+        " EXCLUDE CURRENT ROW"
+    } else if has(pg_sys::FRAMEOPTION_EXCLUDE_GROUP) {
+        " EXCLUDE GROUP"
+    } else if has(pg_sys::FRAMEOPTION_EXCLUDE_TIES) {
+        " EXCLUDE TIES"
+    } else {
+        ""
+    };
     let offset = |node| {
         // SAFETY: an expression, or null, which is none.
         let rows = unsafe { constant_integer(node)? };
@@ -177,5 +183,5 @@ unsafe fn frame(clause: *mut pg_sys::WindowClause) -> Result<String, NotSent> {
     } else {
         "RANGE"
     };
-    Ok(format!("{mode} BETWEEN {from} AND {to}"))
+    Ok(format!("{mode} BETWEEN {from} AND {to}{without}"))
 }

@@ -21,7 +21,7 @@ const WHOLE_PERCENT: u64 = 80;
 const DEPTH: u32 = 3;
 
 /// What values are of.
-const TYPES: [Type; 14] = [
+const TYPES: [Type; 15] = [
     Type::Bool,
     Type::Int2,
     Type::Int4,
@@ -34,6 +34,7 @@ const TYPES: [Type; 14] = [
     Type::Date,
     Type::Time,
     Type::Timestamp,
+    Type::Timestamptz,
     Type::Uuid,
     Type::Jsonb,
 ];
@@ -104,6 +105,9 @@ fn constants(kind: Type) -> &'static [&'static str] {
         Type::Date => &["date '2000-02-29'", "date '1969-12-31'", "date 'infinity'"],
         Type::Time => &["time '12:00'", "time '23:59:59.999999'"],
         Type::Timestamp => &["timestamp '2000-02-29 12:00'", "timestamp '1970-01-01'"],
+        Type::Timestamptz => {
+            &["timestamptz '2000-02-29 12:00+02'", "date_trunc('year', now())", "timestamptz '1970-01-01 00:00+00'"]
+        }
         Type::Uuid => &["'12345678-9abc-def0-1234-56789abcdef0'::uuid"],
         Type::Jsonb => &["'{\"a\": 1}'::jsonb", "'[1, \"a\"]'::jsonb"],
         _ => &[],
@@ -195,6 +199,12 @@ impl Writer {
                 let pattern = self.random.one(&["a%", "%ä%", "_", "%\\%%", "http%", "%"]);
                 format!("({} LIKE '{pattern}')", self.expression(Type::Text, depth))
             }
+            5 if self.random.percent(40) => {
+                let (kind, other) = (self.random.one(&[Type::Int4, Type::Date, Type::Numeric]), Type::Timestamp);
+                let of = self.random.one(&["<", "<=", ">", ">="]);
+                let mut pair = || format!("({}, {})", self.expression(kind, depth), self.expression(other, 0));
+                format!("({} {of} {})", pair(), pair())
+            }
             5 => format!("({} IN (1, 0, -7, 65536))", self.expression(Type::Int4, depth)),
             6 if self.tables.len() == 1 => {
                 let (kind, not) =
@@ -208,7 +218,7 @@ impl Writer {
                 format!("EXISTS (SELECT FROM @corpus s WHERE s.i4 = {table}.i2 AND s.id < {})", self.random.below(30))
             }
             _ => {
-                let kind = self.random.one(&TYPES[..13]);
+                let kind = self.random.one(&TYPES[..14]);
                 let collated = matches!(kind, Type::Text | Type::Bpchar);
                 let of = if collated { &["=", "<>"][..] } else { &["=", "<>", "<", "<=", ">", ">="][..] };
                 let (left, right) = (self.expression(kind, depth), self.expression(kind, depth));
@@ -272,7 +282,19 @@ impl Writer {
                     let distinct = if self.random.percent(20) { "DISTINCT " } else { "" };
                     format!("{}({distinct}{argument})", entry.name)
                 }
-                _ => self.random.one(&["count(*)", "count(a.t)", "avg(a.i4)", "sum(a.n)", "avg(a.n2)"]).to_owned(),
+                _ => self
+                    .random
+                    .one(&[
+                        "count(*)",
+                        "count(a.t)",
+                        "avg(a.i4)",
+                        "sum(a.n)",
+                        "avg(a.n2)",
+                        "stddev(a.i2)",
+                        "var_pop(a.id + a.g)",
+                        "variance(a.n)",
+                    ])
+                    .to_owned(),
             };
             let filtered =
                 if self.random.percent(20) { format!(" FILTER (WHERE {})", self.condition(1)) } else { String::new() };

@@ -15,6 +15,8 @@ async fn a_query_is_as_of_its_snapshot() {
     cursors(&client, &worker).await;
     functions(&client, &worker).await;
     beside_others(&client).await;
+    zones(&client).await;
+    known_values(&client).await;
     assert!(worker.drained(), "a lease is still open");
     assert!(!server.crashed(), "{}", server.log());
 }
@@ -104,4 +106,79 @@ async fn beside_others(client: &Client) {
     let error = fails(client, "RESET lake.freshness; EXECUTE p", "55000").await;
     assert!(error.contains("lake.freshness is strict") && error.contains("DISCARD PLANS"), "{error}");
     ask(client, "DISCARD PLANS; EXECUTE p; RESET ALL; DEALLOCATE ALL").await.unwrap();
+}
+
+/// What depends on the time zone is DuckDB's where that is UTC, and of a plan that was made there no longer when it is not.
+async fn zones(client: &Client) {
+    let days = "SELECT date_trunc('day', tz), tz::date, count(*), min(extract(hour FROM tz)) FROM @t1 WHERE tz > date '1999-12-31' GROUP BY 1, 2";
+    let (heap, lake) = (days.replace('@', "public."), days.replace('@', "lake."));
+    let scan = "SELECT id FROM lake.t1 WHERE date_trunc('day', tz) = tz AND s ~ '(?i)a'";
+    let zones = ["UTC", "Europe/Berlin", "Etc/UTC", "GMT", "UTC+3", "Etc/GMT-5", "America/St_Johns"];
+    ask(
+        client,
+        &format!("SET plan_cache_mode = force_generic_plan; PREPARE p AS {lake}; PREPARE s AS {scan}; EXECUTE s"),
+    )
+    .await
+    .unwrap();
+    for zone in zones {
+        ask(client, &format!("SET timezone = '{zone}'")).await.unwrap();
+        let is_utc = ["UTC", "Etc/UTC", "GMT"].contains(&zone);
+        assert_eq!(way(client, &lake).await == Some('W'), is_utc, "{zone}");
+        assert_eq!(difference(client, days, false).await, None, "{zone}");
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let prepared = sorted(ask(client, "EXECUTE p").await.unwrap());
+        assert_eq!(prepared, sorted(ask(client, &heap).await.unwrap()), "{zone}, prepared");
+        if is_utc {
+            ask(client, "EXECUTE s").await.unwrap();
+        } else {
+            let error = fails(client, "EXECUTE s", "55000").await;
+            assert!(error.contains("time zone") && error.contains("DISCARD PLANS"), "{error}");
+        }
+        // A moment is one everywhere.
+        assert_eq!(way(client, "SELECT max(tz), min(tz AT TIME ZONE 'UTC') FROM lake.t1").await, Some('W'), "{zone}");
+    }
+    ask(client, "RESET ALL; DEALLOCATE ALL").await.unwrap();
+}
+
+/// What Postgres computes beforehand: an error of it is one where a row would have met it, and none where there is no row.
+async fn known_values(client: &Client) {
+    for (filter, whole) in [
+        ("tz > now() - interval '1 day'", 'W'),
+        ("ts < date_trunc('month', localtimestamp) - 3 * interval '1 mon' AND d > current_date - 30000", 'W'),
+        ("tz > now() - random() * interval '1 day'", 'S'),
+    ] {
+        let query = format!("SELECT count(*) FROM @t1 WHERE {filter}");
+        assert_eq!(way(client, &query.replace('@', "lake.")).await, Some(whole), "{filter}");
+        if whole == 'W' {
+            assert_eq!(difference(client, &query, false).await, None);
+        }
+    }
+    fails(client, "SELECT count(*) FROM lake.t1 WHERE tz > now() - interval '290000 years'", "22008").await;
+    // With parameters, in generic and in custom plans.
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        ask(client, &format!("SET plan_cache_mode = {mode}")).await.unwrap();
+        for filter in [
+            "d > $1 - 400 AND ts > $1 + interval '1 mon'",
+            "ts > $1 + interval '290000 years' AND id < 0",
+            "ts > $1 + interval '290000 years'",
+        ] {
+            for schema in ["public", "lake"] {
+                let query = format!("SELECT count(*) FROM {schema}.t1 WHERE {filter}");
+                ask(client, &format!("PREPARE of_{schema} (date) AS {query}")).await.unwrap();
+            }
+            for day in ["2000-01-01", "2020-06-30", "1970-01-01", "infinity"] {
+                let mut counts = Vec::new();
+                for schema in ["public", "lake"] {
+                    counts.push(ask(client, &format!("EXECUTE of_{schema} ('{day}')")).await);
+                }
+                assert_eq!(counts[0], counts[1], "{filter} of {day}, {mode}");
+            }
+            ask(client, "DEALLOCATE ALL").await.unwrap();
+        }
+    }
+    ask(client, "RESET ALL").await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! The extensions `lake` and `lake_query`: `lake.<table>` when the table's columns change, or get values that Iceberg has not.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lake_tests::{Oracle, Postgres, bounded, eventually};
 
 use crate::extension_mirror::{mirror, server};
@@ -240,6 +240,67 @@ async fn columns_that_come_and_go_between_two_rows_are_followed_where_it_happene
         nosy.batch_execute("CREATE TABLE mine (id int); ALTER TABLE mine ADD COLUMN x int; ALTER TABLE t ADD COLUMN theirs int; UPDATE t SET theirs = 1 WHERE id = 1").await?;
         same_soon(&postgres, all).await?;
         ensure!(!postgres.log().contains("was not told"), "the log: {}", postgres.log());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_table_that_loses_its_last_column_stops_alone_and_comes_back_with_another() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres
+            .batch(
+                "CREATE TABLE t (a int, b int); INSERT INTO t VALUES (1, 2); ALTER TABLE t REPLICA IDENTITY FULL;
+                 CREATE TABLE u (a int); ALTER TABLE u REPLICA IDENTITY FULL;
+                 CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)",
+            )
+            .await?;
+        mirror(&postgres, &["t", "u", "other"]).await?;
+        // One with a row behind it, one without.
+        postgres.batch("ALTER TABLE t DROP COLUMN a, DROP COLUMN b; INSERT INTO t DEFAULT VALUES").await?;
+        postgres.batch("ALTER TABLE u DROP COLUMN a").await?;
+        let stopped = "SELECT \"table\", last_error FROM lake.lag WHERE state = 'errored' ORDER BY 1";
+        let errors = eventually("both have stopped", CATCH_UP, async || {
+            Ok(Some(postgres.rows(stopped).await?).filter(|rows| rows.len() == 2))
+        })
+        .await?;
+        for error in errors.iter().map(|row| row[1].clone().unwrap_or_default()) {
+            ensure!(error.contains("has no columns"), "{error}");
+        }
+        postgres.batch("INSERT INTO other VALUES (2)").await?;
+        postgres.batch("SELECT lake.wait('other', '20 s')").await?;
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.other"], CATCH_UP).await?;
+        for table in ["t", "u"] {
+            postgres
+                .batch(&format!("ALTER TABLE {table} ADD COLUMN c int DEFAULT 7; INSERT INTO {table} VALUES (8)"))
+                .await?;
+            postgres.batch(&format!("SELECT lake.resync('{table}')")).await?;
+            postgres.batch(&format!("SELECT lake.wait('{table}', '30 s')")).await?;
+        }
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.t", "public.u"], CATCH_UP).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_table_that_is_dropped_and_made_again_is_mirrored_again_when_its_mirror_has_ended() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await?;
+        mirror(&postgres, &["t"]).await?;
+        let oid = postgres.value("SELECT 't'::regclass::oid").await?;
+        postgres
+            .batch("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (2, 'x')")
+            .await?;
+        let Err(refused) = postgres.batch("SELECT lake.mirror('t')").await else { bail!("the name is taken") };
+        let refused = format!("{refused:#}");
+        ensure!(refused.contains(&format!("SELECT lake.unmirror({oid})")), "{refused}");
+        postgres.batch(&format!("SELECT lake.unmirror({oid})")).await?;
+        mirror(&postgres, &["t"]).await?;
+        ensure!(postgres.value("SELECT v FROM lake.t").await? == "x");
+        Oracle::new(&postgres).assert_equal(&postgres, &["public.t"], CATCH_UP).await?;
         Ok(())
     })
     .await

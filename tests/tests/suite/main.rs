@@ -9,6 +9,7 @@ mod extension_maintenance;
 mod extension_mirror;
 mod extension_pruning;
 mod extension_refusals;
+mod extension_regress;
 mod extension_stores;
 mod extension_types;
 mod harness;

@@ -167,6 +167,128 @@ pub(super) fn exists<'a>(json: &'a str, wanted: Argument<'a>) -> Outcome<'a> {
     Ok(Some(Value::Boolean(found)))
 }
 
+/// What is at the end of a path: of steps that are texts, in an array as it is printed.
+fn at_path<'a>(json: &'a str, path: Argument<'_>) -> Option<&'a str> {
+    let Argument::Text(path) = path else { return None };
+    let mut at = json;
+    for (_, step) in Items::of(path, "[")? {
+        let step = unescaped(step);
+        at = if at.starts_with('{') {
+            member(at, Argument::Text(&step))?
+        } else if at.starts_with('[') {
+            item(at, Argument::Integer(step.parse().ok()?))?
+        } else {
+            return None;
+        };
+    }
+    Some(at)
+}
+
+pub(super) fn path<'a>(json: &'a str, path: Argument<'a>) -> Outcome<'a> {
+    Ok(at_path(json, path).map(|value| Value::Text(Cow::Borrowed(value))))
+}
+
+pub(super) fn path_text<'a>(json: &'a str, path: Argument<'a>) -> Outcome<'a> {
+    Ok(at_path(json, path).and_then(as_text))
+}
+
+/// Whether each of some texts, or one of them, is there as [`exists`] has it.
+fn exist(json: &str, wanted: Argument<'_>, all: bool) -> Outcome<'static> {
+    let Argument::Text(wanted) = wanted else { return Ok(None) };
+    let Some(mut wanted) = Items::of(wanted, "[") else { return Ok(None) };
+    let is_there = |(_, text): (&str, &str)| {
+        matches!(exists(json, Argument::Text(&unescaped(text))), Ok(Some(Value::Boolean(true))))
+    };
+    Ok(Some(Value::Boolean(if all { wanted.all(is_there) } else { wanted.any(is_there) })))
+}
+
+pub(super) fn exists_any<'a>(json: &'a str, wanted: Argument<'a>) -> Outcome<'a> {
+    exist(json, wanted, false)
+}
+
+pub(super) fn exists_all<'a>(json: &'a str, wanted: Argument<'a>) -> Outcome<'a> {
+    exist(json, wanted, true)
+}
+
+/// How deep documents may be: deeper ones are left to Postgres, whose stack has a limit of its own.
+const DEPTH: usize = 200;
+
+/// `@>`: whether a document has all that another has, at the same places; the order of elements, and how often they are there, does not count.
+pub(super) fn contains<'a>(json: &'a str, wanted: Argument<'a>) -> Outcome<'a> {
+    let Argument::Text(wanted) = wanted else { return Ok(None) };
+    // Of the outermost, an array also has a value that is one of its elements.
+    let found = match (kind(json), kind(wanted)) {
+        ('{', '{') | ('[', '[') => holds(json, wanted, DEPTH)?,
+        ('[', 'v') => elements(json).any(|element| same(element, wanted)),
+        ('v', 'v') => same(json, wanted),
+        _ => false,
+    };
+    Ok(Some(Value::Boolean(found)))
+}
+
+/// `{`, `[`, or `v` for a value that is neither object nor array.
+fn kind(json: &str) -> char {
+    match json.as_bytes().first() {
+        Some(b'{') => '{',
+        Some(b'[') => '[',
+        _ => 'v',
+    }
+}
+
+fn elements(json: &str) -> impl Iterator<Item = &str> {
+    Items::of(json, "[").into_iter().flatten().map(|(_, element)| element)
+}
+
+/// Whether an object holds another, or an array another.
+fn holds(json: &str, wanted: &str, depth: usize) -> Result<bool, String> {
+    let depth = depth.checked_sub(1).ok_or("a document that is too deep")?;
+    if kind(json) == '{' {
+        for (key, wanted) in Items::of(wanted, "{").into_iter().flatten() {
+            let Some(value) = member(json, Argument::Text(&unescaped(key))) else { return Ok(false) };
+            if !is_or_holds(value, wanted, depth)? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    for wanted in elements(wanted) {
+        let mut found = false;
+        for element in elements(json) {
+            if is_or_holds(element, wanted, depth)? {
+                found = true;
+                break;
+            }
+        }
+        if !found {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_or_holds(value: &str, wanted: &str, depth: usize) -> Result<bool, String> {
+    match (kind(value), kind(wanted)) {
+        ('v', 'v') => Ok(same(value, wanted)),
+        (of, other) if of == other => holds(value, wanted, depth),
+        _ => Ok(false),
+    }
+}
+
+/// Whether two values are equal that are neither objects nor arrays: numbers by what they are worth.
+fn same(value: &str, other: &str) -> bool {
+    let is_number = |value: &str| value.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    value == other || (is_number(value) && is_number(other) && worth(value) == worth(other))
+}
+
+/// Sign, digits before the point and digits behind it, without the zeros that do not count.
+fn worth(number: &str) -> (bool, &str, &str) {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let is_zero = whole.is_empty() && fraction.is_empty();
+    (digits.len() < number.len() && !is_zero, whole, fraction)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +324,37 @@ mod tests {
         assert_eq!(text(exists(list, key("1"))).unwrap(), "false");
         assert_eq!(text(exists(JSON, key("c"))).unwrap(), "true");
         assert_eq!(text(exists("\"s\"", key("s"))).unwrap(), "true");
+    }
+
+    #[test]
+    fn paths_lead_through_objects_and_arrays() {
+        let at = |steps| text(path(JSON, Argument::Text(steps)));
+        assert_eq!(at(r#"["a", "1", "b"]"#).unwrap(), r#""x, y""#);
+        assert_eq!(text(path_text(JSON, Argument::Text(r#"["a", "-2", "b"]"#))).unwrap(), "x, y");
+        assert_eq!(at("[]").unwrap(), JSON);
+        assert_eq!(at(r#"["a", "b"]"#), None);
+        assert_eq!(at(r#"["long", "0"]"#), None);
+        let wanted = |call: fn(&'static str, Argument<'static>) -> Outcome<'static>, texts| {
+            text(call(JSON, Argument::Text(texts))).unwrap()
+        };
+        assert_eq!(wanted(exists_any, r#"["none", "c"]"#), "true");
+        assert_eq!(wanted(exists_all, r#"["none", "c"]"#), "false");
+        assert_eq!(wanted(exists_any, "[]"), "false");
+        assert_eq!(wanted(exists_all, "[]"), "true");
+    }
+
+    #[test]
+    fn a_document_contains_what_is_at_the_same_places() {
+        let holds = |json, wanted| text(contains(json, Argument::Text(wanted))).unwrap() == "true";
+        assert!(holds(JSON, r#"{"a": [[], {"b": "x, y"}, {}], "long": -1.5}"#));
+        assert!(!holds(JSON, r#"{"a": [2]}"#));
+        assert!(holds("[1, 2, [1, 3]]", "[1, [3], 1]"));
+        assert!(!holds("[1, 2, [1, 3]]", "[1, 3]"));
+        assert!(holds("[1, \"a\"]", "\"a\""));
+        assert!(!holds("\"a\"", "[\"a\"]"));
+        assert!(!holds("{}", "[]"));
+        assert!(holds("-0.10", "-0.1") && holds("[0.00]", "[0]") && !holds("1", "-1") && !holds("10", "1"));
+        let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+        assert!(contains(&deep, Argument::Text(&deep)).is_err());
     }
 }

@@ -53,12 +53,17 @@ struct Function {
     call: for<'a> fn(&'a str, Argument<'a>) -> Outcome<'a>,
 }
 
-static FUNCTIONS: [Function; 6] = [
+static FUNCTIONS: [Function; 11] = [
     Function { name: c"lake_json_field", indexed: false, tells: false, call: json::field },
     Function { name: c"lake_json_field_text", indexed: false, tells: false, call: json::field_text },
     Function { name: c"lake_json_element", indexed: true, tells: false, call: json::element },
     Function { name: c"lake_json_element_text", indexed: true, tells: false, call: json::element_text },
     Function { name: c"lake_json_exists", indexed: false, tells: true, call: json::exists },
+    Function { name: c"lake_json_path", indexed: false, tells: false, call: json::path },
+    Function { name: c"lake_json_path_text", indexed: false, tells: false, call: json::path_text },
+    Function { name: c"lake_json_exists_any", indexed: false, tells: true, call: json::exists_any },
+    Function { name: c"lake_json_exists_all", indexed: false, tells: true, call: json::exists_all },
+    Function { name: c"lake_json_contains", indexed: false, tells: true, call: json::contains },
     Function { name: c"lake_divide", indexed: false, tells: false, call: divide::divide },
 ];
 

@@ -50,8 +50,15 @@ pub(crate) async fn way(client: &Client, sql: &str) -> Option<char> {
 
 /// A query of `@table`s as it is for the heap, and for the lake.
 pub(crate) fn sides(query: &str) -> (String, String) {
-    // `@` is an operator too.
-    let of = |schema: &str| query.replace('@', &format!("{schema}.")).replace(&format!("{schema}. "), "@ ");
+    // `@` and `@>` are operators.
+    let mut parts = query.split('@');
+    let first = parts.next().unwrap_or_default();
+    let of = |schema: &str| {
+        parts.clone().fold(first.to_owned(), |sql, part| {
+            let names = part.starts_with(|c: char| c.is_ascii_lowercase());
+            sql + if names { schema } else { "" } + if names { "." } else { "@" } + part
+        })
+    };
     (of("public"), of("lake"))
 }
 
