@@ -1,12 +1,19 @@
 //! What an engine is told: values only, already checked by whoever read them (the TOML file or the extension's settings).
 
+mod catalog;
+
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iceberg_writer::{Format, RestSettings, Retention, StoreOptions};
+use iceberg_writer::{Format, Retention, StoreOptions};
 use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind};
+
+pub use catalog::{CatalogConfig, CatalogOptions, CatalogType, JdbcCatalogConfig};
 
 /// A password. `Debug` never shows it.
 #[derive(Clone)]
@@ -16,6 +23,21 @@ impl Secret {
     /// Wraps a password.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
+    }
+
+    /// A password that is in this variable of the environment, or else in the file that this key names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the file cannot be read.
+    pub(crate) fn find(variable: &str, key: &str, file: Option<&Path>) -> Result<Option<Self>, Error> {
+        if let Ok(password) = std::env::var(variable) {
+            return Ok(Some(Self::new(password)));
+        }
+        let Some(file) = file else { return Ok(None) };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::new(ErrorKind::Config, format!("read {key} {}", file.display())).with_source(error)
+        })?;
+        Ok(Some(Self::new(text.trim_end_matches(['\n', '\r']))))
     }
 
     /// The password itself, for the connection that needs it.
@@ -116,38 +138,6 @@ pub struct LakeConfig {
     pub unrepresentable: Unrepresentable,
 }
 
-/// Which catalog the Iceberg tables are in. The registry is in the source in any case.
-#[derive(Debug, Clone)]
-pub enum CatalogConfig {
-    /// A JDBC catalog beside the registry.
-    Source,
-    /// A JDBC catalog in another database.
-    Jdbc(Box<JdbcCatalogConfig>),
-    /// A REST catalog.
-    Rest(RestSettings),
-    /// None but the warehouse's files, as Iceberg's Hadoop catalog has them.
-    Files,
-}
-
-/// A JDBC catalog in a database that is not the source.
-#[derive(Debug, Clone)]
-pub struct JdbcCatalogConfig {
-    /// Host name, address, or the directory of a unix socket.
-    pub host: String,
-    /// Port; also names the socket file.
-    pub port: u16,
-    /// Database.
-    pub database: String,
-    /// Role, which may create tables in the schema.
-    pub user: String,
-    /// Its password, where the server asks for one.
-    pub password: Option<Secret>,
-    /// Schema of the catalog's tables.
-    pub schema: String,
-    /// `catalog_name`.
-    pub name: String,
-}
-
 /// What becomes of a value that the Iceberg type of its column has not: an infinite date, say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -162,8 +152,19 @@ pub enum Unrepresentable {
 /// What [`LakeConfig::file_bytes`] is unless it is set: large enough for readers, small enough to rewrite later.
 pub const DEFAULT_FILE_BYTES: usize = 256 << 20;
 
+/// Smaller files would be more work for their readers than for us.
+pub const LEAST_FILE_BYTES: usize = 256 << 10;
+
+/// [`Retention::snapshots`]: the current one is always there. All are in the table's metadata, which each commit writes anew:
+/// some 900 bytes each.
+pub const RETAINED_SNAPSHOTS: RangeInclusive<usize> = 1..=10_000;
+
+/// [`Retention::grace`]: more would keep what nobody needs for ever: whoever reads for longer wants the snapshot itself, by
+/// its age.
+pub const MOST_GRACE: Duration = Duration::from_hours(366 * 24);
+
 /// What copies may ask of the source.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyConfig {
     /// A copy lets its snapshot go and takes a new one when it is this old: a snapshot keeps VACUUM from removing rows.
     pub snapshot_age: Duration,
@@ -203,6 +204,14 @@ pub struct MaintenanceConfig {
     pub bytes_per_second: u64,
     /// Files of about one size that are rewritten into one.
     pub tier_files: usize,
+}
+
+impl MaintenanceConfig {
+    /// With less, files would come faster than they are rewritten.
+    pub const LEAST_BYTES_PER_SECOND: u64 = 64 << 10;
+
+    /// One file is not rewritten into one; and of more, readers would have too many.
+    pub const TIER_FILES: RangeInclusive<usize> = 2..=64;
 }
 
 impl Default for MaintenanceConfig {

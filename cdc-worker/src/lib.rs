@@ -32,9 +32,9 @@ mod stored_keys;
 mod table;
 
 pub use config::{
-    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, JdbcCatalogConfig, LakeConfig,
-    ListedLayout, ListedTable, MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable,
-    default_copy_connections,
+    CatalogConfig, CatalogOptions, CatalogType, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig,
+    JdbcCatalogConfig, LEAST_FILE_BYTES, LakeConfig, ListedLayout, ListedTable, MOST_GRACE, MaintenanceConfig,
+    RETAINED_SNAPSHOTS, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
 };
 pub use engine::run;
 pub use error::{Error, ErrorKind, Retry};

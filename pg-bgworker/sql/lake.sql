@@ -157,6 +157,8 @@ FROM lake_catalog.mirrored_tables t
 JOIN lake_catalog.mirrors m USING (mirror)
 LEFT JOIN lake_catalog.iceberg_tables i
     ON i.catalog_name = 'lake' AND i.table_namespace = t.source_schema AND i.table_name = t.lake_table
+    -- Another catalog's are not here, but for what is left of those that were before it was named.
+    AND coalesce(current_setting('lake.catalog_type', true), 'source') = 'source'
 WHERE pg_has_role('pg_monitor', 'MEMBER') OR has_table_privilege(t.relation, 'SELECT');
 COMMENT ON VIEW lake.mirrors IS 'The mirrored tables';
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
-use crate::settings::{DIRECTORY, Settings};
+use crate::settings::{DIRECTORY, Settings, in_our_words};
 
 /// How long the engine may take to end in order. With [`LAST_GRACE`] it stays below the two seconds within which the
 /// worker has to be gone.
@@ -29,6 +29,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// Starts an engine.
     pub(crate) fn start(settings: &Settings) -> Result<Self, Error> {
+        let config = config(settings).map_err(|error| failed(&error))?;
         make_directory()?;
         let runtime = without_signals(|| {
             tokio::runtime::Builder::new_multi_thread()
@@ -40,7 +41,7 @@ impl Engine {
         })
         .map_err(|error| Error::state("the lake engine cannot start its threads").with_detail(chain(&error)))?;
         let (shutdown, stop) = watch::channel(false);
-        let task = Some(runtime.spawn(cdc_worker::run(config(settings), stop)));
+        let task = Some(runtime.spawn(cdc_worker::run(config, stop)));
         Ok(Self { runtime, shutdown, task })
     }
 
@@ -51,13 +52,7 @@ impl Engine {
         }
         let ended = self.task.take().map(|task| self.runtime.block_on(task));
         Some(match ended {
-            Some(Ok(Err(error))) => {
-                let failure = Error::state(error.report());
-                match error.hint() {
-                    Some(hint) => failure.with_hint(hint),
-                    None => failure,
-                }
-            }
+            Some(Ok(Err(error))) => failed(&error),
             Some(Err(panicked)) => Error::state("the lake engine panicked")
                 .with_detail(panicked.to_string())
                 .with_hint("the server log has the panic's message; please report it"),
@@ -80,9 +75,22 @@ impl Engine {
     }
 }
 
+/// The engine's own error. It names settings as they are in the standalone worker's file.
+fn failed(error: &cdc_worker::Error) -> Error {
+    let failure = Error::state(in_our_words(&error.report()));
+    match error.hint() {
+        Some(hint) => failure.with_hint(in_our_words(hint)),
+        None => failure,
+    }
+}
+
 /// The engine's configuration.
-fn config(settings: &Settings) -> cdc_worker::EngineConfig {
-    cdc_worker::EngineConfig {
+///
+/// # Errors
+/// When settings contradict each other.
+fn config(settings: &Settings) -> Result<cdc_worker::EngineConfig, cdc_worker::Error> {
+    let files = &settings.files;
+    Ok(cdc_worker::EngineConfig {
         mirror: crate::registry::MIRROR.to_owned(),
         source: cdc_worker::SourceConfig {
             host: settings.server.host.clone(),
@@ -97,24 +105,24 @@ fn config(settings: &Settings) -> cdc_worker::EngineConfig {
             copy_connections: settings.copy_connections,
         },
         lake: cdc_worker::LakeConfig {
-            catalog: cdc_worker::CatalogConfig::Source,
+            catalog: settings.catalog.clone().read()?,
             warehouse: settings.warehouse.clone(),
             store: settings.store.clone(),
             catalog_schema: "lake_catalog".to_owned(),
             catalog_name: "lake".to_owned(),
-            file_bytes: cdc_worker::DEFAULT_FILE_BYTES,
-            format: cdc_worker::Format::V2,
+            file_bytes: files.file_bytes,
+            format: files.format,
             unrepresentable: settings.unrepresentable,
         },
-        copy: cdc_worker::CopyConfig::default(),
-        maintenance: cdc_worker::MaintenanceConfig::default(),
-        retention: cdc_worker::Retention::default(),
+        copy: files.copy,
+        maintenance: files.maintenance,
+        retention: files.retention,
         commit: cdc_worker::CommitConfig { interval: settings.commit_interval, max_bytes: settings.commit_bytes },
         state_dir: settings.state_dir.clone(),
         read_socket: Some(settings.read_socket.clone()),
         admin_listen: None,
         tables: cdc_worker::TableSelection::Registry,
-    }
+    })
 }
 
 /// The directory of the socket and the state, closed to other users as the data directory is.

@@ -30,7 +30,6 @@ mod process;
 mod registry;
 mod settings;
 mod status;
-mod store;
 mod supervisor;
 mod wait;
 

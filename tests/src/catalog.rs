@@ -41,7 +41,12 @@ impl OtherCatalog {
 
     /// None but the files of a worker's warehouse.
     pub fn hadoop(config: &WorkerConfig) -> Self {
-        Self { reader: json!({"type": "hadoop", "warehouse": config.warehouse_url()}) }
+        Self::files_in(&config.warehouse_url())
+    }
+
+    /// None but the files of the warehouse at this URL.
+    pub fn files_in(warehouse: &str) -> Self {
+        Self { reader: json!({"type": "hadoop", "warehouse": warehouse}) }
     }
 
     /// The same, but for one key.
@@ -71,12 +76,38 @@ impl OtherCatalog {
                  schema = {schema}\n"
             ));
         }
-        let path: PathBuf = directory.join("catalog.credential");
-        std::fs::write(&path, self.reader["credential"].as_str().context("a credential")?)?;
-        Account::current()?.own(&path)?;
+        let path = self.credential_file(directory)?;
         let (uri, warehouse) = (text("uri")?, text("warehouse")?);
         Ok(format!(
             "[catalog]\ntype = \"rest\"\nuri = {uri}\nwarehouse = {warehouse}\ncredential_file = {path:?}\ninsecure = true\n"
         ))
+    }
+
+    /// The extension's settings; secrets go into a file of this directory.
+    pub fn settings(&self, directory: &std::path::Path) -> Result<Vec<(String, String)>> {
+        let keys: &[&str] = match self.reader["type"].as_str() {
+            Some("rest") => &["type", "uri", "warehouse"],
+            Some("jdbc") => &["type", "host", "port", "database", "schema"],
+            _ => &["type"],
+        };
+        let text = |key: &str| self.reader[key].as_str().map_or_else(|| self.reader[key].to_string(), str::to_owned);
+        let mut settings: Vec<(String, String)> =
+            keys.iter().map(|&key| (format!("lake.catalog_{key}"), text(key))).collect();
+        let mut add = |key: &str, value: String| settings.push((format!("lake.catalog_{key}"), value));
+        if self.reader["type"] == "jdbc" {
+            add("user", Source::ROLE.to_owned());
+        }
+        if self.reader["type"] == "rest" {
+            add("credential_file", self.credential_file(directory)?.display().to_string());
+            add("insecure", "on".to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn credential_file(&self, directory: &std::path::Path) -> Result<PathBuf> {
+        let path = directory.join("catalog.credential");
+        std::fs::write(&path, self.reader["credential"].as_str().context("a credential")?)?;
+        Account::current()?.own(&path)?;
+        Ok(path)
     }
 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iceberg_writer::{Format, Retention};
+use iceberg_writer::Format;
 use serde::Deserialize;
 
-use super::catalog::Catalog;
+use super::maintenance::{MaintenanceSection, RetentionSection};
 use super::store::Store;
 use crate::config::{
-    CatalogConfig, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LakeConfig, ListedLayout, ListedTable,
-    MaintenanceConfig, Secret, SourceConfig, TableSelection, Unrepresentable, default_copy_connections,
+    CatalogConfig, CatalogOptions, CommitConfig, CopyConfig, DEFAULT_FILE_BYTES, EngineConfig, LEAST_FILE_BYTES,
+    LakeConfig, ListedLayout, ListedTable, Secret, SourceConfig, TableSelection, Unrepresentable,
+    default_copy_connections,
 };
 use crate::error::{Error, ErrorKind};
 use crate::memory::{MemoryBudget, control_group_limit};
@@ -23,21 +23,6 @@ const PASSWORD_VARIABLE: &str = "LAKEMIRROR_SOURCE_PASSWORD";
 
 /// More would only queue for the same disks and cores.
 const MOST_COPY_CONNECTIONS: usize = 64;
-
-/// Smaller files would be more work for their readers than for us.
-const LEAST_FILE_BYTES: usize = 256 << 10;
-
-/// With less, files would come faster than they are rewritten.
-const LEAST_BANDWIDTH: u64 = 64 << 10;
-
-/// One file is not rewritten into one; and of more, readers would have too many.
-const TIER_FILES: RangeInclusive<usize> = 2..=64;
-
-/// The current one is always there. All are in the table's metadata, which each commit writes anew: some 900 bytes each.
-const SNAPSHOTS: RangeInclusive<usize> = 1..=10_000;
-
-/// More would keep what nobody needs for ever: whoever reads for longer wants the snapshot itself, by its age.
-const MOST_GRACE: Duration = Duration::from_hours(366 * 24);
 
 /// The longest path that a socket can have; a longer one is no default.
 const LONGEST_SOCKET: usize = 107;
@@ -72,7 +57,7 @@ struct File {
     source: Source,
     lake: Lake,
     /// Without it the catalog is in the source.
-    catalog: Option<Catalog>,
+    catalog: Option<CatalogOptions>,
     #[serde(default)]
     store: Store,
     #[serde(default)]
@@ -80,9 +65,9 @@ struct File {
     #[serde(default)]
     copy: Copy,
     #[serde(default)]
-    maintenance: Maintenance,
+    maintenance: MaintenanceSection,
     #[serde(default)]
-    retention: RetentionKeys,
+    retention: RetentionSection,
     #[serde(default)]
     memory: Memory,
     state: State,
@@ -98,7 +83,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Source {
     host: String,
-    #[serde(default = "default_port")]
+    #[serde(default = "CatalogOptions::default_port")]
     port: u16,
     database: String,
     user: String,
@@ -147,24 +132,6 @@ struct Commit {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Maintenance {
-    enabled: Option<bool>,
-    bandwidth: Option<String>,
-    tier_files: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetentionKeys {
-    #[serde(default, with = "humantime_serde::option")]
-    age: Option<Duration>,
-    snapshots: Option<usize>,
-    #[serde(default, with = "humantime_serde::option")]
-    grace: Option<Duration>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Memory {
     budget: Option<String>,
 }
@@ -194,7 +161,7 @@ struct Log {
     format: LogFormat,
 }
 
-pub(super) fn default_mirror() -> String {
+fn default_mirror() -> String {
     "lake".to_owned()
 }
 
@@ -208,10 +175,6 @@ fn default_schema() -> String {
 
 fn yes() -> bool {
     true
-}
-
-pub(super) fn default_port() -> u16 {
-    5432
 }
 
 pub(super) fn config_error(message: String) -> Error {
@@ -235,7 +198,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         config_error(format!("the configuration {}{place}: {}", path.display(), error.message()))
             .with_hint("the README lists all keys")
     })?;
-    let password = password(PASSWORD_VARIABLE, "source.password_file", file.source.password_file.as_deref())?;
+    let password = Secret::find(PASSWORD_VARIABLE, "source.password_file", file.source.password_file.as_deref())?;
     check_lists(&file)?;
     let (history, layout) = (&file.history, &file.layout);
     let tables = listed(file.tables, history, layout, false).chain(listed(file.append_only, history, layout, true));
@@ -269,7 +232,7 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
         None => budget.changes(),
     };
     let (file_bytes, copy) = (file_bytes(&file.lake)?, copy(&file.copy)?);
-    let catalog = file.catalog.map_or(Ok(CatalogConfig::Source), Catalog::read)?;
+    let catalog = file.catalog.map_or(Ok(CatalogConfig::Source), CatalogOptions::read)?;
     let default_socket = Some(file.state.dir.join("read.sock")).filter(|path| path.as_os_str().len() <= LONGEST_SOCKET);
     let config = EngineConfig {
         mirror: file.mirror,
@@ -296,8 +259,8 @@ pub fn load(path: &Path) -> Result<(EngineConfig, LogFormat), Error> {
             unrepresentable: file.lake.unrepresentable,
         },
         copy,
-        maintenance: maintenance(&file.maintenance)?,
-        retention: retention(&file.retention)?,
+        maintenance: file.maintenance.read()?,
+        retention: file.retention.read()?,
         commit: CommitConfig { interval: file.commit.interval.unwrap_or(default.interval), max_bytes },
         state_dir: file.state.dir,
         read_socket: file.read.socket.or(default_socket),
@@ -325,35 +288,6 @@ fn copy(copy: &Copy) -> Result<CopyConfig, Error> {
         None => default.held_wal,
     };
     Ok(CopyConfig { snapshot_age: copy.snapshot_age.unwrap_or(default.snapshot_age), held_wal })
-}
-
-fn maintenance(maintenance: &Maintenance) -> Result<MaintenanceConfig, Error> {
-    let default = MaintenanceConfig::default();
-    let bytes_per_second = match &maintenance.bandwidth {
-        Some(text) => bytes(text).filter(|bytes| *bytes >= LEAST_BANDWIDTH).ok_or_else(|| {
-            config_error(format!("maintenance.bandwidth = \"{text}\" is not a size, or too small"))
-                .with_hint("bytes a second, like \"16MiB\"; at least 64KiB")
-        })?,
-        None => default.bytes_per_second,
-    };
-    let tier_files = maintenance.tier_files.unwrap_or(default.tier_files);
-    if !TIER_FILES.contains(&tier_files) {
-        return Err(config_error(format!("maintenance.tier_files = {tier_files}")).with_hint("between 2 and 64"));
-    }
-    Ok(MaintenanceConfig { enabled: maintenance.enabled.unwrap_or(default.enabled), bytes_per_second, tier_files })
-}
-
-fn retention(keys: &RetentionKeys) -> Result<Retention, Error> {
-    let default = Retention::default();
-    let snapshots = keys.snapshots.unwrap_or(default.snapshots);
-    if !SNAPSHOTS.contains(&snapshots) {
-        return Err(config_error(format!("retention.snapshots = {snapshots}")).with_hint("between 1 and 10000"));
-    }
-    let (age, grace) = (keys.age.unwrap_or(default.age), keys.grace.unwrap_or(default.grace));
-    if grace > MOST_GRACE {
-        return Err(config_error("retention.grace is more than a year".to_owned()).with_hint("at most \"366days\""));
-    }
-    Ok(Retention { age, snapshots, grace })
 }
 
 /// Every table is in one list, and what is said of a table is said of one in a list.
@@ -389,18 +323,8 @@ fn listed(
     })
 }
 
-pub(super) fn password(variable: &str, key: &str, file: Option<&Path>) -> Result<Option<Secret>, Error> {
-    if let Ok(password) = std::env::var(variable) {
-        return Ok(Some(Secret::new(password)));
-    }
-    let Some(file) = file else { return Ok(None) };
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| config_error(format!("read {key} {}", file.display())).with_source(error))?;
-    Ok(Some(Secret::new(text.trim_end_matches(['\n', '\r']))))
-}
-
 /// A size such as `64MiB`, `512 KiB` or `1000000`.
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().ok()?;
@@ -415,16 +339,16 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn load_text(text: &str) -> Result<(EngineConfig, LogFormat), Error> {
+    pub(in crate::cli) fn load_text(text: &str) -> Result<(EngineConfig, LogFormat), Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         load(file.path())
     }
 
-    const LEAST: &str = "tables = ['public.t']\n[source]\nhost = '/tmp'\ndatabase = 'd'\nuser = 'u'\n\
+    pub(in crate::cli) const LEAST: &str = "tables = ['public.t']\n[source]\nhost = '/tmp'\ndatabase = 'd'\nuser = 'u'\n\
                          [lake]\nwarehouse = 'file:///w'\n[state]\ndir = '/s'\n";
 
     #[test]
@@ -446,31 +370,6 @@ mod tests {
         assert_eq!(load_text(&both).unwrap().0.commit.max_bytes, 1 << 20);
         let error = load_text(&format!("{LEAST}[memory]\nbudget = '1MiB'\n")).unwrap_err();
         assert!(error.report().contains("memory.budget") && error.hint().is_some());
-    }
-
-    #[test]
-    fn maintenance_is_on_unless_it_is_turned_off() {
-        assert_eq!(load_text(LEAST).unwrap().0.maintenance, MaintenanceConfig::default());
-        let set = |keys: &str| load_text(&format!("{LEAST}[maintenance]\n{keys}\n"));
-        let config = set("enabled = false\nbandwidth = '1MiB'\ntier_files = 2").unwrap().0.maintenance;
-        assert_eq!(config, MaintenanceConfig { enabled: false, bytes_per_second: 1 << 20, tier_files: 2 });
-        for wrong in ["bandwidth = '1KiB'", "bandwidth = 'x'", "tier_files = 1", "tier_files = 65"] {
-            let error = set(wrong).unwrap_err();
-            assert!(error.report().contains("maintenance.") && error.hint().is_some(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn snapshots_are_kept_as_long_as_is_wanted() {
-        assert_eq!(load_text(LEAST).unwrap().0.retention, Retention::default());
-        let set = |keys: &str| load_text(&format!("{LEAST}[retention]\n{keys}\n"));
-        let set_all = set("age = '2h'\nsnapshots = 7\ngrace = '0s'").unwrap().0.retention;
-        let hours = Duration::from_secs(7200);
-        assert_eq!(set_all, Retention { age: hours, snapshots: 7, grace: Duration::ZERO });
-        for wrong in ["snapshots = 0", "snapshots = 10001", "grace = '1000000years'"] {
-            let error = set(wrong).unwrap_err();
-            assert!(error.report().contains("retention.") && error.hint().is_some(), "{wrong}");
-        }
     }
 
     #[test]

@@ -8,11 +8,11 @@ macro_rules! say {
     }};
 }
 
-mod catalog;
 mod check;
 mod exit;
 mod file;
 mod maintain;
+mod maintenance;
 mod progress;
 mod status;
 mod store;

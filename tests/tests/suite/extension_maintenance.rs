@@ -7,7 +7,7 @@ use crate::extension_mirror::server;
 use crate::{CATCH_UP, TEST_LIMIT};
 
 /// How many live data files, delete files and snapshots a table has, by its newest metadata.
-async fn totals(postgres: &lake_tests::Postgres) -> Result<(u64, u64, usize)> {
+pub(crate) async fn totals(postgres: &lake_tests::Postgres) -> Result<(u64, u64, usize)> {
     let location =
         postgres.value("SELECT metadata_location FROM lake_catalog.iceberg_tables WHERE table_name = 't'").await?;
     let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(location.trim_start_matches("file://"))?)?;

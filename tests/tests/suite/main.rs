@@ -1,8 +1,10 @@
 //! The end-to-end suite: real servers, the real worker, foreign readers. One binary, so that it links once.
 
 mod extension_accelerate;
+mod extension_catalogs;
 mod extension_columns;
 mod extension_crash;
+mod extension_files;
 mod extension_history;
 mod extension_layout;
 mod extension_maintenance;

@@ -1,5 +1,9 @@
 //! The settings `lake.*`, and what the engine of this database is told by them.
 
+mod catalog;
+mod files;
+mod store;
+
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +15,9 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::error::Error;
 use crate::log::LogLevel;
+
+pub(crate) use catalog::in_our_words;
+use files::FileSettings;
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
@@ -60,7 +67,9 @@ pub(crate) fn define() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
-    crate::store::define();
+    store::define();
+    catalog::define();
+    files::define();
     GucRegistry::define_string_guc(
         c"lake.conninfo",
         c"How the engine connects to its own server; the database is always the engine's.",
@@ -128,6 +137,10 @@ pub(crate) struct Settings {
     pub(crate) warehouse: String,
     /// How its object store is reached.
     pub(crate) store: cdc_worker::StoreOptions,
+    /// Which catalog the tables are in, not checked yet.
+    pub(crate) catalog: cdc_worker::CatalogOptions,
+    /// How the lake's files are made and kept.
+    pub(crate) files: FileSettings,
     /// Age at which a batch is committed.
     pub(crate) commit_interval: Duration,
     /// Bytes at which a batch is committed.
@@ -194,7 +207,9 @@ impl Settings {
             database,
             server: Server::read(&string(&CONNINFO), user)?,
             warehouse,
-            store: crate::store::options(),
+            store: store::options(),
+            catalog: catalog::options(),
+            files: files::read(),
             commit_interval: Duration::from_millis(COMMIT_INTERVAL.get().unsigned_abs().into()),
             commit_bytes: u64::from(COMMIT_SIZE.get().unsigned_abs()) << 10,
             copy_connections: match usize::try_from(COPY_CONNECTIONS.get()) {

@@ -37,7 +37,7 @@ const TEXTS: &[(&CStr, &CStr, &Text)] = &[
 ];
 
 /// Defines the settings.
-pub(crate) fn define() {
+pub(super) fn define() {
     for (name, what, setting) in TEXTS {
         GucRegistry::define_string_guc(name, what, c"", setting, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
     }
@@ -60,11 +60,8 @@ pub(crate) fn define() {
 }
 
 /// What the engine is told.
-pub(crate) fn options() -> StoreOptions {
-    let text = |setting: &Text| {
-        let value = setting.get().map(|value| value.to_string_lossy().into_owned());
-        value.filter(|value| !value.is_empty())
-    };
+pub(super) fn options() -> StoreOptions {
+    let text = |setting: &Text| Some(super::string(setting)).filter(|value| !value.is_empty());
     let file = |setting: &Text| text(setting).map(PathBuf::from);
     StoreOptions {
         endpoint: text(&ENDPOINT),
