@@ -131,7 +131,7 @@ def main():
             heap = read_lake.ordered(read_lake.heap_rows(connection, table, columns), columns)
             by_name = {column["name"]: column for column in columns}
             for reader in step.get("readers", readers):
-                results.append({"step": step["name"], "reader": reader, "outcome": outcome(step, readers[reader], heap, by_name)})
+                results.append({"of": step["of"], "step": step["name"], "reader": reader, "outcome": outcome(step, readers[reader], heap, by_name)})
         json.dump({"results": results}, answer)
 
 
