@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use iceberg_writer::MirrorCatalog;
 use tokio_postgres::Client;
 
 use crate::Result;
@@ -9,7 +10,7 @@ use crate::config::{EngineConfig, ListedLayout, ListedTable, TableSelection};
 use crate::error::{Error, ErrorKind};
 use crate::registry::ensure_schema;
 use crate::source::relation::{SourceTable, Wanted};
-use crate::source::{connect, preflight, publication, relation, slot};
+use crate::source::{connect, layout, preflight, publication, relation, slot};
 
 /// Prints every finding with its remedy.
 ///
@@ -26,6 +27,7 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     let mut find = |error: &Error| {
         findings.push((error.report(), error.hint().unwrap_or("").to_owned(), error.kind()));
     };
+    let mut fit = Vec::new();
     if let TableSelection::Listed(tables) = &config.tables {
         for table in tables {
             match listed(config, &client, table).await {
@@ -33,17 +35,17 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
                     if let Some(note) = source.note() {
                         say!("note: {note}");
                     }
+                    fit.push(source);
                 }
                 Err(error) if error.kind() == ErrorKind::SourceUnreachable => return Err(error),
                 Err(error) => find(&error),
             }
         }
     }
-    match crate::engine::open_warehouse(config).await {
-        Ok(warehouse) => {
-            if let Err(error) = crate::engine::open_catalog(config, &warehouse).await {
-                find(&error);
-            }
+    match open_catalog(config).await {
+        Ok(catalog) => {
+            let names = fit.iter().map(|table| catalog.check_name(&table.schema, &table.name));
+            names.filter_map(Result::err).for_each(|error| find(&Error::from(error).of_kind(ErrorKind::Config)));
         }
         Err(error) => find(&error),
     }
@@ -71,6 +73,11 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
     Err(Error::new(kind, format!("{} finding(s) keep the mirror from running", findings.len())))
 }
 
+async fn open_catalog(config: &EngineConfig) -> Result<MirrorCatalog> {
+    let warehouse = crate::engine::open_warehouse(config).await?;
+    crate::engine::open_catalog(config, &warehouse).await
+}
+
 /// Whether the worker can keep its cache there.
 fn state_directory(path: &Path) -> Result<()> {
     let failed = |error: std::io::Error| {
@@ -82,12 +89,13 @@ fn state_directory(path: &Path) -> Result<()> {
     tempfile::tempfile_in(path).map(drop).map_err(failed)
 }
 
-/// Whether a listed table is there, fit, and published.
+/// Whether a listed table is there, fit, and published, and can be laid out as it is to be.
 async fn listed(config: &EngineConfig, client: &Client, table: &ListedTable) -> Result<SourceTable> {
     let relation = relation::resolve(client, &table.name).await?;
     let wanted = Wanted { history: table.history, ..Wanted::new(&config.source.publication, table.append_only) };
     let source = relation::describe(client, relation, wanted).await?;
     publication::check(client, relation, config).await?;
+    layout::listed(client, relation, &config.source.publication, table).await?;
     Ok(source)
 }
 

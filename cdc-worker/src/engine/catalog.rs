@@ -15,17 +15,20 @@ use crate::table::history;
 /// # Errors
 /// [`ErrorKind::Lake`]; [`ErrorKind::Config`] when its settings can't be used together.
 pub(crate) async fn open_warehouse(config: &EngineConfig) -> Result<Warehouse> {
-    Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(|error| {
-        let of_settings = error.kind() == iceberg_writer::ErrorKind::Invalid;
-        let error = Error::from(error);
-        if of_settings { error.of_kind(ErrorKind::Config) } else { error }
-    })
+    Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(of_settings)
+}
+
+/// An error of opening what the settings name: one of what they say, or of what is there.
+fn of_settings(error: iceberg_writer::Error) -> Error {
+    let is_invalid = error.kind() == iceberg_writer::ErrorKind::Invalid;
+    let error = Error::from(error);
+    if is_invalid { error.of_kind(ErrorKind::Config) } else { error }
 }
 
 /// Opens the catalog, and sees that it answers.
 ///
 /// # Errors
-/// [`ErrorKind::Lake`], with its remedy.
+/// [`ErrorKind::Lake`], with its remedy; [`ErrorKind::Config`] when its settings can't be used.
 pub(crate) async fn open(config: &EngineConfig, warehouse: &Warehouse) -> Result<MirrorCatalog> {
     let (source, schema) = (connect::sql_config(&config.source, "lake catalog"), &config.lake.catalog_schema);
     let warehouse = warehouse.clone();
@@ -34,11 +37,13 @@ pub(crate) async fn open(config: &EngineConfig, warehouse: &Warehouse) -> Result
         CatalogConfig::Jdbc(jdbc) => {
             MirrorCatalog::in_database(source, schema, connection(jdbc), &jdbc.schema, &jdbc.name, warehouse)
         }
-        CatalogConfig::Rest(rest) => MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse)?,
+        CatalogConfig::Rest(rest) => {
+            MirrorCatalog::over_rest(source, schema, rest.clone(), warehouse).map_err(of_settings)?
+        }
         CatalogConfig::Files => MirrorCatalog::in_files(source, schema, warehouse),
     };
     let catalog = catalog.with_retention(config.retention);
-    catalog.ensure().await?;
+    catalog.ensure().await.map_err(of_settings)?;
     Ok(catalog)
 }
 

@@ -157,17 +157,14 @@ pub(crate) async fn list(config: &EngineConfig, control: &Client, tables: &[List
     for table in tables {
         let relation = relation::resolve(control, &table.name).await?;
         let known = registered.iter().find(|known| known.relation == relation);
-        let layout = match (layout::listed(control, relation, &config.source.publication, &table.layout).await, known) {
+        let layout = match (layout::listed(control, relation, &config.source.publication, table).await, known) {
             (Ok(layout), _) => layout,
             // A column has got another name, say: that is no reason not to go on.
             (Err(error), Some(known)) if error.kind() == ErrorKind::Config => {
                 tracing::warn!(table = table.name, error = %error.report(), "the table stays laid out as it is");
                 known.layout.clone()
             }
-            (Err(error), _) => {
-                let hint = error.hint().unwrap_or_default().to_owned();
-                return Err(Error::new(error.kind(), format!("{}: {}", table.name, error.report())).with_hint(hint));
-            }
+            (Err(error), _) => return Err(error),
         };
         relations.push(WantedTable { relation, append_only: table.append_only, history: table.history, layout });
         if let Some(known) = known {

@@ -4,7 +4,7 @@ use iceberg_writer::{ColumnSpec, Layout};
 use tokio_postgres::Client;
 
 use crate::Result;
-use crate::config::ListedLayout;
+use crate::config::{ListedLayout, ListedTable};
 use crate::error::{Error, ErrorKind};
 use crate::table::Shape;
 
@@ -31,13 +31,17 @@ pub fn layout_of_told(
 /// The layout that a configuration file has for a table.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] as above; [`ErrorKind::SourceUnreachable`].
-pub(crate) async fn listed(client: &Client, relation: u32, publication: &str, listed: &ListedLayout) -> Result<Layout> {
-    if *listed == ListedLayout::default() {
+/// [`ErrorKind::Config`] as above, naming the table; [`ErrorKind::SourceUnreachable`].
+pub(crate) async fn listed(client: &Client, relation: u32, publication: &str, table: &ListedTable) -> Result<Layout> {
+    let ListedTable { name, layout, .. } = table;
+    if *layout == ListedLayout::default() {
         return Ok(Layout::default());
     }
     let shape = shape::read(client, relation, publication, None).await?.unwrap_or_default();
-    parse(&listed.partition_by, &listed.sort_by, &columns_of(&shape))
+    parse(&layout.partition_by, &layout.sort_by, &columns_of(&shape)).map_err(|error| {
+        let hint = error.hint().unwrap_or_default().to_owned();
+        Error::new(error.kind(), format!("{name}: {}", error.report())).with_hint(hint)
+    })
 }
 
 fn parse(partition_by: &str, sort_by: &str, columns: &[ColumnSpec]) -> Result<Layout> {

@@ -211,6 +211,10 @@ impl TableCatalog for HadoopCatalog {
         false
     }
 
+    fn check_name(&self, namespace: &str, name: &str) -> Result<()> {
+        self.folder(namespace, name).map(drop)
+    }
+
     async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>> {
         let folder = self.folder(namespace, name)?;
         Ok(self.last(&folder).await?.map(|last| folder.version(last)))

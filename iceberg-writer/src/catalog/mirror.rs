@@ -132,6 +132,14 @@ impl MirrorCatalog {
         }
     }
 
+    /// Sees that a table can have this name in the catalog.
+    pub fn check_name(&self, namespace: &str, name: &str) -> Result<()> {
+        match &self.tables {
+            Tables::Beside(_) => Ok(()),
+            Tables::Apart(tables) => tables.check_name(namespace, name),
+        }
+    }
+
     pub(super) async fn metadata_location(&self, spec: &TableSpec) -> Result<Option<String>> {
         match &self.tables {
             Tables::Beside(tables) => tables.location(&self.connection, &spec.namespace, &spec.name).await,

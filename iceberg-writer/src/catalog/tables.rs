@@ -78,6 +78,11 @@ pub(crate) trait TableCatalog: Send + Sync {
         self.moves_together()
     }
 
+    /// Whether a table can have this name.
+    fn check_name(&self, _namespace: &str, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// The place of a table's metadata, where that is less work than [`Self::load`].
     async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>>;
 

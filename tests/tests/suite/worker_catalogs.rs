@@ -251,16 +251,44 @@ async fn what_is_wrong_with_a_catalog_is_said_with_its_remedy() -> Result<()> {
         let good = OtherCatalog::rest(&store)?;
         let (code, said) = check(&good).await?;
         ensure!(code == Some(exit_code::OK), "{code:?}: {said}");
-        for (catalog, remedy) in [
-            (good.with("credential", "admin:wrong"), "catalog.credential_file"),
-            (good.with("credential", "nonsense"), "client_id:client_secret"),
-            (good.with("uri", "http://127.0.0.1:1"), "is the catalog's server running"),
-            (good.with("warehouse", "nowhere"), "catalog.warehouse"),
+        for (catalog, wanted, remedy) in [
+            (good.with("credential", "admin:wrong"), exit_code::LAKE, "catalog.credential_file"),
+            (good.with("credential", "nonsense"), exit_code::CONFIG, "client_id:client_secret"),
+            (good.with("uri", "ftp://127.0.0.1"), exit_code::CONFIG, "without /v1"),
+            (good.with("uri", "http://127.0.0.1:1"), exit_code::LAKE, "is the catalog's server running"),
+            (good.with("warehouse", "nowhere"), exit_code::LAKE, "catalog.warehouse"),
         ] {
             let (code, said) = check(&catalog).await?;
-            ensure!(code == Some(exit_code::LAKE) && said.contains(remedy), "{catalog:?}: {code:?}: {said}");
+            ensure!(code == Some(wanted) && said.contains(remedy), "{catalog:?}: {code:?}: {said}");
             ensure!(!said.contains("wrong") && !said.contains(Seaweed::ADMIN.secret), "a secret is shown: {said}");
         }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_of_a_folder_is_found_before_the_mirror_runs() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = source().await?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE \"odd.name\" (id int PRIMARY KEY)").await?;
+        let tables = ["public.t", "public.\"odd.name\""];
+        Source::publish(&postgres, &tables).await?;
+        let config = WorkerConfig::new(&postgres, "one", &tables)?;
+        let check = async |config: &WorkerConfig| -> Result<(Option<i32>, String)> {
+            let output = config.call(&["check"]).await?;
+            Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+        };
+        let (code, said) = check(&config).await?;
+        ensure!(code == Some(exit_code::OK), "another catalog takes any name: {code:?}: {said}");
+        let catalog = OtherCatalog::hadoop(&config);
+        let (code, said) = check(&config.in_catalog(&catalog)?).await?;
+        let findings = said.lines().filter(|line| line.starts_with("- ")).count();
+        ensure!(code == Some(exit_code::CONFIG) && findings == 1, "{code:?}: {said}");
+        ensure!(
+            said.contains("public.odd.name can't be the name of a folder") && said.contains("letters a to z"),
+            "{said}"
+        );
         Ok(())
     })
     .await

@@ -211,6 +211,12 @@ async fn a_layout_that_is_none_is_refused_and_a_row_that_fits_in_no_partition_st
             let (code, output) = config.run_to_end(CATCH_UP).await?;
             ensure!(code == exit_code::CONFIG && output.contains("public.ids: partition_by"), "{code}: {output}");
             ensure!(output.replace('\\', "").contains(&what.replace('\\', "")) && output.contains("bucket(16, id)"), "{output}");
+            // It can be known before.
+            let check = config.call(&["check"]).await?;
+            let said = String::from_utf8_lossy(&check.stdout).into_owned();
+            ensure!(check.status.code() == Some(exit_code::CONFIG), "{:?}: {said}", check.status);
+            ensure!(said.contains("public.ids: partition_by") && said.contains(&what.replace('\\', "")), "{said}");
+            ensure!(said.contains("bucket(16, id)"), "no hint: {said}");
         }
         config.layout = vec![("public.names".to_owned(), "truncate(10, id)".to_owned(), String::new())];
         let worker = Worker::start(&config, &postgres).await?;
