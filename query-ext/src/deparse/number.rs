@@ -55,8 +55,7 @@ impl Deparser {
             return NotSent::because("a quotient of quotients");
         }
         self.throws = true;
-        let text = |typed: Typed| Ok(Sql::from("CAST(") + typed.exact()? + " AS VARCHAR)");
-        let sql = Sql::from("CAST(lake_divide(") + text(left)? + ", " + text(right)? + ") AS DECIMAL(38,20))";
+        let sql = Sql::from("lake_divide(") + left.exact()? + ", " + right.exact()? + ")";
         Ok(Typed { unshown: true, ..Typed::new(sql, pg_sys::NUMERICOID, QUOTIENT) })
     }
 

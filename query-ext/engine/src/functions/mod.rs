@@ -1,6 +1,7 @@
 //! Functions that Postgres has and DuckDB has not, or has otherwise: what is on the list of `lake-allowlist` by these names.
 //!
-//! Those of floats and dates are macros: DuckDB's own operator, and an error where Postgres has one. The others are computed here, from text.
+//! Those of floats and dates are macros: DuckDB's own operator, and an error where Postgres has one. Those of `jsonb` are computed here, from
+//! text, and so is the division of numerics.
 
 mod divide;
 mod json;
@@ -53,7 +54,7 @@ struct Function {
     call: for<'a> fn(&'a str, Argument<'a>) -> Outcome<'a>,
 }
 
-static FUNCTIONS: [Function; 11] = [
+static FUNCTIONS: [Function; 10] = [
     Function { name: c"lake_json_field", indexed: false, tells: false, call: json::field },
     Function { name: c"lake_json_field_text", indexed: false, tells: false, call: json::field_text },
     Function { name: c"lake_json_element", indexed: true, tells: false, call: json::element },
@@ -64,11 +65,11 @@ static FUNCTIONS: [Function; 11] = [
     Function { name: c"lake_json_exists_any", indexed: false, tells: true, call: json::exists_any },
     Function { name: c"lake_json_exists_all", indexed: false, tells: true, call: json::exists_all },
     Function { name: c"lake_json_contains", indexed: false, tells: true, call: json::contains },
-    Function { name: c"lake_divide", indexed: false, tells: false, call: divide::divide },
 ];
 
 /// Registers them with a connection's database.
 pub(crate) fn register(connection: ffi::duckdb_connection) -> Result<(), Error> {
+    divide::register(connection)?;
     for function in &FUNCTIONS {
         // SAFETY: every handle is made, used and destroyed here; the extra info is static, and nobody frees it.
         let state = unsafe {
