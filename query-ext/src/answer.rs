@@ -77,7 +77,11 @@ pub(crate) struct Scan {
     /// Expressions whose values go into the SQL.
     pub(crate) values: Vec<*mut pg_sys::ExprState>,
     /// The plan against the source, or null.
+    pub(crate) heap_plan: *mut pg_sys::Plan,
+    /// Its state, once it answers: until then it has opened no table and compiled no expression.
     pub(crate) heap: *mut pg_sys::PlanState,
+    /// `EXEC_FLAG_…` of the execution.
+    pub(crate) flags: i32,
     /// Where the rows of a chunk live.
     pub(crate) memory: pg_sys::MemoryContext,
     /// The snapshot of the execution.
@@ -147,7 +151,7 @@ pub(crate) unsafe fn prepare(scan: &mut Scan, node: *mut pg_sys::CustomScanState
     // SAFETY: the caller passes the scan's own node.
     unsafe {
         if let Some(reason) = reason_against(&scan.plan) {
-            if scan.heap.is_null() {
+            if scan.heap_plan.is_null() {
                 Error::state(format!("this plan reads the lake, and {reason}"))
                     .with_hint("run DISCARD PLANS, or query the source table")
                     .raise();
@@ -179,14 +183,14 @@ unsafe fn fall_back(scan: &mut Scan, node: *mut pg_sys::CustomScanState, failure
         match failure {
             Failure::Raise(error) => {
                 pgrx::check_for_interrupts!();
-                if !scan.plan.transparent || scan.heap.is_null() {
+                if !scan.plan.transparent || scan.heap_plan.is_null() {
                     error.raise();
                 }
                 fallback::count(Reason::Worker);
                 to_heap(scan, node, error.message());
             }
             Failure::Plan(reason) => {
-                if scan.heap.is_null() {
+                if scan.heap_plan.is_null() {
                     Error::state("the lake cannot answer this query")
                         .with_detail(reason)
                         .with_hint("query the source table; lake.unmirror and lake.mirror make the mirror anew")
@@ -196,7 +200,7 @@ unsafe fn fall_back(scan: &mut Scan, node: *mut pg_sys::CustomScanState, failure
                 to_heap(scan, node, &reason);
             }
             Failure::Engine(error) => {
-                if error.kind() == ErrorKind::Cancelled || scan.heap.is_null() {
+                if error.kind() == ErrorKind::Cancelled || scan.heap_plan.is_null() {
                     failed(&error);
                 }
                 pgrx::debug1!("lake: the heap answers: {error}");
@@ -216,8 +220,20 @@ unsafe fn to_heap(scan: &mut Scan, node: *mut pg_sys::CustomScanState, reason: &
     scan.answer = Answer::Heap;
     scan.pinned = None;
     scan.report = Report { heap: Some(reason.to_owned()), ..Report::default() };
-    // SAFETY: the caller passes the scan's own node. Visible to EXPLAIN and to the executor's walkers from here on.
-    unsafe { (*node).custom_ps = tree::list_of(&[scan.heap]) };
+    // SAFETY: the caller passes the scan's own node; states live as long as the execution does. What the plan reads is locked, for it is in the
+    // statement's range table.
+    unsafe {
+        let estate = (*node).ss.ps.state;
+        let context = pg_sys::MemoryContextSwitchTo((*estate).es_query_cxt);
+        if scan.heap.is_null() {
+            let without = std::mem::replace(&mut (*estate).es_jit_flags, scan.plan.heap_jit);
+            scan.heap = pg_sys::ExecInitNode(scan.heap_plan, estate, scan.flags);
+            (*estate).es_jit_flags = without;
+        }
+        // Visible to EXPLAIN and to the executor's walkers from here on.
+        (*node).custom_ps = tree::list_of(&[scan.heap]);
+        pg_sys::MemoryContextSwitchTo(context);
+    }
 }
 
 /// Why DuckDB gave no rows.
@@ -241,7 +257,7 @@ unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Result<Valu
             Some((datum, is_null, pg_sys::exprType((**value).expr.cast::<pg_sys::Node>())))
         }
     };
-    if scan.heap.is_null() {
+    if scan.heap_plan.is_null() {
         return Ok(scan.values.iter().filter_map(one).collect());
     }
     // A query without rows never computes them: an error is the heap's to raise. What can be among them holds nothing that an error

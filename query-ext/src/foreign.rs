@@ -172,6 +172,7 @@ unsafe extern "C-unwind" fn plan_path(
             outputs,
             throws: false,
             utc: deparser.utc,
+            heap_jit: 0,
             transparent: false,
             // The pin is for the scans beside it, too.
             alone: false,

@@ -163,6 +163,9 @@ pub(crate) struct LakePlan {
     pub(crate) outputs: Vec<Output>,
     /// Whether an expression in it can fail on a value, so that rows are given out after the last one only.
     pub(crate) throws: bool,
+    /// How the plan against the source would be compiled (`PGJIT_…`). Above the scan there is little to compile, and the planner has decided
+    /// by the cost of that plan.
+    pub(crate) heap_jit: i32,
     /// Whether the session's time zone has to be UTC.
     pub(crate) utc: bool,
     /// Whether the query named the sources: then the heap answers whenever the lake cannot.

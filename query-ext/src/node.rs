@@ -75,16 +75,13 @@ unsafe extern "C-unwind" fn begin(node: *mut pg_sys::CustomScanState, estate: *m
             .into_iter()
             .map(|value| pg_sys::ExecInitExpr(value, node.cast()))
             .collect();
-        let mut heap = std::ptr::null_mut();
-        if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() == 0
-            && let Some(plan) = tree::items::<pg_sys::Plan>((*custom).custom_plans).first()
-        {
-            heap = pg_sys::ExecInitNode(*plan, estate, flags);
-        }
+        let heap_plan = tree::items::<pg_sys::Plan>((*custom).custom_plans).first().copied();
         let scan = Box::new(Scan {
             plan: LakePlan::from_private((*custom).custom_private),
             values,
-            heap,
+            heap_plan: heap_plan.unwrap_or(std::ptr::null_mut()),
+            heap: std::ptr::null_mut(),
+            flags,
             memory: pg_sys::AllocSetContextCreateInternal(
                 (*estate).es_query_cxt,
                 c"LakeScan rows".as_ptr(),

@@ -100,7 +100,7 @@ impl Whole {
                 .map(|(index, column)| column.sql.clone() + &format!(" AS c{}", index + 1))
                 .collect();
             let names = if names.is_empty() { Sql::from("1 AS c1") } else { Sql::join(names, ", ") };
-            let mut sql = Sql::from("SELECT ") + distinct + names + body.from + body.group + having;
+            let mut sql = deparser.shared_ctes() + "SELECT " + distinct + names + body.from + body.group + having;
             if let Ok(order) = order {
                 sql = sql + order;
             }
@@ -121,6 +121,7 @@ impl Whole {
                 outputs,
                 throws,
                 utc,
+                heap_jit: 0,
                 not_pushed,
                 transparent: false,
                 alone: true,
@@ -135,10 +136,11 @@ impl Whole {
     ///
     /// # Safety
     /// `stmt` is that plan, of our own.
-    pub(crate) unsafe fn install(self, stmt: *mut pg_sys::PlannedStmt) {
+    pub(crate) unsafe fn install(mut self, stmt: *mut pg_sys::PlannedStmt) {
         // SAFETY: nodes are made zeroed and filled; lists are of fresh nodes.
         unsafe {
             let heap = (*stmt).planTree;
+            self.plan.heap_jit = std::mem::take(&mut (*stmt).jitFlags);
             let scan = tree::make::<pg_sys::CustomScan>(NodeTag::T_CustomScan);
             let plan = &raw mut (*scan).scan.plan;
             copy_costs(plan, heap);

@@ -235,6 +235,8 @@ pub const FORMS: &[Form] = &[
         "`WITH`, `WITH RECURSIVE`",
         "a recursive one without `SEARCH` and `CYCLE`, in a query without `LIMIT`",
         &[
+            "WITH s AS (SELECT g, sum(i4) AS t FROM @corpus GROUP BY g), m AS (SELECT max(t) AS t FROM s) SELECT s.g, s.t, (SELECT count(*) FROM s x WHERE x.t < s.t) FROM s, m WHERE s.t <= m.t AND s.g IN (SELECT g FROM s WHERE t IS NOT NULL)",
+            "WITH a AS MATERIALIZED (SELECT id, i2 FROM @corpus), b AS NOT MATERIALIZED (SELECT id, i2 FROM a WHERE i2 > 0) SELECT x.id, y.id FROM b x JOIN b y USING (i2) UNION ALL SELECT id, i2 FROM a",
             "WITH x AS (SELECT g, sum(i2) AS s FROM @corpus GROUP BY g) SELECT a.g, a.s, b.s FROM x a JOIN x b ON a.g = b.g",
             "WITH RECURSIVE r (n, id) AS (SELECT 1, id FROM @corpus WHERE id = 1 UNION ALL SELECT r.n + 1, c.id FROM r JOIN @corpus c ON c.id = r.id + 3 WHERE r.n < 50) SELECT * FROM r ORDER BY n",
             "WITH RECURSIVE r AS (SELECT g FROM @corpus WHERE id < 3 UNION SELECT c.g FROM r JOIN @corpus c ON c.g = (r.g + 1) % 4) SELECT g FROM r ORDER BY g",

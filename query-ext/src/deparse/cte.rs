@@ -1,11 +1,12 @@
-//! WITH: written out where it is used, for nothing that is sent is volatile. A recursive one is a query of its own there.
+//! WITH: written out where it is used, for nothing that is sent is volatile. A recursive one is a query of its own there, and one of the
+//! whole query that is used more than once is DuckDB's WITH too, so that it is computed once.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
-use super::{Columns, Deparser, NotSent, Recursive, SourceKind, groups_exactly};
+use super::{Columns, Deparser, NotSent, Recursive, Shared, SourceKind, groups_exactly};
 use crate::lake_plan::Sql;
 use crate::tree;
 
@@ -38,6 +39,16 @@ impl Deparser {
                 if (*cte).cterecursive && self.scopes.iter().any(|scope| !(*scope.query).limitCount.is_null()) {
                     return NotSent::because("WITH RECURSIVE under a LIMIT, which may end it");
                 }
+                // Around the outermost query is nothing that it could refer to, so one text is right for all its uses.
+                let shares = index == 0
+                    && (*cte).cterefcount > 1
+                    && !(*cte).cterecursive
+                    && (*cte).ctematerialized != pg_sys::CTEMaterialize::CTEMaterializeNever;
+                if let Some(known) = self.shared.iter().find(|shared| shared.cte == cte).filter(|_| shares) {
+                    let (name, columns) = (known.name.clone(), known.columns.clone());
+                    let alias = self.add_source(number, SourceKind::Columns(columns));
+                    return Ok(Sql::from(format!("{name} AS {alias}")));
+                }
                 // It sees the scopes around its WITH, not those around its use.
                 let hidden = self.scopes.split_off(index + 1);
                 let outcome = if (*cte).cterecursive {
@@ -48,11 +59,26 @@ impl Deparser {
                 self.scopes.truncate(index + 1);
                 self.scopes.extend(hidden);
                 let (sql, columns) = outcome?;
-                let alias = self.add_source(number, SourceKind::Columns(columns));
+                let alias = self.add_source(number, SourceKind::Columns(columns.clone()));
+                if shares {
+                    let name = format!("w{}", self.alias());
+                    self.shared.push(Shared { cte, name: name.clone(), columns, sql });
+                    return Ok(Sql::from(format!("{name} AS {alias}")));
+                }
                 return Ok(Sql::from("(") + sql + &format!(") AS {alias}"));
             }
             NotSent::because("a CTE that is not there")
         }
+    }
+
+    /// `WITH …`, of what is used more than once; each after those that it uses.
+    pub(crate) fn shared_ctes(&self) -> Sql {
+        let parts: Vec<Sql> = self
+            .shared
+            .iter()
+            .map(|shared| Sql::from(format!("{} AS (", shared.name)) + shared.sql.clone() + ")")
+            .collect();
+        if parts.is_empty() { Sql::default() } else { Sql::from("WITH ") + Sql::join(parts, ", ") + " " }
     }
 
     /// A recursive CTE.

@@ -125,6 +125,15 @@ struct Recursive {
     columns: Columns,
 }
 
+/// A CTE that is written once, before the query.
+#[derive(Clone)]
+struct Shared {
+    cte: *mut pg_sys::CommonTableExpr,
+    name: String,
+    columns: Columns,
+    sql: Sql,
+}
+
 /// A query level.
 struct Scope {
     query: *mut pg_sys::Query,
@@ -146,6 +155,7 @@ pub(crate) struct Deparser {
     /// Operands of the simple CASEs around.
     case_operands: Vec<Typed>,
     recursive: Vec<Recursive>,
+    shared: Vec<Shared>,
     /// Values of parameters that the plan is made for.
     parameters: pg_sys::ParamListInfo,
 }
@@ -159,6 +169,7 @@ pub(crate) struct Mark {
     scopes: usize,
     cases: usize,
     recursive: usize,
+    shared: usize,
 }
 
 impl Deparser {
@@ -173,6 +184,7 @@ impl Deparser {
             aliases: 0,
             case_operands: Vec::new(),
             recursive: Vec::new(),
+            shared: Vec::new(),
             parameters,
         }
     }
@@ -195,6 +207,7 @@ impl Deparser {
             scopes: self.scopes.len(),
             cases: self.case_operands.len(),
             recursive: self.recursive.len(),
+            shared: self.shared.len(),
         }
     }
 
@@ -207,6 +220,7 @@ impl Deparser {
         self.scopes.truncate(mark.scopes);
         self.case_operands.truncate(mark.cases);
         self.recursive.truncate(mark.recursive);
+        self.shared.truncate(mark.shared);
     }
 
     fn alias(&mut self) -> String {
