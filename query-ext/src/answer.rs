@@ -265,7 +265,10 @@ unsafe fn values(scan: &Scan, node: *mut pg_sys::CustomScanState) -> Result<Valu
     // SAFETY: the context of the call, put back after an error.
     let context = unsafe { pg_sys::CurrentMemoryContext };
     let computed = std::panic::AssertUnwindSafe(|| Some(scan.values.iter().filter_map(one).collect()));
-    let computed = pgrx::PgTryBuilder::new(computed).catch_others(|_| None).execute();
+    let computed = pgrx::PgTryBuilder::new(computed)
+        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |cancel| cancel.rethrow())
+        .catch_others(|_| None)
+        .execute();
     // SAFETY: as above.
     unsafe { pg_sys::MemoryContextSwitchTo(context) };
     computed.ok_or_else(|| Failure::Plan("a value cannot be computed".into()))

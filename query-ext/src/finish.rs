@@ -197,16 +197,20 @@ impl<'a> Finisher<'a> {
 
 /// A function of this extension's.
 unsafe fn own_function(name: &CStr, types: &[pg_sys::Oid]) -> Result<u32, NotSent> {
-    // SAFETY: a lookup by name and types, of which nobody keeps the list.
-    let found = unsafe {
-        let parts = [c"lake_catalog", name].map(|part| pg_sys::makeString(pg_sys::pstrdup(part.as_ptr())));
-        let count = i32::try_from(types.len()).unwrap_or(0);
-        pg_sys::LookupFuncName(tree::list_of(&parts), count, types.as_ptr(), true)
-    };
-    if found == pg_sys::Oid::INVALID {
-        return NotSent::because(format!("the extension lacks the function {}", name.to_string_lossy()));
+    // By the catalog's key: a lookup as SQL does it would ask whether the user may look into the schema.
+    // SAFETY: the tuple is looked at before it is released.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"lake_catalog".as_ptr(), true);
+        let types = pg_sys::buildoidvector(types.as_ptr(), i32::try_from(types.len()).unwrap_or(0));
+        let cache = pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP.cast_signed();
+        let tuple = pg_sys::SearchSysCache3(cache, name.as_ptr().into(), types.into(), schema.into());
+        if tuple.is_null() {
+            return NotSent::because(format!("the extension lacks the function {}", name.to_string_lossy()));
+        }
+        let found = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).oid.to_u32();
+        pg_sys::ReleaseSysCache(tuple);
+        Ok(found)
     }
-    Ok(found.to_u32())
 }
 
 /// A call of a function that gives a numeric.

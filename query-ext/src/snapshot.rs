@@ -49,7 +49,7 @@ impl Snapshot {
                 running: snapshot.xcnt,
                 command: snapshot.curcid,
                 freshness: settings::freshness(),
-                shared: snapshot.regd_count > OWN,
+                shared: snapshot.regd_count > OWN + u32::from(is_held((*estate).es_snapshot)),
             }
         }
     }
@@ -67,6 +67,12 @@ impl Snapshot {
     fn sees_as(&self, other: &Self) -> bool {
         Self { shared: false, ..*self } == Self { shared: false, ..*other }
     }
+}
+
+/// Whether the client's portal holds a snapshot, as it does for EXECUTE, whose query is the only one that reads by it.
+unsafe fn is_held(snapshot: pg_sys::Snapshot) -> bool {
+    // SAFETY: the caller passes a live snapshot; a portal is found or null.
+    unsafe { pg_sys::GetPortalByName(c"".as_ptr()).as_ref().is_some_and(|portal| portal.holdSnapshot == snapshot) }
 }
 
 thread_local! {

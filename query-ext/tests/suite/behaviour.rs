@@ -40,6 +40,7 @@ async fn privileges(server: &Server, client: &Client) {
     let reader = server.connect("reader").await;
     assert_eq!(ask(&reader, "SELECT count(name) FROM lake.t2").await.unwrap(), "900");
     assert_eq!(ask(&reader, "SELECT upper(name) FROM lake.t2 WHERE k = 1").await.unwrap(), "NAME 1");
+    assert_eq!(ask(&reader, "SELECT round(stddev(k), 3) FROM lake.t2 WHERE k < 10").await.unwrap(), "2.739");
     for sql in [
         "SELECT sum(amount) FROM lake.t2",
         "SELECT count(*) FROM lake.t2 WHERE amount > 1",

@@ -46,6 +46,18 @@ async fn cursors(client: &Client, worker: &Worker) {
 }
 
 async fn functions(client: &Client, worker: &Worker) {
+    // EXECUTE is a statement of its own: it may say which rows count, and its pin ends with it.
+    ask(
+        client,
+        "BEGIN; SET plan_cache_mode = force_generic_plan; PREPARE p AS SELECT count(*) FROM lake.t2 WHERE k < $1",
+    )
+    .await
+    .unwrap();
+    let before = worker.behaviour.left_out.load(Ordering::SeqCst);
+    assert_eq!(ask(client, "EXECUTE p (5)").await.unwrap(), "4");
+    assert!(worker.behaviour.left_out.load(Ordering::SeqCst) > before, "all rows count for EXECUTE");
+    assert!(worker.drained(), "EXECUTE keeps its pin");
+    ask(client, "ROLLBACK; DEALLOCATE ALL").await.unwrap();
     client
         .batch_execute(
             "CREATE FUNCTION once(x integer) RETURNS bigint STABLE LANGUAGE plpgsql AS

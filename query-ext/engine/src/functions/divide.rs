@@ -17,7 +17,7 @@ const GROUP: i32 = 4;
 const SIGNIFICANT: i32 = 16;
 /// Precision of the result's type, and digits behind its point.
 const PRECISION: u8 = 38;
-const MOST_DIGITS: i32 = 20;
+const MOST_DIGITS: u8 = 20;
 
 /// A decimal: `digits` / 10^`scale`.
 #[derive(Debug, Clone, Copy)]
@@ -71,14 +71,14 @@ fn divide(left: Decimal, right: Decimal) -> Result<i128, &'static str> {
     if rest >= below - rest {
         quotient += 1;
     }
-    let mut scale = scale;
-    while scale > MOST_DIGITS {
+    let (mut scale, most) = (scale.unsigned_abs(), u32::from(MOST_DIGITS));
+    while scale > most {
         if !quotient.is_multiple_of(10) {
             return Err(RANGE);
         }
         (quotient, scale) = (quotient / 10, scale - 1);
     }
-    let units = quotient.checked_mul(10u128.pow((MOST_DIGITS - scale).unsigned_abs())).ok_or(RANGE)?;
+    let units = quotient.checked_mul(10u128.pow(most - scale)).ok_or(RANGE)?;
     if units >= 10u128.pow(PRECISION.into()) {
         return Err(RANGE);
     }
@@ -93,7 +93,7 @@ pub(crate) fn register(connection: ffi::duckdb_connection) -> Result<(), Error> 
         let mut function = ffi::duckdb_create_scalar_function();
         ffi::duckdb_scalar_function_set_name(function, c"lake_divide".as_ptr());
         let mut any = ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_ANY);
-        let mut quotient = ffi::duckdb_create_decimal_type(PRECISION, MOST_DIGITS.unsigned_abs() as u8);
+        let mut quotient = ffi::duckdb_create_decimal_type(PRECISION, MOST_DIGITS);
         ffi::duckdb_scalar_function_add_parameter(function, any);
         ffi::duckdb_scalar_function_add_parameter(function, any);
         ffi::duckdb_scalar_function_set_return_type(function, quotient);
