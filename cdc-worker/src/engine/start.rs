@@ -424,12 +424,14 @@ async fn build_index(
     if identity == RowIdentity::AppendOnly {
         return Ok(files);
     }
-    let mut writer = IndexWriter::new(index.clone());
+    let mut writer = IndexWriter::of_whole_table(index.clone());
     for (file, live) in files.iter().enumerate() {
         let file =
             u32::try_from(file).map_err(|error| Error::new(ErrorKind::Index, "too many files").with_source(error))?;
+        // Both ascend.
+        let mut deleted = live.deleted.iter().peekable();
         each_stored_key(warehouse, lake, identity, &live.path, |row, key| {
-            if live.deleted.contains(u64::from(row)) {
+            if deleted.next_if_eq(&u64::from(row)).is_some() {
                 return Ok(());
             }
             writer.put(key, Position { file, row })

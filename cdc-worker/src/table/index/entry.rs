@@ -1,4 +1,4 @@
-//! One row in the index: 24 bytes.
+//! One row in the index: 24 bytes, of which a page keeps those that tell it from its neighbours ([`page`](super::page)).
 //!
 //! The key takes 16 of them. A short identity (an integer, a date and an integer) is kept as it is, in its own order, so
 //! that neighbours share a page. A longer one is kept as a SipHash-2-4 of 120 bits under a key that the session draws at
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 
 use super::super::identity::RowIdentity;
 
-/// Bytes of an entry in a run.
+/// Bytes of an entry.
 pub(super) const ENTRY_BYTES: usize = 24;
 /// Longest identity that is kept as it is: a byte is its length.
 const SHORT: usize = 15;
@@ -43,8 +43,9 @@ impl Position {
     }
 }
 
-/// An identity as the index keeps it.
+/// An identity as the index keeps it. Packed, or an entry would have 32 bytes in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, packed(8))]
 pub(super) struct Key(pub(super) u128);
 
 /// The secret of a session's hashes.
@@ -137,22 +138,20 @@ impl Entry {
         }
     }
 
+    /// The position and whether the row is gone as one number, in which this is the last bit: a page keeps how far such
+    /// numbers are apart, and rows that are gone are not to be far from those that are not.
     #[inline]
-    pub(super) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
-        let mut bytes = [0; ENTRY_BYTES];
-        bytes[..16].copy_from_slice(&self.key.0.to_be_bytes());
-        bytes[16..].copy_from_slice(&self.place.to_be_bytes());
-        bytes
+    pub(super) fn ordered_place(self) -> u64 {
+        self.place.rotate_left(1)
     }
 
     #[inline]
-    pub(super) fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Self {
-        let (mut key, mut place) = ([0; 16], [0; 8]);
-        key.copy_from_slice(&bytes[..16]);
-        place.copy_from_slice(&bytes[16..]);
-        Self { key: Key(u128::from_be_bytes(key)), place: u64::from_be_bytes(place) }
+    pub(super) fn from_ordered_place(key: Key, place: u64) -> Self {
+        Self { key, place: place.rotate_right(1) }
     }
 }
+
+const _: () = assert!(size_of::<Entry>() == ENTRY_BYTES);
 
 /// A file of the index failed.
 pub(super) fn failed(error: std::io::Error) -> Error {
@@ -169,10 +168,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_survive_their_bytes(key: u128, file in 0u32..1 << 31, row: u32, gone: bool) {
+        fn entries_survive_their_numbers(key: u128, file in 0u32..1 << 31, row: u32, gone: bool) {
             let position = Position { file, row };
             let entry = if gone { Entry::gone(Key(key), Some(position)) } else { Entry::at(Key(key), position) };
-            prop_assert_eq!(Entry::from_bytes(&entry.to_bytes()), entry);
+            prop_assert_eq!(Entry::from_ordered_place(entry.key, entry.ordered_place()), entry);
             prop_assert_eq!((entry.about(), entry.position()), (position, (!gone).then_some(position)));
         }
 

@@ -11,12 +11,13 @@ use super::run::{Iter, Run};
 
 /// Layers of runs that are worth merging, when each is no larger than the newer ones together. More make lookups slow, fewer make
 /// merges frequent.
-const FAN_IN: usize = 4;
-/// A run of so many entries (384 MiB) is merged no more: that would take seconds, in which nothing else happens.
-const LARGEST: usize = 16 << 20;
+pub(super) const FAN_IN: usize = 4;
+/// A run of so many entries (384 MiB at most) is merged no more: that would take seconds, in which nothing else happens.
+pub(super) const LARGEST: usize = 16 << 20;
 
-/// How many of the newest layers should become one run now, by their sizes from the oldest to the newest.
-pub(super) fn due(sizes: &[usize]) -> usize {
+/// How many of the newest layers should become one run now, by their sizes from the oldest to the newest, if there are
+/// `fan_in` to be merged.
+pub(super) fn due(sizes: &[usize], fan_in: usize) -> usize {
     let (mut count, mut together) = (0, 0);
     for size in sizes.iter().rev() {
         if *size >= LARGEST || count > 0 && *size > together {
@@ -25,7 +26,13 @@ pub(super) fn due(sizes: &[usize]) -> usize {
         count += 1;
         together += size;
     }
-    if count >= FAN_IN { count } else { 0 }
+    if count >= fan_in { count } else { 0 }
+}
+
+/// How many of the newest layers may become one run: those that are not too large, if there is more than one.
+pub(super) fn mergeable(sizes: &[usize]) -> usize {
+    let count = sizes.iter().rev().take_while(|size| **size < LARGEST).count();
+    if count > 1 { count } else { 0 }
 }
 
 /// Merges layers, given from the oldest to the newest, each of them as its runs in the order of their keys.
@@ -136,7 +143,7 @@ mod tests {
             for size in sizes {
                 runs.push(size);
                 loop {
-                    let count = due(&runs);
+                    let count = due(&runs, FAN_IN);
                     if count == 0 {
                         break;
                     }
@@ -152,9 +159,12 @@ mod tests {
 
     #[test]
     fn the_largest_runs_are_left_alone() {
-        assert_eq!(due(&[LARGEST; 10]), 0);
-        assert_eq!(due(&[LARGEST, 5, 5, 5, 5]), 4);
-        assert_eq!(due(&[100, 5, 5, 5]), 0);
-        assert_eq!(due(&[]), 0);
+        assert_eq!(due(&[LARGEST; 10], FAN_IN), 0);
+        assert_eq!(due(&[LARGEST, 5, 5, 5, 5], FAN_IN), 4);
+        assert_eq!(due(&[100, 5, 5, 5], FAN_IN), 0);
+        assert_eq!(due(&[], FAN_IN), 0);
+        assert_eq!(mergeable(&[5, LARGEST, 100, 3, 7]), 3);
+        assert_eq!(mergeable(&[5, LARGEST, 100]), 0);
+        assert_eq!(mergeable(&[LARGEST]), 0);
     }
 }

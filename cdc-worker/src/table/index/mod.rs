@@ -1,9 +1,9 @@
 //! The position index: key → (data file, row), on local disk.
 //!
-//! Sorted runs of 24 bytes a row, the newest of which hides what older ones say ([`run`]), merged as they become many unless
+//! Sorted runs of 24 bytes a row at most, the newest of which hides what older ones say ([`run`]), merged as they become many unless
 //! their keys lie apart ([`merge`], [`layer`]), and in memory the few entries that are not worth a run yet. Of a table without a key the index holds each row under a hash of all of
-//! it and its position, so that equal rows have an entry each. Bounded in memory: where each page begins, a fifth of
-//! a byte a row, a filter of ten bits a row for runs that are not large, and [`RECENT_ENTRIES`] for all tables together.
+//! it and its position, so that equal rows have an entry each. Bounded in memory: where each page begins, a seventh of
+//! a byte a row at most, a filter of ten bits a row for runs that are not large, and [`RECENT_ENTRIES`] for all tables together.
 //!
 //! A cache in every sense: its files have no names, so that they are gone with the process. The index is read back from
 //! the key columns of the data files at start, so no crash can leave it different from them, and losing it loses nothing.
@@ -13,6 +13,7 @@ mod filter;
 mod layer;
 mod merge;
 mod moving;
+mod page;
 mod run;
 mod writer;
 
@@ -188,11 +189,11 @@ impl PositionIndex {
         let directory = &self.table.shared.directory;
         let run = Run::write(directory, recent.len(), recent.into_values().map(Ok)).map_err(failed)?;
         content.runs.push(Arc::new(run));
-        self.merge(content)
+        self.merge(content, merge::FAN_IN)
     }
 
-    /// Adds many entries, which must ascend and be of different rows.
-    fn add_run(&self, entries: &[Entry]) -> Result<()> {
+    /// Adds many entries, which must ascend and be of different rows. Runs are merged when there are so many layers.
+    fn add_run(&self, entries: &[Entry], fan_in: usize) -> Result<()> {
         let directory = &self.table.shared.directory;
         let run = Run::write(directory, entries.len(), entries.iter().map(|entry| Ok(*entry))).map_err(failed)?;
         let mut content = self.content();
@@ -201,25 +202,35 @@ impl PositionIndex {
             self.write_recent(&mut content)?;
         }
         content.runs.push(Arc::new(run));
-        self.merge(&mut content)
+        self.merge(&mut content, fan_in)
     }
 
-    fn merge(&self, content: &mut Content) -> Result<()> {
-        loop {
-            let floor = content.floor.unwrap_or(0);
-            let runs = &content.runs[floor..];
-            let layers = layer::layers(runs);
-            let size = |layer: &Range<usize>| runs[layer.clone()].iter().map(|run| run.len()).sum::<usize>();
-            let sizes: Vec<usize> = layers.iter().map(size).collect();
-            let due = layers.len() - merge::due(&sizes);
-            let Some(oldest) = layers.get(due).map(|layer| layer.start) else { return Ok(()) };
-            let sources = layers[due..].iter().map(|layer| layer::ascending(&runs[layer.clone()])).collect();
-            let merged = Merge::new(self.table.identity, oldest == 0 && content.floor.is_none(), sources);
-            let most = sizes[due..].iter().sum();
-            let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
-            content.runs.truncate(floor + oldest);
-            content.runs.push(Arc::new(merged));
-        }
+    fn merge(&self, content: &mut Content, fan_in: usize) -> Result<()> {
+        while self.merge_newest(content, |sizes| merge::due(sizes, fan_in))? {}
+        Ok(())
+    }
+
+    /// Merges all that is not too large for it, after many runs in a row that were let be.
+    fn settle(&self) -> Result<()> {
+        self.merge_newest(&mut self.content(), merge::mergeable).map(drop)
+    }
+
+    /// Merges as many of the newest layers as `count` says of their sizes. False: it says none.
+    fn merge_newest(&self, content: &mut Content, count: impl Fn(&[usize]) -> usize) -> Result<bool> {
+        let floor = content.floor.unwrap_or(0);
+        let runs = &content.runs[floor..];
+        let layers = layer::layers(runs);
+        let size = |layer: &Range<usize>| runs[layer.clone()].iter().map(|run| run.len()).sum::<usize>();
+        let sizes: Vec<usize> = layers.iter().map(size).collect();
+        let due = layers.len() - count(&sizes);
+        let Some(oldest) = layers.get(due).map(|layer| layer.start) else { return Ok(false) };
+        let sources = layers[due..].iter().map(|layer| layer::ascending(&runs[layer.clone()])).collect();
+        let merged = Merge::new(self.table.identity, oldest == 0 && content.floor.is_none(), sources);
+        let most = sizes[due..].iter().sum();
+        let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
+        content.runs.truncate(floor + oldest);
+        content.runs.push(Arc::new(merged));
+        Ok(true)
     }
 
     /// Forgets all rows.

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::error::{Error, ErrorKind};
 
 use super::entry::{Entry, failed};
+use super::merge::FAN_IN;
 use super::{Position, PositionIndex, RowIdentity};
 
 impl PositionIndex {
@@ -63,7 +64,7 @@ impl PositionIndex {
         }
         runs.extend(content.runs.drain(floor..));
         content.runs.append(&mut runs);
-        self.merge(&mut content)?;
+        self.merge(&mut content, FAN_IN)?;
         drop(content);
         self.remember(&removed)
     }
@@ -75,6 +76,6 @@ impl PositionIndex {
     pub(crate) fn give_up_move(&self) -> Result<()> {
         let mut content = self.content();
         content.floor = None;
-        self.merge(&mut content)
+        self.merge(&mut content, FAN_IN)
     }
 }

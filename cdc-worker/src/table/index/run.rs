@@ -1,7 +1,7 @@
 //! A run: entries in ascending order in a file that never changes.
 //!
-//! A page is 170 entries and a checksum. In memory there is where each page begins, a fifth of a byte a row, so a
-//! lookup reads one page. The file has no name, so it goes with the run, and with the process.
+//! A page is some hundreds of entries and a checksum ([`page`](super::page)). In memory there is where each page begins, a
+//! seventh of a byte a row at most, so a lookup reads one page. The file has no name, so it goes with the run, and with the process.
 
 use std::fs::File;
 use std::io;
@@ -9,15 +9,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::entry::{ENTRY_BYTES, Entry, Key};
+use super::entry::{Entry, Key};
 use super::filter::Filter;
+use super::page::{Layout, PAGE_BYTES, Packer, Page};
 
-const PAGE_BYTES: usize = 4096;
-/// Entries of a page; the last bytes hold its checksum.
-pub(super) const PAGE_ENTRIES: usize = (PAGE_BYTES - CHECKSUM_BYTES) / ENTRY_BYTES;
-const CHECKSUM_BYTES: usize = 4;
-/// Pages written, and read when a run is read through, at a time.
-const STRETCH_PAGES: usize = 256;
+/// Pages written, and read when a run is read through, at a time: a quarter of a megabyte, of each run that is merged.
+const STRETCH_PAGES: usize = 64;
 /// Largest run that has a filter: of a megabyte, then. The few larger ones are those that have most rows.
 const FILTERED_ENTRIES: usize = 1 << 20;
 
@@ -32,10 +29,8 @@ pub(super) struct Run {
     /// None in a large run, see [`FILTERED_ENTRIES`].
     filter: Option<Filter>,
     /// The page that was looked at last: changes of one statement often lie together.
-    recent: Mutex<Option<(usize, Box<Page>)>>,
+    recent: Mutex<Option<(usize, Layout, Box<Page>)>>,
 }
-
-type Page = [u8; PAGE_BYTES];
 
 impl Run {
     /// Writes a run into the directory. The entries must ascend.
@@ -51,7 +46,7 @@ impl Run {
             file: tempfile::tempfile_in(directory)?,
             written: 0,
             stretch: Vec::with_capacity(STRETCH_PAGES * PAGE_BYTES),
-            in_page: 0,
+            page: Packer::default(),
             firsts: Vec::new(),
             entries: 0,
             last: Key(0),
@@ -98,54 +93,41 @@ impl Run {
     /// The first entry of a page that is not before `least`.
     fn first_at_or_past(&self, page: usize, least: Entry) -> io::Result<Option<Entry>> {
         let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let bytes = match &mut *recent {
-            Some((number, bytes)) if *number == page => &**bytes,
-            other => &*other.insert((page, self.read_page(page)?)).1,
+        let (layout, bytes) = match &mut *recent {
+            Some((number, layout, bytes)) if *number == page => (*layout, &**bytes),
+            other => {
+                let (layout, bytes) = self.read_page(page)?;
+                (layout, &*other.insert((page, layout, bytes)).2)
+            }
         };
-        let count = (self.entries - page * PAGE_ENTRIES).min(PAGE_ENTRIES);
-        let (mut low, mut high) = (0, count);
+        let (mut low, mut high) = (0, layout.count());
         while low < high {
             let middle = usize::midpoint(low, high);
-            if entry_of(bytes, middle).cmp_order(&least).is_lt() { low = middle + 1 } else { high = middle }
+            if layout.entry(bytes, middle).cmp_order(&least).is_lt() { low = middle + 1 } else { high = middle }
         }
-        Ok((low < count).then(|| entry_of(bytes, low)))
+        Ok((low < layout.count()).then(|| layout.entry(bytes, low)))
     }
 
-    fn read_page(&self, page: usize) -> io::Result<Box<Page>> {
+    fn read_page(&self, page: usize) -> io::Result<(Layout, Box<Page>)> {
         let mut bytes = Box::new([0; PAGE_BYTES]);
         self.file.read_exact_at(&mut bytes[..], (page * PAGE_BYTES) as u64)?;
-        check(&bytes[..])?;
-        Ok(bytes)
+        Ok((Layout::of(&bytes)?, bytes))
     }
 
     /// All entries, from the first to the last.
     pub(super) fn iter(&self) -> Iter<'_> {
-        Iter { run: self, stretch: Vec::new(), first_page: 0, next: 0 }
+        Iter { run: self, stretch: Vec::new(), behind: 0, page: 0, layout: Layout::EMPTY, next: 0 }
     }
-}
-
-fn entry_of(page: &[u8], at: usize) -> Entry {
-    let mut bytes = [0; ENTRY_BYTES];
-    bytes.copy_from_slice(&page[at * ENTRY_BYTES..(at + 1) * ENTRY_BYTES]);
-    Entry::from_bytes(&bytes)
-}
-
-fn check(page: &[u8]) -> io::Result<()> {
-    let (body, sum) = page.split_at(PAGE_BYTES - CHECKSUM_BYTES);
-    if sum == crc32fast::hash(body).to_be_bytes() {
-        return Ok(());
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "a page of the position index has a wrong checksum"))
 }
 
 struct Writer {
     filter: Option<Filter>,
     file: File,
     written: u64,
-    /// Pages that are not written, the last of them perhaps not full, with room for all of it.
+    /// Pages that are not written.
     stretch: Vec<u8>,
-    /// Entries of the last page, as long as it is not full.
-    in_page: usize,
+    /// What will be the next of them.
+    page: Packer,
     firsts: Vec<(Key, u64)>,
     entries: usize,
     last: Key,
@@ -153,34 +135,28 @@ struct Writer {
 
 impl Writer {
     fn push(&mut self, entry: Entry) -> io::Result<()> {
-        if self.in_page == 0 {
+        if !self.page.push(entry) {
+            self.close_page();
+            if self.stretch.len() >= STRETCH_PAGES * PAGE_BYTES {
+                self.flush()?;
+            }
+            self.page.push(entry);
             self.firsts.push(entry.order());
-            self.stretch.resize(self.stretch.len() + PAGE_BYTES, 0);
+        } else if self.firsts.is_empty() {
+            self.firsts.push(entry.order());
         }
-        let page = self.stretch.len() - PAGE_BYTES;
-        let at = page + self.in_page * ENTRY_BYTES;
-        self.stretch[at..at + ENTRY_BYTES].copy_from_slice(&entry.to_bytes());
-        self.in_page += 1;
         self.entries += 1;
         self.last = entry.key;
         if let Some(filter) = &mut self.filter {
             filter.add(entry.key);
         }
-        if self.in_page == PAGE_ENTRIES {
-            self.close_page();
-            if self.stretch.len() >= STRETCH_PAGES * PAGE_BYTES {
-                self.flush()?;
-            }
-        }
         Ok(())
     }
 
-    /// Signs the last page.
     fn close_page(&mut self) {
-        let begin = self.stretch.len() - PAGE_BYTES;
-        let (body, sum) = self.stretch[begin..].split_at_mut(PAGE_BYTES - CHECKSUM_BYTES);
-        sum.copy_from_slice(&crc32fast::hash(body).to_be_bytes());
-        self.in_page = 0;
+        let mut page = [0; PAGE_BYTES];
+        self.page.pack(&mut page);
+        self.stretch.extend_from_slice(&page);
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -191,7 +167,7 @@ impl Writer {
     }
 
     fn finish(mut self) -> io::Result<Run> {
-        if self.in_page > 0 {
+        if !self.page.is_empty() {
             self.close_page();
         }
         self.flush()?;
@@ -203,39 +179,49 @@ impl Writer {
 /// Reads a run through.
 pub(super) struct Iter<'a> {
     run: &'a Run,
-    stretch: Vec<u8>,
-    first_page: usize,
+    /// The pages that have been read, and the number of the one behind them in the run.
+    stretch: Vec<Page>,
+    behind: usize,
+    /// The page of the stretch whose turn it is, and the next entry of it.
+    page: usize,
+    layout: Layout,
     next: usize,
 }
 
 impl Iter<'_> {
-    fn read_stretch(&mut self, page: usize) -> io::Result<()> {
-        let pages = (self.run.firsts.len() - page).min(STRETCH_PAGES);
-        self.stretch.resize(pages * PAGE_BYTES, 0);
-        self.run.file.read_exact_at(&mut self.stretch, (page * PAGE_BYTES) as u64)?;
-        self.stretch.chunks_exact(PAGE_BYTES).try_for_each(check)?;
-        self.first_page = page;
-        Ok(())
+    /// Goes to the next page. False: there is none.
+    fn turn(&mut self) -> io::Result<bool> {
+        self.page += 1;
+        if self.page >= self.stretch.len() {
+            let pages = (self.run.firsts.len() - self.behind).min(STRETCH_PAGES);
+            if pages == 0 {
+                return Ok(false);
+            }
+            self.stretch.resize(pages, [0; PAGE_BYTES]);
+            self.run.file.read_exact_at(self.stretch.as_flattened_mut(), (self.behind * PAGE_BYTES) as u64)?;
+            self.behind += pages;
+            self.page = 0;
+        }
+        self.layout = Layout::of(&self.stretch[self.page])?;
+        self.next = 0;
+        Ok(true)
     }
 }
 
 impl Iterator for Iter<'_> {
     type Item = io::Result<Entry>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next == self.run.entries {
-            return None;
+        while self.next == self.layout.count() {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
         }
-        let (page, at) = (self.next / PAGE_ENTRIES, self.next % PAGE_ENTRIES);
-        let read = self.stretch.len() / PAGE_BYTES;
-        if page >= self.first_page + read
-            && let Err(error) = self.read_stretch(page)
-        {
-            return Some(Err(error));
-        }
-        let begin = (page - self.first_page) * PAGE_BYTES;
         self.next += 1;
-        Some(Ok(entry_of(&self.stretch[begin..begin + PAGE_BYTES], at)))
+        Some(Ok(self.layout.entry(&self.stretch[self.page], self.next - 1)))
     }
 }
 
@@ -255,7 +241,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_found_and_read_through() {
-        for count in [0, 1, PAGE_ENTRIES - 1, PAGE_ENTRIES, PAGE_ENTRIES + 1, PAGE_ENTRIES * (STRETCH_PAGES + 1) + 5] {
+        // Of these entries a page has as many as its bytes divided by their width, 5 or 6; and of some numbers in between.
+        for count in [0, 1, 500, 676, 677, 678, 811, 812, 813, 814, 2000, 900 * STRETCH_PAGES + 5] {
             let entries: Vec<Entry> = (0..count).map(|at| entry(at as u128 * 2 + 1, at as u32)).collect();
             let run = run(&entries);
             assert_eq!(run.len(), count);
@@ -273,12 +260,12 @@ mod tests {
 
     #[test]
     fn equal_keys_span_pages() {
-        let count = PAGE_ENTRIES * 3;
+        let count = PAGE_BYTES * 3;
         let mut entries = vec![entry(1, 0)];
         entries.extend((0..count).map(|at| entry(2, at as u32)));
         entries.push(entry(3, 0));
         let run = run(&entries);
-        for row in [0, 1, PAGE_ENTRIES as u32, count as u32 - 1] {
+        for row in [0, 1, PAGE_BYTES as u32, count as u32 - 1] {
             let least = Entry::at(Key(2), Position { file: 0, row });
             assert_eq!(run.first(least).unwrap(), Some(entry(2, row)));
         }
@@ -288,11 +275,12 @@ mod tests {
 
     #[test]
     fn a_damaged_page_is_an_error() {
-        let entries: Vec<Entry> = (0..300).map(|at| entry(at, 0)).collect();
+        // Far enough from each other for two pages and more.
+        let entries: Vec<Entry> = (0..2000).map(|at| entry(at * 0x0101_0101, 0)).collect();
         let run = run(&entries);
         run.file.write_all_at(&[0xFF], PAGE_BYTES as u64 + 50).unwrap();
         assert!(run.iter().any(|entry| entry.is_err()));
-        let least = Entry::at(Key(200), Position { file: 0, row: 0 });
+        let least = Entry::at(run.firsts[1].0, Position { file: 0, row: 0 });
         assert!(run.first(least).is_err());
     }
 }

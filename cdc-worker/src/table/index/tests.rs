@@ -199,6 +199,38 @@ fn stretches_that_lie_apart_are_left_as_they_are_and_newer_ones_hide_them() {
     }
 }
 
+/// Numbers all over the place, as many as several batches hold, by which runs overlap: as of a map, and few runs.
+#[test]
+fn a_whole_table_is_read_in_beside_its_sorting() {
+    const ROWS: u32 = 4 * writer::BATCH_ENTRIES as u32 + 12_345;
+    let (_directory, store) = store();
+    let index = store.table(RowIdentity::Key);
+    let mut writer = IndexWriter::of_whole_table(index.clone());
+    let key = |row: u32| u64::from(row) * 2_654_435_761 % (1 << 40);
+    for row in 0..ROWS {
+        writer.put(&key(row).to_be_bytes(), at(row >> 20, row)).unwrap();
+    }
+    writer.finish().unwrap();
+    let runs = index.content().runs.len();
+    assert!(runs <= 2, "{runs} runs");
+    for row in (0..ROWS).step_by(997).chain([ROWS - 1]) {
+        assert_eq!(index.get(&key(row).to_be_bytes()).unwrap(), Some(at(row >> 20, row)));
+    }
+    assert_eq!(index.get(&key(ROWS).to_be_bytes()).unwrap(), None);
+    assert_eq!(index.get(&[]).unwrap(), None);
+}
+
+#[test]
+fn a_key_twice_in_a_whole_table_is_an_error() {
+    for entries in [2, writer::BATCH_ENTRIES, writer::BATCH_ENTRIES * 2] {
+        let (_directory, store) = store();
+        let mut writer = IndexWriter::of_whole_table(store.table(RowIdentity::Key));
+        let mut put = |row: u32| writer.put(&(row / 2).to_be_bytes(), at(0, row));
+        let failed = (0..entries as u32).try_for_each(&mut put).and_then(|()| writer.finish());
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Table);
+    }
+}
+
 #[test]
 fn a_key_twice_is_an_error() {
     let (_directory, store) = store();

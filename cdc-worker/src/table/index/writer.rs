@@ -1,28 +1,44 @@
 //! Entries on their way into the position index: gathered, sorted and written as a run.
 
+use std::thread::JoinHandle;
+
 use crate::Result;
 use crate::error::{COPY_ANEW, Error, ErrorKind};
 
 use super::super::identity::RowIdentity;
 use super::entry::Entry;
 use super::layer::LAYERED_ENTRIES;
+use super::merge::{FAN_IN, LARGEST};
 use super::{Position, PositionIndex};
 
 /// Entries that are gathered, at most: 15 MiB, which hold those of a copy's share of rows of a hundred bytes.
-const BATCH_ENTRIES: usize = 640 << 10;
+pub(super) const BATCH_ENTRIES: usize = 640 << 10;
 /// From so many on they become a run of their own.
 pub(super) const RUN_ENTRIES: usize = 8 << 10;
+/// Runs that are merged at once while a whole index is read back: together they are as large as a run gets, so that no entry is
+/// written more than twice. A quarter of a megabyte is read of each at a time.
+const WHOLE_FAN_IN: usize = LARGEST.div_ceil(BATCH_ENTRIES);
 
 /// Puts keys into an index and takes keys out, each at most once. Nothing is sure to be there before [`Self::finish`].
 #[must_use]
 pub(crate) struct IndexWriter {
     index: PositionIndex,
     entries: Vec<Entry>,
+    fan_in: usize,
+    /// Where the batch before is sorted and written, if that is done beside the gathering. It gives the memory back. Of a
+    /// writer that is given up it goes on until the batch is written, into an index that nobody asks any more.
+    beside: Option<JoinHandle<Result<Vec<Entry>>>>,
 }
 
 impl IndexWriter {
     pub(crate) fn new(index: PositionIndex) -> Self {
-        Self { index, entries: Vec::new() }
+        Self { index, entries: Vec::new(), fan_in: FAN_IN, beside: None }
+    }
+
+    /// For all rows of a table, into an index that has none and is not asked before [`Self::finish`]: sorts, writes and merges in a
+    /// thread of its own while more is gathered, and merges seldom.
+    pub(crate) fn of_whole_table(index: PositionIndex) -> Self {
+        Self { fan_in: WHOLE_FAN_IN, ..Self::new(index) }
     }
 
     /// Adds a row under its identity.
@@ -62,10 +78,13 @@ impl IndexWriter {
             self.entries.reserve_exact(more);
         }
         self.entries.push(entry);
-        if self.entries.len() >= BATCH_ENTRIES {
-            self.write()?;
+        if self.entries.len() < BATCH_ENTRIES {
+            Ok(())
+        } else if self.fan_in == WHOLE_FAN_IN {
+            self.write_beside()
+        } else {
+            self.write()
         }
-        Ok(())
     }
 
     /// A stretch of keys ends: what has been gathered lies apart from what comes, perhaps, and becomes a run then.
@@ -81,23 +100,52 @@ impl IndexWriter {
     /// # Errors
     /// [`ErrorKind::Index`]; [`ErrorKind::Table`] when two rows have the same key.
     pub(crate) fn finish(mut self) -> Result<()> {
-        self.write()
+        self.wait()?;
+        self.write()?;
+        if self.fan_in == WHOLE_FAN_IN { self.index.settle() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<()> {
-        let identity = self.index.table.identity;
-        self.entries.sort_unstable_by(Entry::cmp_order);
-        let same = |[a, b]: &[Entry; 2]| a.subject(identity) == b.subject(identity);
-        if identity == RowIdentity::Key && self.entries.array_windows().any(same) {
-            return Err(Error::new(ErrorKind::Table, "two rows have the same key")
-                .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
-        }
-        if self.entries.len() < RUN_ENTRIES {
-            self.index.remember(&self.entries)?;
-        } else {
-            self.index.add_run(&self.entries)?;
-        }
-        self.entries.clear();
+        enter(&self.index, &mut self.entries, self.fan_in)
+    }
+
+    fn write_beside(&mut self) -> Result<()> {
+        let empty = self.wait()?;
+        let mut entries = std::mem::replace(&mut self.entries, empty);
+        let (index, fan_in) = (self.index.clone(), self.fan_in);
+        let thread = std::thread::Builder::new().name("position index".to_owned()).spawn(move || {
+            enter(&index, &mut entries, fan_in)?;
+            Ok(entries)
+        });
+        let failed = |error| Error::new(ErrorKind::Index, "start a thread for the position index").with_source(error);
+        self.beside = Some(thread.map_err(failed)?);
         Ok(())
     }
+
+    /// Waits until the batch before is written. Gives its memory.
+    fn wait(&mut self) -> Result<Vec<Entry>> {
+        match self.beside.take().map(JoinHandle::join) {
+            Some(Ok(written)) => written,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Sorts a batch and enters it into the index.
+fn enter(index: &PositionIndex, entries: &mut Vec<Entry>, fan_in: usize) -> Result<()> {
+    let identity = index.table.identity;
+    entries.sort_unstable_by(Entry::cmp_order);
+    let same = |[a, b]: &[Entry; 2]| a.subject(identity) == b.subject(identity);
+    if identity == RowIdentity::Key && entries.array_windows().any(same) {
+        return Err(Error::new(ErrorKind::Table, "two rows have the same key")
+            .with_hint(format!("the mirror and the source disagree: {COPY_ANEW}")));
+    }
+    if entries.len() < RUN_ENTRIES {
+        index.remember(entries)?;
+    } else {
+        index.add_run(entries, fan_in)?;
+    }
+    entries.clear();
+    Ok(())
 }
