@@ -1,10 +1,14 @@
 //! `write_cost`: what a mirror in S3 costs to keep, in what stores bill for: requests and bytes, a commit and a changed
 //! megabyte.
+//!
+//! Kinds of requests are told apart, for the bar is for PUTs. An insert's commit has to put a data file, a manifest, the manifest
+//! list and the metadata; an update's a file of deleted positions and the manifest of that besides, since Iceberg
+//! has no manifest of both. Both are measured.
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use lake_tests::{Seaweed, Source, Worker};
+use lake_tests::{Postgres, Seaweed, Source, Worker};
 
 use crate::Size;
 use crate::report::Measure;
@@ -14,6 +18,8 @@ const ROWS: u64 = 200_000;
 /// Rows that each transaction changes; each is a commit of its own.
 const CHANGED: u64 = 5000;
 const TRANSACTIONS: u64 = 20;
+/// PUTs of a table and commit, at most.
+const PUTS: f64 = 4.0;
 
 pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
     let store = Seaweed::start().await?;
@@ -28,35 +34,80 @@ pub(crate) async fn run(size: Size) -> Result<Vec<Measure>> {
     rig::streaming(&postgres, &mut worker, 1).await?;
     let end = rig::wal_end(&postgres, rig::MARK_EVENTS).await?;
     rig::acknowledged(&postgres, &mut worker, &end).await?;
-    let before = counters(&worker).await?;
-    for turn in 0..TRANSACTIONS {
+
+    let updates = spent(&postgres, &mut worker, |turn| {
         let first = turn * changed % rows;
-        postgres
-            .batch(&format!("UPDATE events SET amount = amount + 1 WHERE id > {first} AND id <= {}", first + changed))
-            .await?;
-        let end = rig::wal_end(&postgres, rig::MARK_EVENTS).await?;
-        rig::acknowledged(&postgres, &mut worker, &end).await?;
-    }
-    let after = counters(&worker).await?;
-    let spent = |name: &str| after.get(name).unwrap_or(&0.0) - before.get(name).unwrap_or(&0.0);
-    let commits = spent("lake_commits_total");
-    ensure!(commits > 0.0, "no commit was counted");
+        let update = format!("UPDATE events SET amount = amount + 1 WHERE id > {first} AND id <= {}", first + changed);
+        (update, rig::MARK_EVENTS.to_owned())
+    })
+    .await?;
+    let inserts = spent(&postgres, &mut worker, |turn| {
+        let first = rows + 1 + turn * (changed + 1);
+        (rig::fill(first, first + changed - 1), rig::fill(first + changed, first + changed))
+    })
+    .await?;
+
     let row = "SELECT avg(pg_column_size(e))::float8 FROM (SELECT * FROM events LIMIT 1000) e";
     let row: f64 = postgres.value(row).await?.parse()?;
     #[expect(clippy::cast_precision_loss, reason = "row counts")]
     let megabytes = row * (TRANSACTIONS * changed) as f64 / 1e6;
-    let kind = |kind: &str| spent(&format!("lake_store_requests_total{{kind=\"{kind}\"}}"));
-    let writes = kind("put") + kind("post") + kind("list");
-    let reads = kind("get") + kind("head");
     let measure = |name, ours, unit| Measure { name, ours, reference: None, unit };
+    let puts = |name, spent: &Spent| Measure {
+        reference: Some(PUTS),
+        ..measure(name, spent.kind("put") / spent.commits, "requests/commit")
+    };
+    let each = |name, kind| measure(name, updates.kind(kind) / updates.commits, "requests/commit");
+    let writes = updates.kind("put") + updates.kind("post") + updates.kind("list");
     Ok(vec![
-        measure("write_cost: puts, posts and lists", writes / commits, "requests/commit"),
-        measure("write_cost: gets and heads", reads / commits, "requests/commit"),
-        measure("write_cost: deletes", kind("delete") / commits, "requests/commit"),
-        measure("write_cost: sent", spent("lake_store_sent_bytes_total") / commits / 1e3, "kB/commit"),
-        measure("write_cost: sent a changed MB", spent("lake_store_sent_bytes_total") / 1e6 / megabytes, "MB"),
+        // One table is mirrored, so that a commit is of one table.
+        puts("write_cost: puts, inserts", &inserts),
+        puts("write_cost: puts, updates", &updates),
+        each("write_cost: posts", "post"),
+        each("write_cost: lists", "list"),
+        each("write_cost: gets", "get"),
+        each("write_cost: heads", "head"),
+        each("write_cost: deletes", "delete"),
+        measure("write_cost: sent", updates.bytes / updates.commits / 1e3, "kB/commit"),
+        measure("write_cost: sent a changed MB", updates.bytes / 1e6 / megabytes, "MB"),
         measure("write_cost: puts, posts and lists a changed MB", writes / megabytes, "requests"),
     ])
+}
+
+/// What some transactions have cost.
+struct Spent {
+    commits: f64,
+    bytes: f64,
+    requests: HashMap<String, f64>,
+}
+
+impl Spent {
+    /// Requests of a kind.
+    fn kind(&self, kind: &str) -> f64 {
+        self.requests.get(&format!("lake_store_requests_total{{kind=\"{kind}\"}}")).copied().unwrap_or(0.0)
+    }
+}
+
+/// Commits the transactions one after the other, each with the mark behind it, and says what they have cost.
+async fn spent(
+    postgres: &Postgres,
+    worker: &mut Worker,
+    transaction: impl Fn(u64) -> (String, String),
+) -> Result<Spent> {
+    let before = counters(worker).await?;
+    for turn in 0..TRANSACTIONS {
+        let (statement, mark) = transaction(turn);
+        postgres.batch(&statement).await?;
+        let end = rig::wal_end(postgres, &mark).await?;
+        rig::acknowledged(postgres, worker, &end).await?;
+    }
+    let mut requests = counters(worker).await?;
+    for (name, count) in &mut requests {
+        *count -= before.get(name).unwrap_or(&0.0);
+    }
+    let of = |name: &str| requests.get(name).copied().unwrap_or(0.0);
+    let (commits, bytes) = (of("lake_commits_total"), of("lake_store_sent_bytes_total"));
+    ensure!(commits > 0.0, "no commit was counted");
+    Ok(Spent { commits, bytes, requests })
 }
 
 /// The worker's counters, by name and labels.
