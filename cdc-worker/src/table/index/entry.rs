@@ -117,20 +117,32 @@ impl Entry {
     }
 
     /// Entries of a run ascend by this.
+    #[inline]
     pub(super) fn order(self) -> (Key, u64) {
         (self.key, self.place & !GONE)
     }
 
-    /// Compares two entries by [`Self::order`]. Written out: the tuples' own comparison is a call, and this is where a
-    /// lookup and a sort spend their time.
+    /// Compares two entries by [`Self::order`]. Written out, without a branch: the tuples' own comparison is a call, and this
+    /// is where a lookup and a sort spend their time.
+    #[inline]
     pub(super) fn cmp_order(&self, other: &Self) -> Ordering {
-        if self.key.0 != other.key.0 {
-            return if self.key.0 < other.key.0 { Ordering::Less } else { Ordering::Greater };
+        if self.is_before(other) {
+            Ordering::Less
+        } else if other.is_before(self) {
+            Ordering::Greater
+        } else {
+            Ordering::Equal
         }
-        (self.place & !GONE).cmp(&(other.place & !GONE))
+    }
+
+    #[inline]
+    fn is_before(&self, other: &Self) -> bool {
+        let ((key, place), (other_key, other_place)) = (self.order(), other.order());
+        (key.0 < other_key.0) | ((key.0 == other_key.0) & (place < other_place))
     }
 
     /// Entries of which the newer one hides the older ones share this.
+    #[inline]
     pub(super) fn subject(self, identity: RowIdentity) -> (Key, u64) {
         match identity {
             RowIdentity::Key => (self.key, 0),

@@ -59,8 +59,14 @@ struct Ahead {
 
 /// The greatest is the one whose turn it is: the least subject, and of equal ones the newest.
 impl Ord for Ahead {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        other.subject.cmp(&self.subject).then(self.source.cmp(&other.source))
+        // Keys are compared first, and as numbers: a merge of many runs does little else.
+        let (key, other_key) = (self.subject.0.0, other.subject.0.0);
+        if key != other_key {
+            return if key < other_key { Ordering::Greater } else { Ordering::Less };
+        }
+        other.subject.1.cmp(&self.subject.1).then(self.source.cmp(&other.source))
     }
 }
 

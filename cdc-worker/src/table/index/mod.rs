@@ -187,15 +187,17 @@ impl PositionIndex {
         let recent = std::mem::take(&mut content.recent);
         self.table.shared.recent.fetch_sub(recent.len(), Ordering::Relaxed);
         let directory = &self.table.shared.directory;
-        let run = Run::write(directory, recent.len(), recent.into_values().map(Ok)).map_err(failed)?;
+        let run = Run::write(directory, Some(recent.len()), recent.into_values().map(Ok)).map_err(failed)?;
         content.runs.push(Arc::new(run));
         self.merge(content, merge::FAN_IN)
     }
 
-    /// Adds many entries, which must ascend and be of different rows. Runs are merged when there are so many layers.
+    /// Adds many entries, which must ascend and be of different rows. Runs are merged when there are so many layers; when they
+    /// are let be for longer than usual, the index is not asked meanwhile, and a filter would be for nothing.
     fn add_run(&self, entries: &[Entry], fan_in: usize) -> Result<()> {
         let directory = &self.table.shared.directory;
-        let run = Run::write(directory, entries.len(), entries.iter().map(|entry| Ok(*entry))).map_err(failed)?;
+        let filtered = (fan_in == merge::FAN_IN).then_some(entries.len());
+        let run = Run::write(directory, filtered, entries.iter().map(|entry| Ok(*entry))).map_err(failed)?;
         let mut content = self.content();
         // What is in memory is older than the run, and must not hide it.
         if !content.recent.is_empty() {
@@ -227,7 +229,7 @@ impl PositionIndex {
         let sources = layers[due..].iter().map(|layer| layer::ascending(&runs[layer.clone()])).collect();
         let merged = Merge::new(self.table.identity, oldest == 0 && content.floor.is_none(), sources);
         let most = sizes[due..].iter().sum();
-        let merged = Run::write(&self.table.shared.directory, most, merged).map_err(failed)?;
+        let merged = Run::write(&self.table.shared.directory, Some(most), merged).map_err(failed)?;
         content.runs.truncate(floor + oldest);
         content.runs.push(Arc::new(merged));
         Ok(true)

@@ -26,7 +26,7 @@ pub(super) struct Run {
     /// Where each page begins, by [`Entry::order`].
     firsts: Vec<(Key, u64)>,
     last: Key,
-    /// None in a large run, see [`FILTERED_ENTRIES`].
+    /// None in a large run, see [`FILTERED_ENTRIES`], and in one that will be merged before it is asked.
     filter: Option<Filter>,
     /// The page that was looked at last: changes of one statement often lie together.
     recent: Mutex<Option<(usize, Layout, Box<Page>)>>,
@@ -35,14 +35,14 @@ pub(super) struct Run {
 impl Run {
     /// Writes a run into the directory. The entries must ascend.
     ///
-    /// `most` is how many there are, or a few more.
+    /// `most` is how many there are, or a few more, of a run that is to have a filter unless it is large.
     pub(super) fn write(
         directory: &Path,
-        most: usize,
+        most: Option<usize>,
         entries: impl Iterator<Item = io::Result<Entry>>,
     ) -> io::Result<Self> {
         let mut writer = Writer {
-            filter: (most <= FILTERED_ENTRIES).then(|| Filter::new(most)),
+            filter: most.filter(|most| *most <= FILTERED_ENTRIES).map(Filter::new),
             file: tempfile::tempfile_in(directory)?,
             written: 0,
             stretch: Vec::with_capacity(STRETCH_PAGES * PAGE_BYTES),
@@ -236,7 +236,7 @@ mod tests {
 
     fn run(entries: &[Entry]) -> Run {
         let directory = tempfile::tempdir().unwrap();
-        Run::write(directory.path(), entries.len(), entries.iter().map(|entry| Ok(*entry))).unwrap()
+        Run::write(directory.path(), Some(entries.len()), entries.iter().map(|entry| Ok(*entry))).unwrap()
     }
 
     #[test]

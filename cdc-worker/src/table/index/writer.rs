@@ -24,7 +24,8 @@ const WHOLE_FAN_IN: usize = LARGEST.div_ceil(BATCH_ENTRIES);
 pub(crate) struct IndexWriter {
     index: PositionIndex,
     entries: Vec<Entry>,
-    fan_in: usize,
+    /// All of an index is read back: see [`Self::of_whole_table`].
+    whole: bool,
     /// Where the batch before is sorted and written, if that is done beside the gathering. It gives the memory back. Of a
     /// writer that is given up it goes on until the batch is written, into an index that nobody asks any more.
     beside: Option<JoinHandle<Result<Vec<Entry>>>>,
@@ -32,13 +33,13 @@ pub(crate) struct IndexWriter {
 
 impl IndexWriter {
     pub(crate) fn new(index: PositionIndex) -> Self {
-        Self { index, entries: Vec::new(), fan_in: FAN_IN, beside: None }
+        Self { index, entries: Vec::new(), whole: false, beside: None }
     }
 
     /// For all rows of a table, into an index that has none and is not asked before [`Self::finish`]: sorts, writes and merges in a
     /// thread of its own while more is gathered, and merges seldom.
     pub(crate) fn of_whole_table(index: PositionIndex) -> Self {
-        Self { fan_in: WHOLE_FAN_IN, ..Self::new(index) }
+        Self { whole: true, ..Self::new(index) }
     }
 
     /// Adds a row under its identity.
@@ -80,7 +81,7 @@ impl IndexWriter {
         self.entries.push(entry);
         if self.entries.len() < BATCH_ENTRIES {
             Ok(())
-        } else if self.fan_in == WHOLE_FAN_IN {
+        } else if self.whole {
             self.write_beside()
         } else {
             self.write()
@@ -102,19 +103,19 @@ impl IndexWriter {
     pub(crate) fn finish(mut self) -> Result<()> {
         self.wait()?;
         self.write()?;
-        if self.fan_in == WHOLE_FAN_IN { self.index.settle() } else { Ok(()) }
+        if self.whole { self.index.settle() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<()> {
-        enter(&self.index, &mut self.entries, self.fan_in)
+        enter(&self.index, &mut self.entries, FAN_IN)
     }
 
     fn write_beside(&mut self) -> Result<()> {
         let empty = self.wait()?;
         let mut entries = std::mem::replace(&mut self.entries, empty);
-        let (index, fan_in) = (self.index.clone(), self.fan_in);
+        let index = self.index.clone();
         let thread = std::thread::Builder::new().name("position index".to_owned()).spawn(move || {
-            enter(&index, &mut entries, fan_in)?;
+            enter(&index, &mut entries, WHOLE_FAN_IN)?;
             Ok(entries)
         });
         let failed = |error| Error::new(ErrorKind::Index, "start a thread for the position index").with_source(error);
