@@ -1,4 +1,4 @@
-//! What Postgres computes above a whole-query scan: averages from sums and counts, and expressions that cannot be sent
+//! What Postgres computes above a whole-query scan: averages from sums and counts, variances from squares besides, and expressions that cannot be sent
 //! although their operands can.
 //!
 //! Invariant: a finished expression has the type and, for every row, the value that Postgres would have computed,

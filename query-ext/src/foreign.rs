@@ -128,7 +128,7 @@ unsafe extern "C-unwind" fn plan_path(
             // A filter that can fail must fail as Postgres's does: it stays here, and so does one that may only see
             // rows that others let through.
             let clause = deparser.expression((*info).clause.cast()).and_then(|typed| {
-                if deparser.throws {
+                if deparser.throws || deparser.computes {
                     return crate::deparse::NotSent::because("a filter that can fail");
                 }
                 Ok(typed.sql)

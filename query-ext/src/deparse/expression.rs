@@ -43,6 +43,7 @@ impl Deparser {
                     return Err(reason);
                 }
                 self.values.truncate(mark);
+                self.computes = true;
                 self.value(node.cast())
             })
         }

@@ -150,6 +150,8 @@ pub(crate) struct Deparser {
     pub(crate) throws: bool,
     /// Whether anything written so far is true in UTC only.
     pub(crate) utc: bool,
+    /// Whether Postgres computes a value of it beforehand, which may fail, or be none that DuckDB has: then only the heap can answer.
+    pub(crate) computes: bool,
     scopes: Vec<Scope>,
     aliases: usize,
     /// Operands of the simple CASEs around.
@@ -166,6 +168,7 @@ pub(crate) struct Mark {
     values: usize,
     throws: bool,
     utc: bool,
+    computes: bool,
     scopes: usize,
     cases: usize,
     recursive: usize,
@@ -180,6 +183,7 @@ impl Deparser {
             values: Vec::new(),
             throws: false,
             utc: false,
+            computes: false,
             scopes: Vec::new(),
             aliases: 0,
             case_operands: Vec::new(),
@@ -204,6 +208,7 @@ impl Deparser {
             values: self.values.len(),
             throws: self.throws,
             utc: self.utc,
+            computes: self.computes,
             scopes: self.scopes.len(),
             cases: self.case_operands.len(),
             recursive: self.recursive.len(),
@@ -217,6 +222,7 @@ impl Deparser {
         self.values.truncate(mark.values);
         self.throws = mark.throws;
         self.utc = mark.utc;
+        self.computes = mark.computes;
         self.scopes.truncate(mark.scopes);
         self.case_operands.truncate(mark.cases);
         self.recursive.truncate(mark.recursive);

@@ -162,10 +162,11 @@ async fn known_values(client: &Client) {
         ("tz > now() - interval '1 day'", 'W'),
         ("ts < date_trunc('month', localtimestamp) - 3 * interval '1 mon' AND d > current_date - 30000", 'W'),
         ("tz > now() - random() * interval '1 day'", 'S'),
+        ("tz > now() - interval '3000 years' AND s ~ '(?i)a'", 'S'),
     ] {
         let query = format!("SELECT count(*) FROM @t1 WHERE {filter}");
         assert_eq!(way(client, &query.replace('@', "lake.")).await, Some(whole), "{filter}");
-        if whole == 'W' {
+        if !filter.contains("random") {
             assert_eq!(difference(client, &query, false).await, None);
         }
     }
