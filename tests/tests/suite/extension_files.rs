@@ -70,11 +70,17 @@ async fn a_lake_of_version_3_answers_as_the_heap_does() -> Result<()> {
             "ALTER TABLE t ADD COLUMN more int; UPDATE t SET more = id WHERE id < 100",
         ] {
             postgres.batch(statements).await.context(statements)?;
-            // Fresh rows first; a new column is told of a moment later.
+            // Fresh rows first; a new column is told of a moment later, to the lake and then to lake.t.
             if !statements.starts_with("ALTER") {
                 equal().await.context(statements)?;
             }
             oracle.assert_equal(&postgres, &["public.t"], CATCH_UP).await.context(statements)?;
+            if statements.starts_with("ALTER") {
+                eventually("lake.t has the new column", CATCH_UP, async || {
+                    Ok(postgres.batch("SELECT more FROM lake.t LIMIT 1").await.ok())
+                })
+                .await?;
+            }
             equal().await.context(statements)?;
         }
         let (data, deletes, _) = totals(&postgres).await?;
