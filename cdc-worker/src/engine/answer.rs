@@ -242,7 +242,7 @@ impl Session {
     fn pin_committed(&mut self, relations: &[u32], wanted: &[Alternatives]) -> Result<Reply> {
         let mut tables = Vec::with_capacity(relations.len());
         for (relation, wanted) in of_each(relations, wanted) {
-            match self.tables.get(relation).map(|table| &table.entry) {
+            match self.tables.get_mut(relation).map(|table| &mut table.entry) {
                 Some(Entry::Streaming(streaming)) if streaming.is_committed() => {
                     tables.push(streaming.table.pin_committed(wanted))
                 }

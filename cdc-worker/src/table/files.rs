@@ -11,7 +11,7 @@ use roaring::RoaringTreemap;
 use crate::Result;
 use crate::error::{Error, ErrorKind};
 
-use super::pruning::{Range, ranges};
+use super::pruning::{FilesBounds, Pruning, Range, ranges};
 use super::tiers::Candidate;
 
 /// The index has 31 bits for a file's number: seven years of ten files a second, in one session.
@@ -66,6 +66,7 @@ impl FileState {
 pub(super) struct DataFiles {
     files: BTreeMap<u32, FileState>,
     next: u32,
+    bounds: FilesBounds,
 }
 
 impl DataFiles {
@@ -93,16 +94,19 @@ impl DataFiles {
 
     /// Adds a file under the next number, which is below the limit when [`Self::reserve`] is asked now and then.
     pub(super) fn push(&mut self, file: FileState) {
+        self.bounds.push(self.next, &file);
         self.files.insert(self.next, file);
         self.next = self.next.saturating_add(1);
     }
 
     /// Adds a file under a number that was set aside for it.
     pub(super) fn insert(&mut self, number: u32, file: FileState) {
+        self.bounds.forget();
         self.files.insert(number, file);
     }
 
     pub(super) fn remove(&mut self, number: u32) {
+        self.bounds.forget();
         self.files.remove(&number);
     }
 
@@ -110,6 +114,7 @@ impl DataFiles {
         self.files.get(&number)
     }
 
+    /// To mark rows as deleted, or the like: what values a file has never changes.
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut FileState> {
         self.files.get_mut(&number)
     }
@@ -120,6 +125,7 @@ impl DataFiles {
     }
 
     pub(super) fn clear(&mut self) {
+        self.bounds.forget();
         self.files.clear();
     }
 
@@ -129,5 +135,15 @@ impl DataFiles {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &FileState)> {
         self.files.iter().map(|(number, file)| (*number, file))
+    }
+
+    /// The numbers of those of the first `count` files that may have rows which count.
+    pub(super) fn that_may_hold(&mut self, pruning: &Pruning<'_>, count: usize) -> Vec<u32> {
+        let mut numbers = self.bounds.that_may_hold(&self.files, pruning);
+        if count < self.files.len() {
+            let behind = self.files.keys().nth(count).copied();
+            numbers.retain(|number| behind.is_none_or(|behind| *number < behind));
+        }
+        numbers
     }
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use iceberg_writer::{DeletedRows, Format, LakeTable, Layout, Rewrite, TableSpec, WrittenFile};
-use lake_protocol::Alternatives;
 use roaring::RoaringTreemap;
 
 use crate::Result;
@@ -32,17 +31,6 @@ use super::keys::Fate;
 use super::overlap::Overlap;
 use super::pruning::Pruning;
 use super::remark;
-
-/// A table at one LSN, shared with readers.
-#[derive(Debug, Clone)]
-pub(crate) struct TablePin {
-    pub(crate) relation: u32,
-    pub(crate) spec: Arc<TableSpec>,
-    pub(crate) files: Vec<FileState>,
-    /// Files that were left out.
-    pub(crate) pruned: usize,
-    pub(crate) fresh: Vec<RecordBatch>,
-}
 
 /// What applying a change came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +76,7 @@ pub(crate) struct MirroredTable {
     pub(super) identity_columns: Vec<usize>,
     pub(crate) lake: LakeTable,
     /// The columns as Iceberg has them.
-    committed_spec: Arc<TableSpec>,
+    pub(super) committed_spec: Arc<TableSpec>,
     pub(super) files: DataFiles,
     /// The files as Iceberg has them, when a TRUNCATE that it has not got took them from `files`.
     pub(super) before_truncate: Option<Vec<FileState>>,
@@ -301,7 +289,7 @@ impl MirroredTable {
         }
         let staged = self.staged_paths();
         if self.before_truncate.is_none() {
-            self.before_truncate = Some(self.committed_files(&Pruning::default()));
+            self.before_truncate = Some(self.committed_files(&Pruning::default()).0);
         }
         self.give_up_compaction()?;
         self.files.clear();
@@ -352,47 +340,6 @@ impl MirroredTable {
             }
         }
         Ok(())
-    }
-
-    /// The files as the current Iceberg snapshot has them, but those that have no row which counts.
-    fn committed_files(&self, pruning: &Pruning<'_>) -> Vec<FileState> {
-        let committed = self.files.len().saturating_sub(self.delta.staged.len());
-        let as_committed = |(number, file): (u32, &FileState)| {
-            let mut file = file.clone();
-            if let Some(pending) = self.delta.deletes.get(&number) {
-                file.deleted = Arc::new(&*file.deleted - pending);
-            }
-            file
-        };
-        let files = self.files.iter().take(committed).filter(|(_, file)| pruning.may_hold(file));
-        files.map(as_committed).collect()
-    }
-
-    /// The table at the LSN to which changes have been applied, as far as rows of it may count.
-    pub(crate) fn pin(&mut self, wanted: &Alternatives) -> Result<TablePin> {
-        let fresh = self.delta.live_batches()?;
-        let pruning = Pruning::new(&self.spec, wanted);
-        let files = self.files.iter().map(|(_, file)| file).filter(|file| pruning.may_hold(file));
-        let (files, spec): (Vec<FileState>, _) = (files.cloned().collect(), Arc::clone(&self.spec));
-        let pruned = self.files.len() - files.len();
-        Ok(TablePin { relation: self.relation, spec, files, pruned, fresh })
-    }
-
-    /// The table as Iceberg has it, as far as rows of it may count.
-    pub(crate) fn pin_committed(&self, wanted: &Alternatives) -> TablePin {
-        let spec = Arc::clone(&self.committed_spec);
-        let pruning = Pruning::new(&spec, wanted);
-        let (files, all) = match &self.before_truncate {
-            Some(before) => {
-                (before.iter().filter(|file| pruning.may_hold(file)).cloned().collect::<Vec<_>>(), before.len())
-            }
-            None => {
-                let staged = self.delta.staged.len();
-                (self.committed_files(&pruning), self.files.len().saturating_sub(staged))
-            }
-        };
-        let pruned = all - files.len();
-        TablePin { relation: self.relation, spec, files, pruned, fresh: Vec::new() }
     }
 
     /// What the next commit must bring to Iceberg. Changes nothing: a commit that fails may ask again.

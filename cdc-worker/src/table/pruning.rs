@@ -3,6 +3,7 @@
 //! It holds because bounds are never narrower than the values, and because a condition on a column with a companion is
 //! not looked at: values that are in the companion are NULL in the column.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iceberg_writer::{Bound, ColumnBounds, TableSpec};
@@ -56,10 +57,164 @@ impl<'a> Pruning<'a> {
 
     pub(super) fn may_hold(&self, file: &FileState) -> bool {
         let may_be_true = |(field_id, condition): &(i32, &Condition)| {
-            // A file from before the column has nothing but NULLs, but says nothing of it.
-            let range = file.ranges.iter().find(|range| range.field_id == *field_id);
-            range.is_none_or(|range| condition.may_be_true_between(range.least.as_ref(), range.most.as_ref()))
+            let (least, most) = bounds_of(file, *field_id);
+            condition.may_be_true_between(least, most)
         };
         self.wanted.is_empty() || self.wanted.iter().any(|conditions| conditions.iter().all(may_be_true))
+    }
+}
+
+/// A file from before the column has nothing but NULLs, but says nothing of it.
+fn bounds_of(file: &FileState, field_id: i32) -> (Option<&Value>, Option<&Value>) {
+    let range = file.ranges.iter().find(|range| range.field_id == field_id);
+    range.map_or((None, None), |range| (range.least.as_ref(), range.most.as_ref()))
+}
+
+/// The bounds of columns in all files, side by side: of ten thousand files the bounds of one column are read in a tenth of
+/// the time that it takes to walk from file to file, during which no change is applied.
+///
+/// Columns are added when they are first asked for. Files that come are added at the end; when one goes, all begins anew.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FilesBounds {
+    /// The files' numbers.
+    numbers: Vec<u32>,
+    columns: BTreeMap<i32, Vec<(Option<Value>, Option<Value>)>>,
+}
+
+impl FilesBounds {
+    /// Adds a file whose number is above all others.
+    pub(super) fn push(&mut self, number: u32, file: &FileState) {
+        // Nobody has asked since it was forgotten.
+        if self.columns.is_empty() {
+            return;
+        }
+        self.numbers.push(number);
+        for (field_id, bounds) in &mut self.columns {
+            let (least, most) = bounds_of(file, *field_id);
+            bounds.push((least.cloned(), most.cloned()));
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The numbers of those of the files that may have rows which count.
+    pub(super) fn that_may_hold(&mut self, files: &BTreeMap<u32, FileState>, pruning: &Pruning<'_>) -> Vec<u32> {
+        if pruning.wanted.is_empty() {
+            return files.keys().copied().collect();
+        }
+        if self.columns.is_empty() {
+            self.numbers = files.keys().copied().collect();
+        }
+        let mut all: Vec<usize> = Vec::new();
+        for conditions in &pruning.wanted {
+            let mut left: Option<Vec<usize>> = None;
+            for (field_id, condition) in conditions {
+                let column = self.columns.entry(*field_id).or_insert_with(|| {
+                    let bounds = files.values().map(|file| bounds_of(file, *field_id));
+                    bounds.map(|(least, most)| (least.cloned(), most.cloned())).collect()
+                });
+                let may = |(least, most): &(Option<Value>, Option<Value>)| {
+                    condition.may_be_true_between(least.as_ref(), most.as_ref())
+                };
+                match &mut left {
+                    Some(left) => left.retain(|place| column.get(*place).is_none_or(may)),
+                    None => left = Some((0..column.len()).filter(|place| column.get(*place).is_none_or(may)).collect()),
+                }
+            }
+            all.extend(left.unwrap_or_default());
+        }
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().filter_map(|place| self.numbers.get(place).copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iceberg_writer::Partition;
+    use lake_protocol::Comparison;
+    use proptest::prelude::*;
+
+    use super::super::files::DataFiles;
+    use super::*;
+
+    fn file(least: Option<i64>, most: Option<i64>, other: i64) -> FileState {
+        let range = |field_id, least: Option<i64>, most: Option<i64>| Range {
+            field_id,
+            least: least.map(Value::Integer),
+            most: most.map(Value::Integer),
+        };
+        FileState {
+            path: "".into(),
+            rows: 1,
+            bytes: 1,
+            deleted: Arc::default(),
+            full: false,
+            partition: Partition::default(),
+            is_sorted: false,
+            ranges: [range(1, least, most), range(2, Some(other), Some(other))].into(),
+        }
+    }
+
+    fn conditions() -> impl Strategy<Value = Vec<Vec<Condition>>> {
+        let comparison = prop_oneof![Just(Comparison::Equal), Just(Comparison::Less), Just(Comparison::AtLeast)];
+        let condition = (1i16..4, comparison, prop::collection::vec((0i64..20).prop_map(Value::Integer), 1..3));
+        let condition = condition.prop_map(|(attnum, comparison, values)| Condition { attnum, comparison, values });
+        prop::collection::vec(prop::collection::vec(condition, 1..3), 0..3)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Option<i64>, i64, i64),
+        Remove(u32),
+        Insert(u32, i64),
+        Clear,
+        Ask(Vec<Vec<Condition>>, usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (prop::option::of(0i64..10), 10i64..20, 0i64..20).prop_map(|(a, b, c)| Step::Push(a, b, c)),
+            2 => (0u32..20).prop_map(Step::Remove),
+            1 => (0u32..20, 0i64..20).prop_map(|(number, value)| Step::Insert(number, value)),
+            1 => Just(Step::Clear),
+            6 => (conditions(), 0usize..30).prop_map(|(wanted, count)| Step::Ask(wanted, count)),
+        ];
+        prop::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_side_by_side_tell_what_the_files_tell_whatever_comes_and_goes(steps in steps()) {
+            let mut files = DataFiles::default();
+            files.reserve(20).unwrap();
+            for step in steps {
+                match step {
+                    Step::Push(least, most, other) => files.push(file(least, Some(most), other)),
+                    Step::Remove(number) => files.remove(number),
+                    Step::Insert(number, value) => files.insert(number, file(Some(value), None, value)),
+                    Step::Clear => files.clear(),
+                    Step::Ask(wanted, count) => {
+                        let of = |wanted: &'_ Alternatives| -> Vec<Vec<(i32, Condition)>> {
+                            let each = |conditions: &Vec<Condition>| {
+                                conditions.iter().map(|condition| (i32::from(condition.attnum), condition.clone())).collect()
+                            };
+                            wanted.iter().map(each).collect()
+                        };
+                        let owned = of(&wanted);
+                        let wanted = owned.iter().map(|all| all.iter().map(|(id, condition)| (*id, condition)).collect());
+                        let pruning = Pruning { wanted: wanted.collect() };
+                        let expected: Vec<u32> = files
+                            .iter()
+                            .take(count)
+                            .filter_map(|(number, file)| pruning.may_hold(file).then_some(number))
+                            .collect();
+                        prop_assert_eq!(files.that_may_hold(&pruning, count), expected);
+                    }
+                }
+            }
+        }
     }
 }
