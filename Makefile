@@ -66,6 +66,11 @@ test-regress: install ## PostgreSQL's own regression queries on mirrored tables,
 	@tests/regress.sh
 	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored --nocapture extension_regress
 
+.PHONY: test-sqlsmith
+test-sqlsmith: install ## random statements by sqlsmith, accelerated (SECONDS=300 SEED=1; installs sqlsmith the first time)
+	@tests/sqlsmith.sh
+	RUST_BACKTRACE=0 SMITH_SECONDS='$(SECONDS)' SEED='$(SEED)' cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored --nocapture extension_sqlsmith
+
 .PHONY: bench
 bench: install ## whole scenarios beside a peer (SCENARIO=compact|copy|dirty|drain|first_query|huge_txn|index|many_commits|many_files|many_tables|rows_out|source_cost|tpch|write_cost SCALE=1 RUNS=3)
 	@SCENARIO='$(SCENARIO)' SCALE='$(SCALE)' RUNS='$(RUNS)' $(RELEASE)/bench

@@ -223,6 +223,16 @@ pub const FORMS: &[Form] = &[
         ],
     ),
     form(
+        "sub-queries in `FROM`, views, CTEs and what `EXISTS` looks at, with columns that are not sent",
+        "nobody refers to these columns, as in `SELECT *` of a view; not of a `DISTINCT` or a set operation, no aggregates and window functions, nothing volatile",
+        &[
+            "SELECT x.id, x.i4 FROM (SELECT *, to_char(ts, 'YYYY') AS year, f8 || 'x' AS f FROM @corpus) x WHERE x.i2 > 0",
+            "SELECT a.id, b.i4, c.n FROM @corpus a LEFT JOIN (SELECT age(ts) AS age, id, i4 FROM @corpus WHERE i4 > 0) b ON a.id = b.id, LATERAL (SELECT count(*) AS n FROM (SELECT upper(a.t), d FROM @corpus d WHERE d.g = a.g) y) c",
+            "SELECT id FROM @corpus a WHERE EXISTS (SELECT to_char(b.ts, 'YYYY'), * FROM @corpus b WHERE b.i4 = a.i2)",
+            "WITH w AS (SELECT id, g, lower(t) AS low FROM @corpus WHERE i4 IS NOT NULL) SELECT a.id, b.id FROM w a JOIN w b ON a.g = b.g AND a.id < b.id",
+        ],
+    ),
+    form(
         "sub-queries: scalar ones, `EXISTS`, `IN`, `= ANY`",
         "correlated ones too; `IN` of one column",
         &[

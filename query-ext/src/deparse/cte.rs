@@ -54,7 +54,7 @@ impl Deparser {
                 let outcome = if (*cte).cterecursive {
                     self.recursion(cte)
                 } else {
-                    self.sub_query(tree::copy((*cte).ctequery.cast()))
+                    self.source_query(tree::copy((*cte).ctequery.cast()))
                 };
                 self.scopes.truncate(index + 1);
                 self.scopes.extend(hidden);

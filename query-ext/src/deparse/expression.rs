@@ -153,7 +153,8 @@ impl Deparser {
             SourceKind::Columns(columns) => {
                 let index = usize::try_from(var.varattno - 1).unwrap_or(usize::MAX);
                 match columns.get(index) {
-                    Some(Column { oid, decimal, unshown }) => {
+                    Some(Column { left_out: Some(index), .. }) => NotSent::because(&self.left_out[*index]),
+                    Some(Column { oid, decimal, unshown, left_out: None }) => {
                         Ok(Typed { unshown: *unshown, ..Typed::new(sql, *oid, *decimal) })
                     }
                     None => NotSent::because("a column that the sub-query lacks"),

@@ -114,6 +114,8 @@ struct Column {
     oid: pg_sys::Oid,
     decimal: Decimal,
     unshown: bool,
+    /// It is NULL, for it cannot be sent: the index into [`Deparser::left_out`] of the reason why nobody may refer to it.
+    left_out: Option<usize>,
 }
 
 type Columns = Vec<Column>;
@@ -152,6 +154,8 @@ pub(crate) struct Deparser {
     pub(crate) utc: bool,
     /// Whether Postgres computes a value of it beforehand, which may fail, or be none that DuckDB has: then only the heap can answer.
     pub(crate) computes: bool,
+    /// Why columns of sub-queries were left out.
+    left_out: Vec<String>,
     scopes: Vec<Scope>,
     aliases: usize,
     /// Operands of the simple CASEs around.
@@ -184,6 +188,7 @@ impl Deparser {
             throws: false,
             utc: false,
             computes: false,
+            left_out: Vec::new(),
             scopes: Vec::new(),
             aliases: 0,
             case_operands: Vec::new(),

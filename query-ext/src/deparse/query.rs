@@ -156,7 +156,7 @@ impl Deparser {
                 pg_sys::RTEKind::RTE_VALUES => return self.values_list(number, rte),
                 _ => return NotSent::because("something in FROM that is no mirrored table"),
             };
-            let (sql, columns) = self.sub_query(inner)?;
+            let (sql, columns) = self.source_query(inner)?;
             let alias = self.add_source(number, SourceKind::Columns(columns));
             let lateral = if (*rte).lateral { "LATERAL (" } else { "(" };
             Ok(Sql::from(lateral) + sql + &format!(") AS {alias}"))
@@ -185,7 +185,7 @@ impl Deparser {
                 for value in column.iter_mut() {
                     value.decimal = decimal;
                 }
-                columns.push(Column { oid, decimal, unshown: false });
+                columns.push(Column { oid, decimal, unshown: false, left_out: None });
             }
             let mut written = Vec::new();
             for row in 0..rows {
@@ -204,7 +204,26 @@ impl Deparser {
     /// # Safety
     /// `query` is a query tree of our own.
     pub(super) unsafe fn sub_query(&mut self, query: *mut pg_sys::Query) -> Result<(Sql, Columns), NotSent> {
-        // SAFETY: the caller passes a query tree of our own.
+        // SAFETY: per the contract.
+        unsafe { self.query_of_columns(query, false) }
+    }
+
+    /// The same, of which only the columns count that somebody refers to by name. Those that cannot be sent are left out, as
+    /// Postgres leaves out those that nobody refers to.
+    ///
+    /// # Safety
+    /// `query` is a query tree of our own.
+    pub(super) unsafe fn source_query(&mut self, query: *mut pg_sys::Query) -> Result<(Sql, Columns), NotSent> {
+        // SAFETY: per the contract.
+        unsafe { self.query_of_columns(query, true) }
+    }
+
+    unsafe fn query_of_columns(
+        &mut self,
+        query: *mut pg_sys::Query,
+        leaves_out: bool,
+    ) -> Result<(Sql, Columns), NotSent> {
+        // SAFETY: the callers pass a query tree of our own.
         unsafe {
             self.open(query)?;
             let body = self.body(query)?;
@@ -212,9 +231,20 @@ impl Deparser {
             let mut outputs = Vec::new();
             let targets = tree::items::<pg_sys::TargetEntry>((*query).targetList).into_iter();
             for (index, entry) in targets.filter(|entry| !(**entry).resjunk).enumerate() {
-                let typed = self.expression((*entry).expr.cast())?;
-                columns.push(Column { oid: typed.oid, decimal: typed.decimal, unshown: typed.unshown });
-                outputs.push(typed.exact()? + &format!(" AS c{}", index + 1));
+                let mark = (leaves_out && can_be_left_out(query, entry)).then(|| self.mark());
+                let (column, sql) = match (self.output((*entry).expr.cast()), mark) {
+                    (Ok(output), _) => output,
+                    (Err(NotSent(reason)), Some(mark)) => {
+                        self.reset(mark);
+                        self.left_out.push(reason);
+                        let left_out = Some(self.left_out.len() - 1);
+                        let oid = pg_sys::exprType((*entry).expr.cast());
+                        (Column { oid, decimal: None, unshown: false, left_out }, Sql::from("NULL"))
+                    }
+                    (Err(error), None) => return Err(error),
+                };
+                columns.push(column);
+                outputs.push(sql + &format!(" AS c{}", index + 1));
             }
             let having = if (*query).havingQual.is_null() {
                 Sql::default()
@@ -230,6 +260,13 @@ impl Deparser {
             let sql = Sql::from("SELECT ") + distinct + outputs + body.from + body.group + having + order;
             Ok((sql + &limit, columns))
         }
+    }
+
+    unsafe fn output(&mut self, node: *mut pg_sys::Node) -> Result<(Column, Sql), NotSent> {
+        // SAFETY: the caller passes an expression of the innermost scope.
+        let typed = unsafe { self.expression(node)? };
+        let column = Column { oid: typed.oid, decimal: typed.decimal, unshown: typed.unshown, left_out: None };
+        Ok((column, typed.exact()?))
     }
 
     /// ` ORDER BY …`, by the numbers of the columns, which `number` knows.
@@ -267,6 +304,24 @@ impl Deparser {
             }
             Ok(if keys.is_empty() { Sql::default() } else { Sql::from(" ORDER BY ") + Sql::join(keys, ", ") })
         }
+    }
+}
+
+/// Whether a query gives the same rows without a column: as Postgres does it (`remove_unused_subquery_outputs`), but without
+/// counting on the planner where the column is what makes the query an aggregate.
+///
+/// # Safety
+/// `entry` is of the target list of `query`, which is no set operation.
+unsafe fn can_be_left_out(query: *mut pg_sys::Query, entry: *mut pg_sys::TargetEntry) -> bool {
+    // SAFETY: per the contract.
+    unsafe {
+        let node = (*entry).expr.cast();
+        (*query).distinctClause.is_null()
+            && (*query).setOperations.is_null()
+            && (*entry).ressortgroupref == 0
+            && !pg_sys::contain_aggs_of_level(node, 0)
+            && !pg_sys::contain_windowfuncs(node)
+            && !pg_sys::contain_volatile_functions(node)
     }
 }
 

@@ -77,7 +77,7 @@ impl Deparser {
             let inner = tree::copy((*link).subselect.cast::<pg_sys::Query>());
             match (*link).subLinkType {
                 pg_sys::SubLinkType::EXISTS_SUBLINK => {
-                    let (sql, _) = self.sub_query(inner)?;
+                    let (sql, _) = self.source_query(inner)?;
                     Ok(truth(Sql::from("EXISTS (") + sql + ")"))
                 }
                 pg_sys::SubLinkType::EXPR_SUBLINK => {

@@ -12,6 +12,7 @@ mod extension_mirror;
 mod extension_pruning;
 mod extension_refusals;
 mod extension_regress;
+mod extension_sqlsmith;
 mod extension_stores;
 mod extension_types;
 mod harness;
