@@ -234,7 +234,12 @@ fn date(days: i32) -> Option<String> {
         let sign = if days < 0 { "-" } else { "" };
         return Some(format!("CAST('{sign}infinity' AS DATE)"));
     }
-    Some(format!("CAST('{}' AS DATE)", civil(i64::from(days) + i64::from(EPOCH_DAYS))?))
+    let days = days.checked_add(EPOCH_DAYS)?;
+    Some(match civil(i64::from(days)) {
+        Some(date) => format!("CAST('{date}' AS DATE)"),
+        // DuckDB computes it before the query.
+        None => format!("(DATE '1970-01-01' + CAST({days} AS INTEGER))"),
+    })
 }
 
 fn moment(kind: &str, zone: &str, micros: i64) -> Option<String> {
@@ -244,7 +249,11 @@ fn moment(kind: &str, zone: &str, micros: i64) -> Option<String> {
     }
     let micros = micros.checked_add(EPOCH_MICROS)?;
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
-    Some(format!("CAST('{} {}{zone}' AS {kind})", civil(days)?, clock(rest)))
+    Some(match civil(days) {
+        Some(date) => format!("CAST('{date} {}{zone}' AS {kind})", clock(rest)),
+        // DuckDB's zone is UTC.
+        None => format!("CAST(make_timestamp({micros}) AS {kind})"),
+    })
 }
 
 fn clock(micros: i64) -> String {

@@ -1,4 +1,4 @@
-//! `lake_dv(slot, file_index, file_row_number)`: is this row of this file deleted?
+//! `lake_live(slot, file_index, file_row_number)`: is this row of this file not deleted?
 //!
 //! A vector at a time. Rows of a vector come from one file and mostly without gaps, so one range probe of the bitmap
 //! answers for all of them: the cost is that of the deletions in the range, not of the rows.
@@ -19,7 +19,7 @@ pub(crate) fn register(connection: ffi::duckdb_connection, slots: &Arc<Slots>) -
     // with the callback given.
     let state = unsafe {
         let mut function = ffi::duckdb_create_scalar_function();
-        ffi::duckdb_scalar_function_set_name(function, c"lake_dv".as_ptr());
+        ffi::duckdb_scalar_function_set_name(function, c"lake_live".as_ptr());
         let mut bigint = ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIGINT);
         // The type of DuckDB's own file_index.
         let mut ubigint = ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_UBIGINT);
@@ -29,7 +29,7 @@ pub(crate) fn register(connection: ffi::duckdb_connection, slots: &Arc<Slots>) -
         }
         ffi::duckdb_scalar_function_set_return_type(function, boolean);
         ffi::duckdb_scalar_function_set_extra_info(function, extra, Some(free_extra));
-        ffi::duckdb_scalar_function_set_function(function, Some(is_deleted));
+        ffi::duckdb_scalar_function_set_function(function, Some(is_live));
         let state = ffi::duckdb_register_scalar_function(connection, function);
         ffi::duckdb_destroy_logical_type(&raw mut bigint);
         ffi::duckdb_destroy_logical_type(&raw mut ubigint);
@@ -40,7 +40,7 @@ pub(crate) fn register(connection: ffi::duckdb_connection, slots: &Arc<Slots>) -
     if state == ffi::duckdb_state_DuckDBSuccess {
         Ok(())
     } else {
-        Err(Error::new(ErrorKind::Open, "could not register lake_dv"))
+        Err(Error::new(ErrorKind::Open, "could not register lake_live"))
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) unsafe extern "C" fn free_extra(extra: *mut c_void) {
     drop(unsafe { Box::from_raw(extra.cast::<Arc<Slots>>()) });
 }
 
-unsafe extern "C" fn is_deleted(
+unsafe extern "C" fn is_live(
     info: ffi::duckdb_function_info,
     input: ffi::duckdb_data_chunk,
     output: ffi::duckdb_vector,
@@ -77,7 +77,7 @@ unsafe extern "C" fn is_deleted(
     let message = match outcome {
         Ok(Ok(())) => return,
         Ok(Err(message)) => message,
-        Err(_) => "lake_dv panicked".into(),
+        Err(_) => "lake_live panicked".into(),
     };
     let message = CString::new(message).unwrap_or_default();
     // SAFETY: `info` is valid during the call and the text is copied.
@@ -86,53 +86,65 @@ unsafe extern "C" fn is_deleted(
 
 /// Answers for a whole vector, a run of rows of the same file at a time.
 fn mark(deleted: &[RoaringTreemap], files: &[u64], rows: &[i64], out: &mut [bool]) -> Result<(), String> {
+    let bitmap_of = |file: u64| {
+        let bitmap = usize::try_from(file).ok().and_then(|index| deleted.get(index));
+        bitmap.ok_or_else(|| format!("file {file} is not one of the {} with deleted rows", deleted.len()))
+    };
     let mut begin = 0;
-    while begin < files.len() {
-        let file = files[begin];
-        let end = files[begin..].iter().position(|other| *other != file).map_or(files.len(), |length| begin + length);
-        let bitmap = usize::try_from(file)
-            .ok()
-            .and_then(|index| deleted.get(index))
-            .ok_or_else(|| format!("file {file} is not one of the {} with deleted rows", deleted.len()))?;
-        mark_run(bitmap, &rows[begin..end], &mut out[begin..end]);
-        begin = end;
+    while let Some(file) = files.get(begin).copied() {
+        // Mostly all are of one file. No branch a row: it is done for several at once.
+        let others = files[begin..].iter().fold(0, |others, other| others | (other ^ file));
+        let length = match others {
+            0 => files.len() - begin,
+            _ => files[begin..].iter().position(|other| *other != file).unwrap_or(files.len() - begin),
+        };
+        mark_run(bitmap_of(file)?, &rows[begin..begin + length], &mut out[begin..begin + length]);
+        begin += length;
     }
     Ok(())
 }
 
 fn mark_run(bitmap: &RoaringTreemap, rows: &[i64], out: &mut [bool]) {
     let unsigned = |row: i64| u64::try_from(row).unwrap_or(u64::MAX);
-    let (low, high) = rows.iter().fold((u64::MAX, 0), |(low, high), row| {
-        let row = unsigned(*row);
-        (low.min(row), high.max(row))
-    });
-    let gapless = rows.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1));
-    let ascending = gapless || rows.windows(2).all(|pair| pair[1] > pair[0]);
+    let [first, .., last] = *rows else {
+        for (row, live) in rows.iter().zip(out) {
+            *live = !bitmap.contains(unsigned(*row));
+        }
+        return;
+    };
+    let (mut gaps, mut expected) = (0, first);
+    for row in rows {
+        gaps |= row ^ expected;
+        expected = expected.wrapping_add(1);
+    }
+    let ascending = gaps == 0 || rows.windows(2).all(|pair| pair[1] > pair[0]);
+    if !ascending {
+        for (row, live) in rows.iter().zip(out) {
+            *live = !bitmap.contains(unsigned(*row));
+        }
+        return;
+    }
+    out.fill(true);
+    let (low, high) = (unsigned(first), unsigned(last));
     let mut hits = bitmap.iter();
     hits.advance_to(low);
-    if gapless {
-        out.fill(false);
-        for hit in hits.take_while(|hit| *hit <= high) {
-            if let Some(flag) = usize::try_from(hit - low).ok().and_then(|offset| out.get_mut(offset)) {
-                *flag = true;
+    let mut hits = hits.take_while(|hit| *hit <= high);
+    if gaps == 0 {
+        for hit in hits {
+            if let Some(live) = usize::try_from(hit - low).ok().and_then(|offset| out.get_mut(offset)) {
+                *live = false;
             }
         }
-    } else if ascending {
-        // What other filters have left: both are walked through together, which is much less than a search for each row.
-        let mut hit = hits.next();
-        for (row, flag) in rows.iter().zip(out) {
-            let row = unsigned(*row);
-            while hit.is_some_and(|hit| hit < row) {
-                hit = hits.next();
-            }
-            *flag = hit == Some(row);
+        return;
+    }
+    // What other filters have left: both are walked through together, which is much less than a search for each row.
+    let mut hit = hits.next();
+    for (row, live) in rows.iter().zip(out) {
+        let row = unsigned(*row);
+        while hit.is_some_and(|hit| hit < row) {
+            hit = hits.next();
         }
-    } else if hits.next().is_none_or(|hit| hit > high) {
-        out.fill(false);
-    } else {
-        for (row, flag) in rows.iter().zip(out) {
-            *flag = bitmap.contains(unsigned(*row));
-        }
+        *live = hit != Some(row);
     }
 }
 
@@ -141,7 +153,7 @@ mod tests {
     use super::*;
 
     fn marked(deleted: &[u64], rows: &[i64]) -> Vec<bool> {
-        let mut out = vec![true; rows.len()];
+        let mut out = vec![false; rows.len()];
         mark(&[deleted.iter().copied().collect()], &vec![0; rows.len()], rows, &mut out).unwrap();
         out
     }
@@ -157,9 +169,11 @@ mod tests {
             vec![0, 2, 5, 7, 2046, 2047, 2048, 1 << 40],
             vec![3000, 3002],
             vec![6, 5, 0, 4],
+            vec![],
+            vec![5, 4, 6],
             vec![1 << 40, (1 << 40) + 1],
         ] {
-            let expected: Vec<bool> = rows.iter().map(|row| deleted.contains(&u64::try_from(*row).unwrap())).collect();
+            let expected: Vec<bool> = rows.iter().map(|row| !deleted.contains(&u64::try_from(*row).unwrap())).collect();
             assert_eq!(marked(&deleted, &rows), expected, "{rows:?}");
         }
     }
@@ -167,9 +181,9 @@ mod tests {
     #[test]
     fn runs_of_files_use_their_own_bitmaps() {
         let deleted: Vec<RoaringTreemap> = vec![[1].into_iter().collect(), [0].into_iter().collect()];
-        let mut out = [true; 4];
+        let mut out = [false; 4];
         mark(&deleted, &[0, 0, 1, 1], &[0, 1, 0, 1], &mut out).unwrap();
-        assert_eq!(out, [false, true, true, false]);
+        assert_eq!(out, [true, false, false, true]);
         assert!(mark(&deleted, &[2], &[0], &mut [true]).is_err());
     }
 }

@@ -106,8 +106,14 @@ unsafe extern "C" fn bind(info: ffi::duckdb_bind_info) {
             ffi::duckdb_bind_add_result_column(info, name.as_ptr(), kind);
             ffi::duckdb_destroy_logical_type(&raw mut kind);
         }
+        if fields.is_empty() {
+            // A table has a column.
+            let mut boolean = ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_BOOLEAN);
+            ffi::duckdb_bind_add_result_column(info, c"c0".as_ptr(), boolean);
+            ffi::duckdb_destroy_logical_type(&raw mut boolean);
+        }
         let rows: usize = data.fresh.iter().map(RecordBatch::num_rows).sum();
-        ffi::duckdb_bind_set_cardinality(info, rows as u64, true);
+        ffi::duckdb_bind_set_cardinality(info, data.unexpected + rows as u64, data.unexpected == 0);
         ffi::duckdb_bind_set_bind_data(info, Box::into_raw(Box::new(data)).cast(), Some(free_data));
     }
 }

@@ -82,7 +82,9 @@ impl ScanTable {
             + self.fresh.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
         let has_fresh = self.fresh.iter().any(|batch| batch.num_rows() > 0);
         let schema = self.schema.as_ref().map(SchemaRef::clone);
-        let slot = slots.admit(SlotData { deleted: bitmaps, fresh: self.fresh, schema: self.schema });
+        let held: u64 = holed.iter().map(|file| file.rows).sum();
+        let unexpected = held - held / PASSED_BY_GUESS;
+        let slot = slots.admit(SlotData { deleted: bitmaps, fresh: self.fresh, schema: self.schema, unexpected });
         PinnedScan { plain, holed, rows, has_fresh, schema, slot }
     }
 }
@@ -156,32 +158,32 @@ impl PinnedScan {
         let list = |item: fn(&ScanColumn) -> String| columns.iter().map(item).collect::<Vec<String>>().join(", ");
         let names = list(|column| format!("c{}", column.field_id));
         let mut parts = Vec::new();
-        if !self.plain.is_empty() {
-            parts.push(format!("SELECT {names} FROM {}", read_parquet(columns, &self.plain, 1)));
-        }
+        // The first of them, as a rule the largest, is the one by which DuckDB judges how many different values there are.
         if !self.holed.is_empty() {
-            let scan = read_parquet(columns, &self.holed, UNKNOWN_FILTER);
-            let keep = format!("NOT lake_dv({slot}, file_index, file_row_number)");
-            parts.push(format!("SELECT {names} FROM {scan} WHERE {keep}"));
+            let keep = format!("lake_live({slot}, file_index, file_row_number)");
+            parts.push(format!("SELECT {names} FROM {} WHERE {keep}", read_parquet(columns, &self.holed)));
+        }
+        if !self.plain.is_empty() {
+            parts.push(format!("SELECT {names} FROM {}", read_parquet(columns, &self.plain)));
         }
         if self.has_fresh {
             let casts = list(|column| format!("CAST(c{0} AS {1}) AS c{0}", column.field_id, column.duckdb_type));
             parts.push(format!("SELECT {casts} FROM lake_fresh({slot})"));
         }
-        if parts.is_empty() {
+        if !self.has_fresh && (parts.is_empty() || !self.holed.is_empty()) {
             let nulls = list(|column| format!("CAST(NULL AS {1}) AS c{0}", column.field_id, column.duckdb_type));
-            parts.push(format!("SELECT {nulls} WHERE false"));
+            parts.push(format!("SELECT {nulls} FROM lake_fresh({slot})"));
         }
         Ok(format!("({})", parts.join(" UNION ALL ")))
     }
 }
 
-/// A filter that DuckDB knows nothing of lets one row in five through, as it guesses; the deleted rows are few. With so many times the rows its
-/// guess comes out right, and joins are in the order that they have without deleted rows.
-const UNKNOWN_FILTER: u64 = 5;
+/// A filter that DuckDB knows nothing of lets one row in so many through, as it guesses; the deleted rows are few. The others it is told to
+/// expect among the fresh ones, so that its guess comes out right, and joins are in the order that they have without deleted rows.
+/// (With as many times the rows in the files, it would expect as many times the different values.)
+const PASSED_BY_GUESS: u64 = 5;
 
-/// `times` corrects DuckDB's guess of what a filter leaves.
-fn read_parquet(columns: &[ScanColumn], files: &[ScanFile], times: u64) -> String {
+fn read_parquet(columns: &[ScanColumn], files: &[ScanFile]) -> String {
     let mut sql = String::from("read_parquet([");
     for (index, file) in files.iter().enumerate() {
         if index > 0 {
@@ -197,7 +199,7 @@ fn read_parquet(columns: &[ScanColumn], files: &[ScanFile], times: u64) -> Strin
         // Writing to a String cannot fail.
         let _ = write!(sql, "{separator}{field_id}: {entry}");
     }
-    let rows = files.iter().map(|file| file.rows).sum::<u64>() * times;
+    let rows = files.iter().map(|file| file.rows).sum::<u64>();
     let _ = write!(sql, "}}, explicit_cardinality = {rows}, can_have_nan = true, hive_partitioning = false)");
     sql
 }

@@ -1,6 +1,6 @@
 //! Slots: how SQL text names deleted positions and fresh rows that live in this process's memory.
 //!
-//! A slot's number goes into the SQL; `lake_dv` and `lake_fresh` look it up. Numbers come from one counter and are never
+//! A slot's number goes into the SQL; `lake_live` and `lake_fresh` look it up. Numbers come from one counter and are never
 //! used twice.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ pub(crate) struct SlotData {
     pub(crate) fresh: Vec<RecordBatch>,
     /// Their schema; `None` when there are none.
     pub(crate) schema: Option<SchemaRef>,
+    /// Rows of files with deletions that DuckDB believes to be filtered out, and which it is to expect here instead.
+    pub(crate) unexpected: u64,
 }
 
 /// All slots of one engine, shared with DuckDB's callbacks.

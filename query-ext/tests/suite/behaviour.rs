@@ -169,6 +169,27 @@ async fn plans(client: &Client) {
         assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [3, 4, 5]);
         let scan = client.prepare("SELECT count(*) FROM lake.t2 WHERE k < $1 AND name ~ $2").await.unwrap();
         assert_eq!(client.query_one(&scan, &[&10i32, &"name"]).await.unwrap().get::<_, i64>(0), 9);
+        // Days that the two write otherwise, by scans.
+        client
+            .batch_execute(
+                "PREPARE days(date, timestamptz) AS SELECT count(*) FROM lake.t1 WHERE d > $1 AND tz > $2 AND md5(id::text) > '5'",
+            )
+            .await
+            .unwrap();
+        for (day, moment) in [
+            ("0044-03-15 BC", "4000-01-01 00:00Z BC"),
+            ("12000-01-01", "20000-01-01 00:00Z"),
+            ("infinity", "-infinity"),
+        ] {
+            let heap = format!("SELECT count(*) FROM t1 WHERE d > '{day}' AND tz > '{moment}' AND md5(id::text) > '5'");
+            let heap = ask(client, &heap).await.unwrap();
+            assert_eq!(
+                ask(client, &format!("EXECUTE days('{day}', '{moment}')")).await.unwrap(),
+                heap,
+                "{day} {moment}"
+            );
+        }
+        client.batch_execute("DEALLOCATE days").await.unwrap();
     }
     client.batch_execute("RESET plan_cache_mode").await.unwrap();
     client

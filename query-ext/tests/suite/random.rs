@@ -102,12 +102,19 @@ fn constants(kind: Type) -> &'static [&'static str] {
         Type::Text => &["'a'", "''", "'ab'", "'ä'", "NULL::text", "'http://www.example.com/a/b'"],
         Type::Bpchar => &["'ab'::char(6)", "''::char(6)"],
         Type::Bytea => &["'\\x00ff'::bytea", "''::bytea"],
-        Type::Date => &["date '2000-02-29'", "date '1969-12-31'", "date 'infinity'"],
-        Type::Time => &["time '12:00'", "time '23:59:59.999999'"],
-        Type::Timestamp => &["timestamp '2000-02-29 12:00'", "timestamp '1970-01-01'"],
-        Type::Timestamptz => {
-            &["timestamptz '2000-02-29 12:00+02'", "date_trunc('year', now())", "timestamptz '1970-01-01 00:00+00'"]
+        Type::Date => {
+            &["date '2000-02-29'", "date '1969-12-31'", "date 'infinity'", "date '4713-01-01 BC'", "date '20000-02-29'"]
         }
+        Type::Time => &["time '12:00'", "time '23:59:59.999999'"],
+        Type::Timestamp => {
+            &["timestamp '2000-02-29 12:00'", "timestamp '1970-01-01'", "timestamp '0044-03-15 01:02:03.000004 BC'"]
+        }
+        Type::Timestamptz => &[
+            "timestamptz '2000-02-29 12:00+02'",
+            "date_trunc('year', now())",
+            "timestamptz '1970-01-01 00:00+00'",
+            "timestamptz '10000-01-01 00:00+00'",
+        ],
         Type::Uuid => &["'12345678-9abc-def0-1234-56789abcdef0'::uuid"],
         Type::Jsonb => &["'{\"a\": 1}'::jsonb", "'[1, \"a\"]'::jsonb"],
         _ => &[],

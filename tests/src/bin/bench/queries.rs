@@ -144,6 +144,9 @@ pub(crate) async fn dirty(size: Size) -> Result<Vec<Measure>> {
             .await?;
     }
     let dirty = timed(&client, &queries, size.runs).await?;
+    for (at, (dirty, clean)) in dirty.iter().zip(&clean).enumerate() {
+        println!("q{}: dirty {dirty:.3} s, clean {clean:.3} s", at + 1);
+    }
     Ok(vec![Measure { name: "dirty", ours: total(&dirty), reference: Some(total(&clean)), unit: "s, against clean" }])
 }
 
