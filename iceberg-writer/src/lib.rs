@@ -48,7 +48,7 @@ pub use layout::Layout;
 pub use lineage::{Lineage, scan_with_lineage};
 pub use live_files::LiveFile;
 pub use lsn::{Lsn, ParseLsnError};
-pub use partition::{Divider, Partition};
+pub use partition::{Buckets, Divider, Partition};
 pub use pg_type::{Documented, PgType, TypeFacts};
 pub use row_reader::{RowStream, read_rows, scan_columns};
 pub use schema::{ColumnSpec, TableSpec, companion_id};

@@ -1,14 +1,19 @@
 //! Tables with partitions, in every kind of catalog: their specs change, and files of each are there together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow_array::{
+    ArrayRef, Date32Array, Decimal128Array, FixedSizeBinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
 use iceberg_writer::{
-    Arranged, Catalog, DataFileWriter, DeletedRows, Format, LakeTable, Layout, Rewrite, TableChange, Warehouse,
-    WrittenFile, write_deletes,
+    Arranged, Bound, Catalog, DataFileWriter, DeletedRows, Divider, Format, LakeTable, Layout, PgType, Rewrite,
+    TableChange, TableSpec, Warehouse, WrittenFile, write_deletes,
 };
 use uuid::Uuid;
 
-use crate::pairs::{append, ids, rows, spec};
+use crate::pairs::{append, column, ids, rows, spec};
 use crate::readers;
 use crate::server::{Kind, Lake, batch, commit, committed, of_every_catalog};
 
@@ -116,4 +121,61 @@ async fn a_batch_of_a_new_spec_is_adopted_and_redone(kind: Kind) {
     let again = committed(lake.other_catalog().commit(&ours).await.unwrap());
     assert_eq!(again.lsn(), receipt.lsn());
     same_by_all(&lake, &again.tables()[0].table, &(1..20).collect::<Vec<_>>()).await;
+}
+
+/// Rows of each type that files are left out by are looked for in the bucket in which they were put, and in no other.
+#[tokio::test]
+async fn rows_are_looked_for_in_the_buckets_in_which_they_are() {
+    let numbers: Vec<i64> = (-60..60).map(|number| number * 37_003).collect();
+    let small: Vec<i32> = numbers.iter().map(|number| i32::try_from(*number).unwrap()).collect();
+    let cents: Vec<i128> = numbers.iter().map(|number| i128::from(*number)).collect();
+    let texts: Vec<String> = numbers.iter().map(|number| format!("ä{number}")).collect();
+    let uuids: Vec<u128> = cents.iter().map(|number| number.cast_unsigned().rotate_left(70)).collect();
+    let integers: Vec<Bound> = numbers.iter().copied().map(Bound::Integer).collect();
+    let bytes = FixedSizeBinaryArray::try_from_iter(uuids.iter().map(|uuid| uuid.to_be_bytes())).unwrap();
+    let decimals = Decimal128Array::from(cents.clone()).with_precision_and_scale(12, 2).unwrap();
+    let moments = TimestampMicrosecondArray::from(numbers.clone());
+    let of_types: [(PgType, ArrayRef, Vec<Bound>); 8] = [
+        (PgType::Int4, Arc::new(Int32Array::from(small.clone())), integers.clone()),
+        (PgType::Int8, Arc::new(Int64Array::from(numbers)), integers.clone()),
+        (PgType::Date, Arc::new(Date32Array::from(small)), integers.clone()),
+        (PgType::Timestamp, Arc::new(moments.clone()), integers.clone()),
+        (PgType::Timestamptz, Arc::new(moments.with_timezone("UTC")), integers),
+        (
+            PgType::Numeric { precision: 12, scale: 2 },
+            Arc::new(decimals),
+            cents.into_iter().map(|number| Bound::Decimal(number, 2)).collect(),
+        ),
+        (PgType::Text, Arc::new(StringArray::from(texts.clone())), texts.into_iter().map(Bound::Text).collect()),
+        (PgType::Uuid, Arc::new(bytes), uuids.into_iter().map(Bound::Uuid).collect()),
+    ];
+    let lake = Lake::new(Kind::Hadoop).await;
+    for (at, (pg_type, array, values)) in of_types.into_iter().enumerate() {
+        let described = TableSpec {
+            namespace: "public".to_owned(),
+            name: format!("buckets_{at}"),
+            columns: vec![column("c", 1, pg_type, true)],
+            key: vec![0],
+        };
+        let table = lake.catalog.prepare(described, Format::V2).await.unwrap();
+        assert_eq!(table.buckets(1, &values), None, "it has none");
+        let table = table.laid_out(&layout(&table, "bucket(7, c)"));
+        let mut divider = Divider::new(&table).unwrap();
+        let numbers = divider.divide(&RecordBatch::try_new(table.spec().arrow_schema(), vec![array]).unwrap()).unwrap();
+        assert_eq!(divider.count(), 7);
+        for (value, number) in values.iter().zip(numbers) {
+            let buckets = table.buckets(1, std::slice::from_ref(value)).unwrap();
+            let admits = |number| buckets.may_be_in(divider.partition(number).unwrap());
+            let admitted: Vec<u32> = (0..7).filter(|number| admits(*number)).collect();
+            assert_eq!(admitted, [number], "{pg_type:?} {value:?}");
+        }
+        let none = table.buckets(1, &[]).unwrap();
+        assert!((0..7).all(|number| !none.may_be_in(divider.partition(number).unwrap())));
+        let all = table.buckets(1, &values).unwrap();
+        assert!((0..7).all(|number| all.may_be_in(divider.partition(number).unwrap())));
+        // Of a file from before the buckets nothing is known, and nothing of values of another type.
+        assert!(none.may_be_in(&iceberg_writer::Partition::default()));
+        let other = if matches!(values[0], Bound::Uuid(_)) { Bound::Integer(1) } else { Bound::Uuid(1) };
+        assert_eq!(table.buckets(1, &[other]), None);
+    }
 }

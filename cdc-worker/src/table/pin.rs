@@ -46,7 +46,7 @@ impl MirroredTable {
     /// The table at the LSN to which changes have been applied, as far as rows of it may count.
     pub(crate) fn pin(&mut self, wanted: &Alternatives) -> Result<TablePin> {
         let fresh = self.delta.live_batches()?;
-        let pruning = Pruning::new(&self.spec, wanted);
+        let pruning = Pruning::new(&self.lake, &self.spec, wanted);
         let all = self.files.len();
         let numbers = self.files.that_may_hold(&pruning, all);
         let files: Vec<_> = numbers.into_iter().filter_map(|number| self.files.get(number).cloned()).collect();
@@ -57,7 +57,7 @@ impl MirroredTable {
     /// The table as Iceberg has it, as far as rows of it may count.
     pub(crate) fn pin_committed(&mut self, wanted: &Alternatives) -> TablePin {
         let spec = Arc::clone(&self.committed_spec);
-        let pruning = Pruning::new(&spec, wanted);
+        let pruning = Pruning::new(&self.lake, &spec, wanted);
         let (files, pruned) = match &self.before_truncate {
             Some(before) => {
                 let files: Vec<_> = before.iter().filter(|file| pruning.may_hold(file)).cloned().collect();

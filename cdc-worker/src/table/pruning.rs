@@ -1,13 +1,14 @@
-//! Leaving the files out of a pin of which no row counts, by the bounds of their columns.
+//! Leaving the files out of a pin of which no row counts, by the bounds of their columns and the buckets that they are in.
 //!
 //! It holds because bounds are never narrower than the values, and because a condition on a column with a companion is
-//! not looked at: values that are in the companion are NULL in the column.
+//! not looked at: values that are in the companion are NULL in the column. (Of partitions by anything but buckets, bounds tell
+//! all there is to tell.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iceberg_writer::{Bound, ColumnBounds, TableSpec};
-use lake_protocol::{Alternatives, Condition, Value};
+use iceberg_writer::{Bound, Buckets, ColumnBounds, LakeTable, TableSpec};
+use lake_protocol::{Alternatives, Comparison, Condition, Value};
 
 use super::files::FileState;
 
@@ -17,6 +18,16 @@ pub(crate) struct Range {
     field_id: i32,
     least: Option<Value>,
     most: Option<Value>,
+}
+
+/// And back.
+fn bound(value: &Value) -> Bound {
+    match value {
+        Value::Integer(value) => Bound::Integer(*value),
+        Value::Decimal { unscaled, scale } => Bound::Decimal(*unscaled, *scale),
+        Value::Text(text) => Bound::Text(text.clone()),
+        Value::Uuid(value) => Bound::Uuid(*value),
+    }
 }
 
 /// The ranges of a file's columns.
@@ -38,16 +49,28 @@ pub(super) fn ranges(bounds: &[ColumnBounds]) -> Arc<[Range]> {
 /// Which files of a table may have rows that count; by default all.
 #[derive(Default)]
 pub(super) struct Pruning<'a> {
-    /// Each with the column that it is of. Without any, all files may.
-    wanted: Vec<Vec<(i32, &'a Condition)>>,
+    /// Without any, all files may.
+    wanted: Vec<Vec<Wanted<'a>>>,
+}
+
+/// A condition, and what is known of it beforehand.
+struct Wanted<'a> {
+    /// Its column.
+    field_id: i32,
+    condition: &'a Condition,
+    /// Where the column is equal to one of the values.
+    buckets: Option<Buckets>,
 }
 
 impl<'a> Pruning<'a> {
-    pub(super) fn new(spec: &TableSpec, wanted: &'a Alternatives) -> Self {
+    pub(super) fn new(lake: &LakeTable, spec: &TableSpec, wanted: &'a Alternatives) -> Self {
         let in_column = |condition: &'a Condition| {
             let field_id = i32::from(condition.attnum);
             let column = spec.columns.iter().find(|column| column.field_id == field_id)?;
-            (!column.companion).then_some((field_id, condition))
+            let is_equal = condition.comparison == Comparison::Equal;
+            let values = || condition.values.iter().map(bound).collect::<Vec<_>>();
+            let buckets = if is_equal { lake.buckets(field_id, &values()) } else { None };
+            (!column.companion).then_some(Wanted { field_id, condition, buckets })
         };
         let wanted: Vec<Vec<_>> =
             wanted.iter().map(|conditions| conditions.iter().filter_map(in_column).collect()).collect();
@@ -56,9 +79,10 @@ impl<'a> Pruning<'a> {
     }
 
     pub(super) fn may_hold(&self, file: &FileState) -> bool {
-        let may_be_true = |(field_id, condition): &(i32, &Condition)| {
+        let may_be_true = |Wanted { field_id, condition, buckets }: &Wanted<'_>| {
             let (least, most) = bounds_of(file, *field_id);
             condition.may_be_true_between(least, most)
+                && buckets.as_ref().is_none_or(|buckets| buckets.may_be_in(&file.partition))
         };
         self.wanted.is_empty() || self.wanted.iter().any(|conditions| conditions.iter().all(may_be_true))
     }
@@ -110,7 +134,7 @@ impl FilesBounds {
         let mut all: Vec<usize> = Vec::new();
         for conditions in &pruning.wanted {
             let mut left: Option<Vec<usize>> = None;
-            for (field_id, condition) in conditions {
+            for Wanted { field_id, condition, buckets } in conditions {
                 let column = self.columns.entry(*field_id).or_insert_with(|| {
                     let bounds = files.values().map(|file| bounds_of(file, *field_id));
                     bounds.map(|(least, most)| (least.cloned(), most.cloned())).collect()
@@ -121,6 +145,10 @@ impl FilesBounds {
                 match &mut left {
                     Some(left) => left.retain(|place| column.get(*place).is_none_or(may)),
                     None => left = Some((0..column.len()).filter(|place| column.get(*place).is_none_or(may)).collect()),
+                }
+                if let (Some(buckets), Some(left)) = (buckets, &mut left) {
+                    let file = |place: usize| self.numbers.get(place).and_then(|number| files.get(number));
+                    left.retain(|place| file(*place).is_none_or(|file| buckets.may_be_in(&file.partition)));
                 }
             }
             all.extend(left.unwrap_or_default());
@@ -197,15 +225,14 @@ mod tests {
                     Step::Insert(number, value) => files.insert(number, file(Some(value), None, value)),
                     Step::Clear => files.clear(),
                     Step::Ask(wanted, count) => {
-                        let of = |wanted: &'_ Alternatives| -> Vec<Vec<(i32, Condition)>> {
-                            let each = |conditions: &Vec<Condition>| {
-                                conditions.iter().map(|condition| (i32::from(condition.attnum), condition.clone())).collect()
-                            };
-                            wanted.iter().map(each).collect()
-                        };
-                        let owned = of(&wanted);
-                        let wanted = owned.iter().map(|all| all.iter().map(|(id, condition)| (*id, condition)).collect());
-                        let pruning = Pruning { wanted: wanted.collect() };
+                        let mut pruning = Pruning::default();
+                        for conditions in &wanted {
+                            let mut all = Vec::new();
+                            for condition in conditions {
+                                all.push(Wanted { field_id: i32::from(condition.attnum), condition, buckets: None });
+                            }
+                            pruning.wanted.push(all);
+                        }
                         let expected: Vec<u32> = files
                             .iter()
                             .take(count)

@@ -7,6 +7,7 @@
 //! What tells one field of a spec from another is its column and its transform. Its name is a label which it keeps when the
 //! column gets another name.
 
+mod buckets;
 mod divider;
 mod transform;
 
@@ -24,6 +25,7 @@ use crate::layout::Layout;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
 
+pub use buckets::Buckets;
 pub use divider::Divider;
 
 /// The partition that a file is in. Cheap to clone.

@@ -1,12 +1,12 @@
 //! Data files that have no row which counts are left out before DuckDB sees them, and no row with them.
 
 use anyhow::{Context, Result, ensure};
-use lake_tests::bounded;
+use lake_tests::{Oracle, bounded, eventually};
 use tokio_postgres::Client;
 
-use crate::TEST_LIMIT;
 use crate::extension_accelerate::rows;
 use crate::extension_mirror::server;
+use crate::{CATCH_UP, TEST_LIMIT};
 
 /// Parts of the table, a file each: ids from 1000 on, a thousand to a part, and all other columns rise with them.
 const PARTS: u32 = 12;
@@ -51,6 +51,64 @@ const CONDITIONS: [(&str, bool); 30] = [
     ("id = 3500 AND id = 9500", true),
     ("id >= 1000 AND id <= 99999", false),
 ];
+
+#[tokio::test]
+async fn files_of_other_buckets_are_left_out() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        postgres
+            .batch(
+                "CREATE EXTENSION lake; CREATE EXTENSION lake_query;
+                 CREATE TABLE t (id int PRIMARY KEY, name text, uid uuid);
+                 INSERT INTO t SELECT i, CASE WHEN i % 7 <> 0 THEN 'n' || i END, lpad(to_hex(i), 32, '0')::uuid FROM generate_series(1, 4000) i;
+                 SELECT lake.mirror('t', partition_by => 'bucket(8, id)')",
+            )
+            .await?;
+        postgres.batch(FLUSH).await?;
+        let client = postgres.client().await?;
+        let both = async |condition: &str, least: u64| -> Result<()> {
+            let sql = |table: &str| format!("SELECT count(*), sum(id) FROM {table} WHERE {condition}");
+            let (heap, lake) = (rows(&client, &sql("t")).await?, rows(&client, &sql("lake.t")).await?);
+            ensure!(heap == lake, "{condition}: {heap:?} by the heap, {lake:?} from the lake");
+            let (_, pruned, _) = files(&client, &sql("lake.t")).await?;
+            ensure!(pruned >= least, "{condition}: {pruned} files left out");
+            Ok(())
+        };
+        both("id = 1234", 7).await?;
+        both("id IN (17, 18)", 6).await?;
+        both("id = ANY ('{}'::int[])", 8).await?;
+        both("id = 5000000000", 8).await?;
+        both("name = 'n18'", 0).await?;
+        // Other buckets, beside files of those before; and rows in memory.
+        client.batch_execute("SELECT lake.mirror('t', partition_by => 'bucket(4, name), bucket(3, uid)')").await?;
+        let oracle = Oracle::new(&postgres);
+        eventually("the table is divided otherwise", CATCH_UP, async || {
+            let now = oracle.assert_partitions(&postgres, &["public.t"], CATCH_UP).await?.remove(0).now;
+            Ok((now.len() == 2).then_some(()))
+        })
+        .await?;
+        client
+            .batch_execute("INSERT INTO t SELECT i, 'n' || i, lpad(to_hex(i), 32, '0')::uuid FROM generate_series(5001, 7000) i; INSERT INTO t (id) VALUES (9000)")
+            .await?;
+        client.batch_execute(FLUSH).await?;
+        client.batch_execute("UPDATE t SET name = 'n5001' WHERE id % 1000 = 3; DELETE FROM t WHERE id % 13 = 5").await?;
+        for (condition, least) in [
+            ("id = 1234", 7),
+            ("id = 6003", 7),
+            ("name = 'n5001'", 9),
+            ("name = 'n18'", 9),
+            ("uid = '00000000-0000-0000-0000-000000001770'", 8),
+            ("name = 'n5001' AND uid = '00000000-0000-0000-0000-000000001389'", 11),
+            ("name IS NULL", 0),
+        ] {
+            both(condition, least).await?;
+        }
+        client.batch_execute("SET lake.freshness = 'committed'").await?;
+        ensure!(files(&client, "SELECT count(*) FROM lake.t WHERE id = 1234").await?.1 >= 7);
+        Ok(())
+    })
+    .await
+}
 
 /// What EXPLAIN (ANALYZE) says of the files.
 async fn files(client: &Client, sql: &str) -> Result<(u64, u64, u64)> {
