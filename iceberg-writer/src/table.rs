@@ -21,7 +21,7 @@ use crate::layout::Layout;
 use crate::lsn::Lsn;
 use crate::schema::TableSpec;
 use crate::stamp::Stamp;
-use crate::warehouse::Warehouse;
+use crate::warehouse::{Warehouse, table_of_copy};
 
 /// Metadata files that stay after newer ones replaced them.
 pub(crate) const METADATA_VERSIONS_KEPT: usize = 20;
@@ -233,15 +233,29 @@ impl LakeTable {
         uuid: Option<Uuid>,
         replaces: Option<String>,
     ) -> Result<Self> {
+        Self::prepare_at(warehouse, spec, format, uuid, replaces, None)
+    }
+
+    /// The same of a table that the catalog has in the folder `there`, if that says where its copies lie
+    /// ([`Warehouse::place`]).
+    pub(crate) fn prepare_at(
+        warehouse: &Warehouse,
+        spec: TableSpec,
+        format: Format,
+        uuid: Option<Uuid>,
+        replaces: Option<String>,
+        there: Option<&str>,
+    ) -> Result<Self> {
         let Stamp { unique, now_millis } = Stamp::draw();
         let uuid = uuid.unwrap_or(unique);
+        let place = warehouse.place(&spec.namespace, &spec.name, uuid, there);
         let schema = spec.iceberg_schema()?;
         let describe = |error| Error::format(format!("prepare {}.{}", spec.namespace, spec.name)).with_source(error);
         // Spelled out, because the library's builder numbers the fields of a new table anew.
         let mut metadata = json!({
             "format-version": format.number(),
             "table-uuid": uuid,
-            "location": warehouse.table_location(&spec.namespace, &spec.name, uuid),
+            "location": place.table,
             "last-sequence-number": 0,
             "last-updated-ms": now_millis,
             "last-column-id": schema.highest_field_id(),
@@ -266,7 +280,7 @@ impl LakeTable {
             spec,
             layout: None,
             remark: None,
-            copy: CopyOf::of(&metadata),
+            copy: CopyOf { uuid, folder: place.copy },
             metadata: Arc::new(metadata),
             format,
             guarded: warehouse.is_guarded(),
@@ -342,6 +356,12 @@ impl LakeTable {
         &self.inner.copy.folder
     }
 
+    /// The folder of its metadata, as a URL: beside its data, unless that is in the folder of the table's copies.
+    pub(crate) fn metadata_folder(&self) -> String {
+        let folder = self.location();
+        format!("{}/metadata", table_of_copy(folder, self.metadata().location()).unwrap_or(folder))
+    }
+
     /// Which version of Iceberg's format it is of, after the next commit.
     pub fn format(&self) -> Format {
         self.inner.format
@@ -351,11 +371,10 @@ impl LakeTable {
     /// that a catalog guards takes names of some kinds only: SeaweedFS's table buckets take none that end in `.puffin`, and
     /// Puffin files only as what they mostly are, files of statistics beside the metadata.
     pub(crate) fn puffin_path(&self, name: &str) -> String {
-        let location = self.location();
         if self.inner.guarded {
-            format!("{location}/metadata/{name}.stats")
+            format!("{}/{name}.stats", self.metadata_folder())
         } else {
-            format!("{location}/data/{name}.puffin")
+            format!("{}/data/{name}.puffin", self.location())
         }
     }
 

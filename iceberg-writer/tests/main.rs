@@ -41,3 +41,4 @@ mod stores;
 mod takeover;
 mod types;
 mod vectors;
+mod vended;

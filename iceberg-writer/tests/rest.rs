@@ -9,7 +9,12 @@ use crate::rest_server::Trouble;
 use crate::server::{Kind, Lake, batch, commit, committed, config};
 
 fn catalog(lake: &Lake, auth: RestAuth) -> MirrorCatalog {
-    let settings = RestSettings { uri: lake.rest.as_ref().unwrap().uri(), warehouse: Some("w".to_owned()), auth };
+    let settings = RestSettings {
+        uri: lake.rest.as_ref().unwrap().uri(),
+        warehouse: Some("w".to_owned()),
+        auth,
+        vended_credentials: false,
+    };
     let source = config(lake.server.socket_folder(), &lake.database);
     MirrorCatalog::over_rest(source, "lake_catalog", settings, lake.warehouse.clone()).unwrap()
 }
@@ -149,7 +154,8 @@ async fn a_server_without_the_protocol_is_no_catalog_and_takes_no_table_away() {
     for (uri, kind) in
         [("ftp://h", ErrorKind::Invalid), ("http://u:p@h", ErrorKind::Invalid), ("nowhere", ErrorKind::Invalid)]
     {
-        let settings = RestSettings { uri: uri.to_owned(), warehouse: None, auth: RestAuth::None };
+        let settings =
+            RestSettings { uri: uri.to_owned(), warehouse: None, auth: RestAuth::None, vended_credentials: false };
         let source = config(lake.server.socket_folder(), &lake.database);
         let error = MirrorCatalog::over_rest(source, "lake_catalog", settings, lake.warehouse.clone()).err().unwrap();
         assert_eq!(error.kind(), kind, "{uri}");
@@ -158,6 +164,7 @@ async fn a_server_without_the_protocol_is_no_catalog_and_takes_no_table_away() {
         uri: format!("{}/elsewhere", lake.rest.as_ref().unwrap().uri()),
         warehouse: None,
         auth: RestAuth::None,
+        vended_credentials: false,
     };
     let source = config(lake.server.socket_folder(), &lake.database);
     let elsewhere = MirrorCatalog::over_rest(source, "lake_catalog", elsewhere, lake.warehouse.clone()).unwrap();
@@ -166,7 +173,12 @@ async fn a_server_without_the_protocol_is_no_catalog_and_takes_no_table_away() {
         assert!(error.hint().unwrap().contains("catalog.uri"), "{error:?}");
     }
     // A port where nobody listens.
-    let nobody = RestSettings { uri: "http://127.0.0.1:1".to_owned(), warehouse: None, auth: RestAuth::None };
+    let nobody = RestSettings {
+        uri: "http://127.0.0.1:1".to_owned(),
+        warehouse: None,
+        auth: RestAuth::None,
+        vended_credentials: false,
+    };
     let source = config(lake.server.socket_folder(), &lake.database);
     let nobody = MirrorCatalog::over_rest(source, "lake_catalog", nobody, lake.warehouse.clone()).unwrap();
     let nobody = nobody.with_deadline(Duration::from_millis(100));

@@ -2,6 +2,7 @@
 //! the servers that there are. Its metadata files are where readers that are not ours find them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use iceberg::spec::{FormatVersion, Schema, SortOrder, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec};
@@ -37,6 +38,9 @@ pub(crate) enum Trouble {
 
 type Name = (String, String);
 
+/// What an answer with a table has besides, of a table in this folder.
+pub(crate) type Vend = dyn Fn(&str) -> Value + Send + Sync;
+
 #[derive(Default)]
 struct Tables {
     namespaces: BTreeSet<String>,
@@ -57,6 +61,8 @@ struct Shared {
     /// How many requests a token is good for, where one is needed at all.
     token_uses: Mutex<Option<usize>>,
     uses: Mutex<HashMap<String, usize>>,
+    vend: Mutex<Option<Arc<Vend>>>,
+    vended: AtomicUsize,
 }
 
 /// A running server. It ends with the test's runtime.
@@ -91,6 +97,8 @@ impl RestServer {
             commits: Mutex::default(),
             token_uses: Mutex::default(),
             uses: Mutex::default(),
+            vend: Mutex::default(),
+            vended: AtomicUsize::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -132,6 +140,16 @@ impl RestServer {
     /// From now on a token is needed, and good for so many requests.
     pub(crate) fn want_tokens(&self, uses: usize) {
         *self.shared.token_uses.lock().unwrap() = Some(uses);
+    }
+
+    /// Who asks for it gets this with each table that is loaded.
+    pub(crate) fn vend(&self, vend: impl Fn(&str) -> Value + Send + Sync + 'static) {
+        *self.shared.vend.lock().unwrap() = Some(Arc::new(vend));
+    }
+
+    /// How often somebody has got it.
+    pub(crate) fn vended(&self) -> usize {
+        self.shared.vended.load(Ordering::Relaxed)
     }
 
     pub(crate) fn tokens_given(&self) -> u64 {
@@ -212,7 +230,11 @@ impl Shared {
         let is_commit = request.method == "POST"
             && matches!(parts[..], ["lake", "transactions", "commit"] | ["lake", "namespaces", _, "tables", _]);
         if !is_commit {
-            return Some(self.route(&request.method, &parts, &body));
+            let asks = request.headers.get("x-iceberg-access-delegation").map(String::as_str);
+            let (status, answer) = self.route(&request.method, &parts, &body);
+            let is_load = request.method == "GET" && status == 200 && answer["metadata"].is_object();
+            let vends = is_load && asks == Some("vended-credentials");
+            return Some((status, if vends { self.with_keys(answer) } else { answer }));
         }
         self.commits.lock().unwrap().push((path.clone(), request.headers.get("idempotency-key").cloned()));
         // Making a table is not the commit that is meant.
@@ -244,6 +266,16 @@ impl Shared {
                 Some(self.change(&path, &body))
             }
         }
+    }
+
+    fn with_keys(&self, mut answer: Value) -> Value {
+        let vend = self.vend.lock().unwrap().clone();
+        if let Some(vend) = vend {
+            self.vended.fetch_add(1, Ordering::Relaxed);
+            let vended = vend(answer["metadata"]["location"].as_str().unwrap());
+            answer.as_object_mut().unwrap().extend(vended.as_object().unwrap().clone());
+        }
+        answer
     }
 
     fn give_token(&self, body: &[u8]) -> Answer {
@@ -318,9 +350,11 @@ impl Shared {
 
     fn enter(&self, tables: &mut Tables, name: Name, metadata: TableMetadata) {
         let location = format!("{}/metadata/{}.metadata.json", metadata.location(), Uuid::now_v7());
-        let path = location.strip_prefix("file://").unwrap();
-        std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
-        std::fs::write(path, serde_json::to_vec(&metadata).unwrap()).unwrap();
+        // Nobody looks for it in a store.
+        if let Some(path) = location.strip_prefix("file://") {
+            std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
+            std::fs::write(path, serde_json::to_vec(&metadata).unwrap()).unwrap();
+        }
         tables.tables.insert(name, (metadata, location));
     }
 

@@ -138,6 +138,8 @@ pub(crate) enum Kind {
     StrictRest,
     /// In SeaweedFS's, and their files in its table bucket.
     Seaweed,
+    /// The same, and there are no keys but those that it vends.
+    Vended,
     /// In no catalog but their files.
     Hadoop,
     /// The same, in an object store.
@@ -148,6 +150,11 @@ impl Kind {
     /// A batch's tables move together or not at all.
     pub(crate) fn is_atomic(self) -> bool {
         !matches!(self, Self::StrictRest | Self::Hadoop | Self::HadoopInS3)
+    }
+
+    /// In SeaweedFS's catalog.
+    fn is_seaweed(self) -> bool {
+        matches!(self, Self::Seaweed | Self::Vended)
     }
 
     /// Tables are found by their folders.
@@ -175,6 +182,7 @@ macro_rules! of_every_catalog {
         of_every_catalog!(@ rest, Rest, $($name),*);
         of_every_catalog!(@ strict_rest, StrictRest, $($name),*);
         of_every_catalog!(@ seaweed, Seaweed, $($name),*);
+        of_every_catalog!(@ vended, Vended, $($name),*);
         of_every_catalog!(@ hadoop, Hadoop, $($name),*);
         of_every_catalog!(@ hadoop_in_s3, HadoopInS3, $($name),*);
     };
@@ -244,8 +252,12 @@ impl Lake {
                 (Some(Seaweed::shared().await.unwrap()), url)
             }
             // Names of tables are the whole catalog's.
-            Kind::Seaweed => {
-                let store = Arc::new(Seaweed::start().await.unwrap());
+            Kind::Seaweed | Kind::Vended => {
+                let store = match kind {
+                    Kind::Vended => Seaweed::start_vending().await.unwrap(),
+                    _ => Seaweed::start().await.unwrap(),
+                };
+                let store = Arc::new(store);
                 std::fs::write(
                     folder.path().join(CREDENTIAL),
                     format!("{}:{}", Seaweed::ADMIN.id, Seaweed::ADMIN.secret),
@@ -256,15 +268,22 @@ impl Lake {
             _ => (None, format!("file://{}/warehouse", folder.path().display())),
         };
         let options = store.as_deref().map_or_else(StoreOptions::default, options);
-        let warehouse = Warehouse::open(&url, &options).await.unwrap();
+        let warehouse = match kind {
+            Kind::Vended => {
+                Warehouse::vended(&url, &StoreOptions { allow_http: true, ..StoreOptions::default() }).unwrap()
+            }
+            _ => Warehouse::open(&url, &options).await.unwrap(),
+        };
         let rest = match kind {
             Kind::Rest => Some(RestServer::start(Manners::Free, warehouse.url()).await),
             Kind::StrictRest => Some(RestServer::start(Manners::Strict, warehouse.url()).await),
             _ => None,
         };
         let rest_settings = match (&rest, &store) {
-            (Some(rest), _) => Some(RestSettings { uri: rest.uri(), warehouse: None, auth: RestAuth::None }),
-            (None, Some(store)) if kind == Kind::Seaweed => Some(RestSettings {
+            (Some(rest), _) => {
+                Some(RestSettings { uri: rest.uri(), warehouse: None, auth: RestAuth::None, vended_credentials: false })
+            }
+            (None, Some(store)) if kind.is_seaweed() => Some(RestSettings {
                 uri: store.catalog_endpoint(),
                 warehouse: Some(Seaweed::TABLE_BUCKET.to_owned()),
                 auth: RestAuth::OAuth2 {
@@ -272,6 +291,7 @@ impl Lake {
                     server_uri: None,
                     scope: "catalog".to_owned(),
                 },
+                vended_credentials: kind == Kind::Vended,
             }),
             _ => None,
         };
@@ -328,7 +348,7 @@ impl Lake {
         if let Some(rest) = &self.rest {
             return rest.metadata_location(table);
         }
-        if self.kind == Kind::Seaweed {
+        if self.kind.is_seaweed() {
             return self.seaweed_location(table).await;
         }
         if self.kind.is_hadoop() {

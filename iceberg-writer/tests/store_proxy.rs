@@ -1,6 +1,6 @@
 //! An HTTP server in front of a store, which answers in its place when it is told to.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +34,10 @@ struct State {
     /// For all of them.
     always: Option<Refusal>,
     refused: usize,
+    /// The ids of the keys that count, and what those hear who have another.
+    keys: Option<(HashSet<String>, Refusal)>,
+    /// Requests that came with each key, and were let through.
+    by_key: HashMap<String, usize>,
     /// The answers of the next so many requests that make a file only if there is none.
     lost: usize,
 }
@@ -85,6 +89,21 @@ impl StoreProxy {
         self.state.lock().unwrap().lost
     }
 
+    /// Only these keys count from now on.
+    pub(crate) fn admit(&self, keys: &[String], refusal: Refusal) {
+        self.state.lock().unwrap().keys = Some((keys.iter().cloned().collect(), refusal));
+    }
+
+    /// How many requests were let through, by the id of their key.
+    pub(crate) fn by_key(&self) -> HashMap<String, usize> {
+        self.state.lock().unwrap().by_key.clone()
+    }
+
+    /// How many requests were refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.state.lock().unwrap().refused
+    }
+
     /// None is refused any more; how many were.
     pub(crate) fn calm(&self) -> usize {
         let state = std::mem::take(&mut *self.state.lock().unwrap());
@@ -92,8 +111,17 @@ impl StoreProxy {
     }
 }
 
-fn next(state: &Mutex<State>) -> Option<Refusal> {
+fn next(state: &Mutex<State>, head: &str) -> Option<Refusal> {
     let mut state = state.lock().unwrap();
+    let key = head.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or("").to_owned();
+    if let Some((keys, refusal)) = &state.keys {
+        if !keys.contains(&key) {
+            let refusal = refusal.clone();
+            state.refused += 1;
+            return Some(refusal);
+        }
+        *state.by_key.entry(key).or_default() += 1;
+    }
     if state.first > 0 {
         state.first -= 1;
         return None;
@@ -132,7 +160,7 @@ async fn serve(mut client: TcpStream, store: String, state: Arc<Mutex<State>>) {
         let Ok(read @ 1..) = client.read(&mut bytes).await else { return };
         body.extend_from_slice(&bytes[..read]);
     }
-    if let Some(Refusal { status, body }) = next(&state) {
+    if let Some(Refusal { status, body }) = next(&state, &text) {
         let answer = format!(
             "HTTP/1.1 {status} Refused\r\nContent-Type: application/xml\r\nETag: \"0\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()

@@ -343,7 +343,7 @@ async fn vectors_are_on_record() {
 /// Where a copy takes the place of another in the same Iceberg table, that table goes on to the copy's version, and never back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_copied_anew_may_be_of_a_newer_version() {
-    for kind in [Kind::Beside, Kind::OtherDatabase, Kind::Rest, Kind::StrictRest, Kind::Seaweed] {
+    for kind in [Kind::Beside, Kind::OtherDatabase, Kind::Rest, Kind::StrictRest, Kind::Seaweed, Kind::Vended] {
         let lake = Lake::new(kind).await;
         let old = lake.catalog.prepare(spec("events"), Format::V2).await.unwrap();
         let rows = data_file(&lake.warehouse, &old, 0..5).await;

@@ -27,6 +27,8 @@ const PORTS: std::ops::Range<u16> = 12_000..22_000;
 const SERVICES: [&str; 6] = ["master.port", "volume.port", "filer.port", "s3.port", "s3.port.iceberg", "admin.port"];
 const S3: usize = 3;
 const ICEBERG: usize = 4;
+/// The role of those who have a vended key.
+const ROLE: &str = "arn:aws:iam::role/Lake";
 
 /// A key of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Seaweed {
     ports: [u16; SERVICES.len()],
     running: Mutex<Option<Running>>,
     scratch: Scratch,
+    /// Its catalog vends keys, signed with the one of this number.
+    vending: Option<AtomicU32>,
 }
 
 /// The process, in the hands of a thread that does nothing but be its parent.
@@ -65,19 +69,42 @@ impl Seaweed {
     /// May read.
     pub const READER: Key = Key { id: "reader", secret: "readerkey" };
 
+    /// How many temporary keys there are.
+    pub const TEMPORARY: usize = 20;
+
+    /// Id and secret of a key that may do everything in [`Self::BUCKET`].
+    pub fn temporary(number: usize) -> (String, String) {
+        (format!("temporary-{number}"), format!("temporary-secret-{number}"))
+    }
+
     /// A store for one test.
     pub async fn start() -> Result<Self> {
+        Self::start_as(None).await
+    }
+
+    /// The same, with a catalog that vends keys to those who ask it to, for a table's folder each.
+    pub async fn start_vending() -> Result<Self> {
+        Self::start_as(Some(AtomicU32::new(0))).await
+    }
+
+    async fn start_as(vending: Option<AtomicU32>) -> Result<Self> {
         let scratch = Scratch::new()?;
         scratch.directory("data")?;
         let identity = |name: &str, key: Key, actions: &[&str]| json!({"name": name, "credentials": [{"accessKey": key.id, "secretKey": key.secret}], "actions": actions});
+        let temporary: Vec<_> = (0..Self::TEMPORARY)
+            .map(Self::temporary)
+            .map(|(id, secret)| json!({"accessKey": id, "secretKey": secret}))
+            .collect();
+        let actions = ["Read", "List", "Write"].map(|action| format!("{action}:{}", Self::BUCKET));
         let identities = json!({"identities": [
+            {"name": "temporary", "credentials": temporary, "actions": actions},
             identity("admin", Self::ADMIN, &["Admin", "Read", "List", "Tagging", "Write"]),
             identity("reader", Self::READER, &["Read", "List"]),
         ]});
         let path = scratch.path().join("identities.json");
         std::fs::write(&path, identities.to_string())?;
         Account::current()?.own(&path)?;
-        let seaweed = Self { ports: free_ports()?, running: Mutex::new(None), scratch };
+        let seaweed = Self { ports: free_ports()?, running: Mutex::new(None), scratch, vending };
         seaweed.restart().await?;
         Ok(seaweed)
     }
@@ -148,6 +175,33 @@ impl Seaweed {
         Box::pin(ready).await.with_context(log)
     }
 
+    /// Restarts it, and no key that it has vended counts any more.
+    pub async fn restart_with_other_keys(&self) -> Result<()> {
+        let number = self.vending.as_ref().context("a store whose catalog vends keys")?;
+        number.fetch_add(1, Ordering::Relaxed);
+        self.restart().await
+    }
+
+    /// What its catalog needs to vend keys: a role for all buckets that the catalog may take, and narrows to a table.
+    fn role(&self, number: u32) -> Result<std::path::PathBuf> {
+        let everything = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*", "arn:aws:s3:::*/*"]}]});
+        let trust = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Principal": {"Federated": "iceberg-catalog"}, "Action": ["sts:AssumeRoleWithCredentials"]}]});
+        // Of 35 bytes, base64.
+        let signing_key = format!("{number:04}dGVzdC1zaWduaW5nLWtleS0zMi1jaGFyYWN0ZXJzLWxvbmc=");
+        let iam = json!({
+            "sts": {"tokenDuration": "1h", "maxSessionLength": "12h", "issuer": "seaweedfs-sts", "signingKey": signing_key},
+            "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+            "policies": [{"name": "Lake", "document": everything}],
+            "roles": [{"roleName": "Lake", "roleArn": ROLE, "trustPolicy": trust, "attachedPolicies": ["Lake"]}],
+        });
+        let path = self.scratch.path().join("iam.json");
+        std::fs::write(&path, iam.to_string())?;
+        Account::current()?.own(&path)?;
+        Ok(path)
+    }
+
     fn command(&self) -> Result<std::process::Command> {
         let program = repository().join(".deps/venv/bin/weed");
         ensure!(program.exists(), "{} is missing: make setup installs it", program.display());
@@ -160,6 +214,11 @@ impl Seaweed {
         command.args(["-s3.port.lance=0", "-s3.autoCreateBucket=false"]);
         command.arg(format!("-s3.config={}", scratch.join("identities.json").display()));
         command.arg(format!("-bucket={}", Self::BUCKET)).arg(format!("-tableBucket={}", Self::TABLE_BUCKET));
+        if let Some(number) = &self.vending {
+            command.arg(format!("-s3.iam.config={}", self.role(number.load(Ordering::Relaxed))?.display()));
+            command.arg(format!("-s3.iceberg.credentialRole={ROLE}"));
+            command.arg(format!("-s3.externalUrl={}", self.endpoint()));
+        }
         for (service, port) in SERVICES.iter().zip(self.ports) {
             command.arg(format!("-{service}={port}"));
         }

@@ -162,6 +162,14 @@ impl WorkerConfig {
         Ok(Self { url, ..self.in_store(store)? })
     }
 
+    /// With no key for the store but those that its REST catalog vends.
+    #[must_use]
+    pub fn with_vended_credentials(mut self) -> Self {
+        self.store = "allow_http = true".to_owned();
+        self.catalog.push_str("vended_credentials = true\n");
+        self
+    }
+
     /// A file of this text instead of the harness's own.
     #[must_use]
     pub fn with_text(mut self, text: String) -> Self {

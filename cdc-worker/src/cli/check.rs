@@ -46,6 +46,17 @@ pub(super) async fn check(config: &EngineConfig) -> Result<()> {
         Ok(catalog) => {
             let names = fit.iter().map(|table| catalog.check_name(&table.schema, &table.name));
             names.filter_map(Result::err).for_each(|error| find(&Error::from(error).of_kind(ErrorKind::Config)));
+            for table in &fit {
+                match catalog.check_vended(&table.schema, &table.name).await {
+                    Ok(Some(())) => {}
+                    Ok(None) => say!(
+                        "note: {}.{} is not in the catalog yet: whether that vends keys for it shows when it is made",
+                        table.schema,
+                        table.name
+                    ),
+                    Err(error) => find(&Error::from(error)),
+                }
+            }
         }
         Err(error) => find(&error),
     }

@@ -447,7 +447,10 @@ pub(super) mod tests {
         ] {
             let CatalogConfig::Rest(found) = read(&format!("{rest}\n{more}")).unwrap() else { panic!("not rest") };
             assert_eq!(format!("{:?}", found.auth), auth, "{more}");
+            assert!(!found.vended_credentials);
         }
+        let vending = read(&format!("{rest}\nvended_credentials = true"));
+        assert!(matches!(vending, Ok(CatalogConfig::Rest(found)) if found.vended_credentials));
         for (section, named) in [
             (format!("{rest}\ntoken_file = '/t'\ncredential_file = '/c'"), "two ways"),
             (rest.replace("https", "http"), "encrypted"),
@@ -456,6 +459,7 @@ pub(super) mod tests {
             ("type = 'rest'".to_owned(), "catalog.uri"),
             (format!("{rest}\nschema = 's'"), "catalog.schema"),
             (format!("{jdbc}\nscope = 's'"), "catalog.scope"),
+            (format!("{jdbc}\nvended_credentials = true"), "catalog.vended_credentials"),
             ("type = 'hadoop'\nuri = 'https://c.example'".to_owned(), "catalog.uri"),
             ("type = 'hadoop'\ninsecure = true".to_owned(), "catalog.insecure"),
         ] {

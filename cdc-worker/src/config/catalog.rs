@@ -118,6 +118,9 @@ pub struct CatalogOptions {
     pub sigv4_region: Option<String>,
     /// REST: service for which requests are signed.
     pub sigv4_service: Option<String>,
+    /// REST: the server vends the store's keys, and the section `store` has none.
+    #[serde(default)]
+    pub vended_credentials: bool,
 }
 
 impl CatalogOptions {
@@ -159,6 +162,7 @@ impl CatalogOptions {
             ("scope", self.scope.is_some()),
             ("sigv4_region", self.sigv4_region.is_some()),
             ("sigv4_service", self.sigv4_service.is_some()),
+            ("vended_credentials", self.vended_credentials),
         ];
         let insecure = [("insecure", self.insecure)];
         let foreign = match self.r#type {
@@ -228,7 +232,8 @@ impl CatalogOptions {
                 "give catalog.uri as https://…, or set catalog.insecure = true where the network is trusted",
             ));
         }
-        Ok(CatalogConfig::Rest(RestSettings { uri, warehouse: self.warehouse, auth }))
+        let (warehouse, vended_credentials) = (self.warehouse, self.vended_credentials);
+        Ok(CatalogConfig::Rest(RestSettings { uri, warehouse, auth, vended_credentials }))
     }
 }
 

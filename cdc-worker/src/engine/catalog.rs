@@ -10,12 +10,16 @@ use crate::registry::TableState;
 use crate::source::connect;
 use crate::table::history;
 
-/// Opens the warehouse, and sees that it can be written.
+/// Opens the warehouse, and sees that it can be written; where the catalog vends its keys, that is seen with each table.
 ///
 /// # Errors
 /// [`ErrorKind::Lake`]; [`ErrorKind::Config`] when its settings can't be used together.
 pub(crate) async fn open_warehouse(config: &EngineConfig) -> Result<Warehouse> {
-    Warehouse::open(&config.lake.warehouse, &config.lake.store).await.map_err(of_settings)
+    let (url, store) = (&config.lake.warehouse, &config.lake.store);
+    match &config.lake.catalog {
+        CatalogConfig::Rest(rest) if rest.vended_credentials => Warehouse::vended(url, store).map_err(of_settings),
+        _ => Warehouse::open(url, store).await.map_err(of_settings),
+    }
 }
 
 /// An error of opening what the settings name: one of what they say, or of what is there.

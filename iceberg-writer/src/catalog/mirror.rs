@@ -26,7 +26,7 @@ use super::tables::{Found, TableCatalog};
 use super::{Catalog, IsPinned, Remarked, Retention, Swept};
 use crate::commit::{Batch, CommitReceipt, CommittedTable, Garbage, MetadataBy, Outcome, TableChange};
 use crate::deadline;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::schema::TableSpec;
 use crate::table::LakeTable;
@@ -93,8 +93,17 @@ impl MirrorCatalog {
     }
 
     /// A REST catalog, and the mirrors' rows in a schema of the database that `config` connects to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`]: the address can't be used, or the warehouse is not opened as the settings say that its keys
+    /// come.
     pub fn over_rest(config: Config, schema: &str, rest: RestSettings, warehouse: Warehouse) -> Result<Self> {
-        let tables = Tables::Apart(Box::new(RestCatalog::new(rest)?));
+        if rest.vended_credentials != warehouse.is_vended() {
+            return Err(Error::invalid(
+                "the catalog is to vend the warehouse's keys, or is not, and it was opened otherwise",
+            ));
+        }
+        let tables = Tables::Apart(Box::new(RestCatalog::new(rest, warehouse.vault())?));
         Ok(Self::with_tables(config, schema, tables, warehouse.guarded()))
     }
 
@@ -168,52 +177,14 @@ impl MirrorCatalog {
             Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
                 let Some(found) = tables.load(&spec.namespace, &spec.name).await? else { return Ok(false) };
                 let table = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-                Ok(table.uuid() == uuid || table.metadata().location() == location)
+                // One that was made for its copy's sake is not the copy yet.
+                let made = !self.warehouse.is_vended() && table.uuid() == uuid;
+                Ok(made || table.location() == location || table.metadata().location() == location)
             }
             _ => {
                 let current = self.metadata_location(spec).await?;
                 Ok(current.is_some_and(|current| current.starts_with(&format!("{location}/"))))
             }
-        }
-    }
-
-    /// What a prepared table is to take the place of.
-    async fn replaced(&self, spec: &TableSpec) -> Result<Option<String>> {
-        match &self.tables {
-            // It is looked for when the copy is committed, for it changes until then.
-            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
-                tables.prepare(&spec.namespace).await?;
-                if let Some(found) = tables.load(&spec.namespace, &spec.name).await? {
-                    found.may_be_replaced(spec)?;
-                }
-                Ok(None)
-            }
-            _ => {
-                let Some(location) = self.metadata_location(spec).await? else { return Ok(None) };
-                match Found::read(&self.warehouse, location.clone()).await {
-                    Ok(found) => found.may_be_replaced(spec)?,
-                    // Of what is gone, or is no table, nobody can have rows.
-                    Err(error) if error.kind() == ErrorKind::Format => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(Some(location))
-            }
-        }
-    }
-
-    async fn prepare_as(&self, spec: TableSpec, format: Format, uuid: Option<Uuid>) -> Result<LakeTable> {
-        let replaces = self.replaced(&spec).await?;
-        let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
-        let prepared = LakeTable::prepare(&self.warehouse, spec, format, uuid, replaces)?;
-        match &self.tables {
-            // It takes the place of the table that is there, which keeps its specs and orders.
-            Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
-                match tables.load(&namespace, &name).await? {
-                    Some(found) => prepared.numbered_like(&found.metadata),
-                    None => Ok(prepared),
-                }
-            }
-            _ => Ok(prepared),
         }
     }
 

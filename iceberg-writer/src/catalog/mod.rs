@@ -14,6 +14,7 @@ mod grace;
 mod hadoop;
 mod jdbc;
 mod mirror;
+mod prepare;
 mod redo;
 mod rest;
 mod state;
@@ -94,7 +95,8 @@ pub trait Catalog: Send + Sync {
     async fn check(&self, table: &LakeTable, mirror: &str) -> Result<()>;
 
     /// A new table. Nothing is written: it enters the catalog with its first [`Batch`], and replaces the table of the same
-    /// name that is there now.
+    /// name that is there now. Only where the catalog vends the keys of the store is a table made for it, without rows,
+    /// where there is none, and a file made and deleted in its folder.
     async fn prepare(&self, spec: TableSpec, format: Format) -> Result<LakeTable>;
 
     /// A table that was prepared before, by a process that has ended, and for which files have been written.

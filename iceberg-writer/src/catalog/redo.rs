@@ -213,7 +213,7 @@ impl RecordedChange {
     ) -> Result<Recorded> {
         let (table, standing) = match self.find(catalog, tables, mirror, attempt).await {
             Ok(found) => found,
-            Err(error) if error.table().is_some() => (self.prepare(catalog, None)?, Standing::Elsewhere(error)),
+            Err(error) if error.table().is_some() => (self.prepare(catalog, None, None)?, Standing::Elsewhere(error)),
             Err(error) => return Err(error),
         };
         let table = table.with_spec(self.spec.clone(), self.remark.clone()).with_layout(self.layout.clone());
@@ -243,8 +243,10 @@ impl RecordedChange {
         self.truncate || self.deletes.is_empty() && !rewrites
     }
 
-    fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>) -> Result<LakeTable> {
-        LakeTable::prepare(&catalog.warehouse, self.spec.clone(), self.format, Some(self.uuid), replaces)
+    /// The copy, as it was prepared; `there`: the folder of the table in the catalog.
+    fn prepare(&self, catalog: &MirrorCatalog, replaces: Option<String>, there: Option<&str>) -> Result<LakeTable> {
+        let (warehouse, spec) = (&catalog.warehouse, self.spec.clone());
+        LakeTable::prepare_at(warehouse, spec, self.format, Some(self.uuid), replaces, there)
     }
 
     /// The table as the catalog has it, and what that means for the batch.
@@ -257,15 +259,18 @@ impl RecordedChange {
     ) -> Result<(LakeTable, Standing)> {
         let warehouse = &catalog.warehouse;
         let Some(found) = tables.load(&self.spec.namespace, &self.spec.name).await? else {
-            let table = self.prepare(catalog, None)?;
+            let table = self.prepare(catalog, None, None)?;
             let dropped = || Standing::Elsewhere(table.foreign_change("was dropped by someone else"));
-            let standing = if self.prepared { Standing::Before } else { dropped() };
+            // Where the keys come with the table, it was made before its copy was.
+            let may_be_made = self.prepared && !warehouse.is_vended();
+            let standing = if may_be_made { Standing::Before } else { dropped() };
             return Ok((table, standing));
         };
         let has_it = Checkpoint::of(&found.metadata).is_some_and(|checkpoint| checkpoint.attempt == attempt);
         if self.prepared && !has_it {
             let in_the_way = tables.metadata_by() == MetadataBy::Writer && !self.replaces;
-            let table = self.prepare(catalog, Some(found.location))?;
+            let there = found.metadata.location();
+            let table = self.prepare(catalog, Some(found.location.clone()), Some(there))?;
             let made = || Standing::Elsewhere(table.foreign_change("was made by someone else meanwhile"));
             let standing = if in_the_way { made() } else { Standing::Before };
             return Ok((table, standing));

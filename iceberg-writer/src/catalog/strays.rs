@@ -33,7 +33,7 @@ impl MirrorCatalog {
         let names = self.warehouse.names_in(&folder).await?;
         let older = names.iter().filter(|name| writer_epoch(name).is_some_and(|writer| writer < epoch));
         let mut strays: BTreeSet<String> = older.map(|name| format!("{folder}/{name}")).collect();
-        let folder = format!("{}/metadata", table.location());
+        let folder = table.metadata_folder();
         let names = self.warehouse.names_in(&folder).await?;
         // Deletion vectors, where they have to be there.
         let vectors = names.iter().filter(|name| writer_epoch(name).is_some_and(|writer| writer < epoch));
@@ -77,7 +77,15 @@ impl MirrorCatalog {
     }
 
     pub(super) async fn remove_prepared(&self, spec: &TableSpec, uuid: Uuid) -> Result<()> {
-        let location = self.warehouse.table_location(&spec.namespace, &spec.name, uuid);
+        // Of a table that the catalog has not got it vends no keys either.
+        let there = match self.warehouse.is_vended() {
+            true => match self.find(spec).await? {
+                Some(found) => Some(found.metadata.location().to_owned()),
+                None => return Ok(()),
+            },
+            false => None,
+        };
+        let location = self.warehouse.place(&spec.namespace, &spec.name, uuid, there.as_deref()).copy;
         if self.is_entered(spec, uuid, &location).await? {
             return Ok(());
         }

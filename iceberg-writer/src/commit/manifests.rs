@@ -144,7 +144,7 @@ impl Writer<'_> {
         let kind = if group.is_delete { "deletes" } else { "data" };
         let name = if group.spec == 0 { kind.to_owned() } else { format!("{kind}-{}", group.spec) };
         let NewSnapshot { id, attempt, .. } = self.snapshot;
-        let path = format!("{}/metadata/{id}-{attempt}-{name}.avro", self.base.location());
+        let path = format!("{}/{id}-{attempt}-{name}.avro", self.base.metadata_folder());
         let fail = |error| Error::iceberg(format!("write manifest {path}"), error);
         let spec = self.base.partition_spec(group.spec)?;
         let mut manifest = self.open(group, &spec, &path).map_err(fail)?;

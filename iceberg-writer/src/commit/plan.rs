@@ -107,7 +107,7 @@ pub(crate) async fn plan(
     let mut manifests = next_manifests(warehouse, change, snapshot).await?;
     let numbers_rows = base.format() >= Format::V3;
     let rows = numbers_rows.then(|| assign_row_ids(&mut manifests.all, metadata.next_row_id()));
-    let list = format!("{}/metadata/snap-{}-{}.avro", base.location(), snapshot.id, batch.attempt);
+    let list = format!("{}/snap-{}-{}.avro", base.metadata_folder(), snapshot.id, batch.attempt);
     let mut files = manifests.written.clone();
     files.push(list.clone());
     let parent = metadata.current_snapshot_id();
@@ -189,8 +189,9 @@ fn updates(base: &LakeTable, next: &TableMetadata, changes: Vec<TableUpdate>, st
 
 /// Files of another table, or of the same name made anew, must not get into this one.
 fn check_locations(change: &TableChange) -> Result<()> {
-    let folder = format!("{}/", change.table.location());
-    match change.written().find(|file| !file.path.starts_with(&folder)) {
+    let table = &change.table;
+    let folders = [format!("{}/", table.location()), format!("{}/", table.metadata_folder())];
+    match change.written().find(|file| !folders.iter().any(|folder| file.path.starts_with(folder))) {
         None => Ok(()),
         Some(file) => Err(Error::invalid(format!("{} was not written for {}", file.path, change.table.full_name()))),
     }

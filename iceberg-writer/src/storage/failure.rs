@@ -33,11 +33,13 @@ pub(crate) enum Cause {
     Region(Option<String>),
     Unreachable,
     Busy,
+    /// A key that a catalog vends: it vends none, or the store refuses it.
+    Vending,
     Other,
 }
 
 /// A failed request.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreFailure {
     pub(crate) cause: Cause,
     detail: String,
@@ -54,6 +56,9 @@ impl StdError for StoreFailure {}
 impl StoreFailure {
     /// An error of the client.
     pub(super) fn new(error: &object_store::Error) -> Self {
+        if let Some(known) = known(error) {
+            return known.clone();
+        }
         let text = error.to_string();
         let answer = Answer::find(&text);
         let transport = transport(error);
@@ -82,6 +87,24 @@ impl StoreFailure {
     /// A setting that cannot be used.
     pub(super) fn setting(detail: impl Into<String>) -> Self {
         Self { cause: Cause::Setting, detail: detail.into() }
+    }
+
+    /// No key is vended that could be used.
+    pub(super) fn not_vended(detail: impl Into<String>) -> Self {
+        Self { cause: Cause::Vending, detail: detail.into() }
+    }
+
+    /// The catalog does not vend another key.
+    pub(super) fn not_renewed(error: &crate::Error) -> Self {
+        let detail = format!("renew the store's key: {error}");
+        Self { cause: Cause::Vending, detail: detail.chars().take(LONGEST_DETAIL).collect() }
+    }
+
+    /// The store refuses a key that the catalog has vended.
+    pub(super) fn vended_key_refused(status: u16, answer: &Answer) -> Self {
+        let (code, message) = (answer.code.as_deref().unwrap_or(""), answer.message.as_deref().unwrap_or(""));
+        let detail = format!("the store refuses the key that the catalog vends: {status} {code} {message}");
+        Self { cause: Cause::Vending, detail: detail.trim_end().chars().take(LONGEST_DETAIL).collect() }
     }
 
     /// As an error of the Iceberg library, which carries it to [`crate::Error`].
@@ -121,6 +144,10 @@ impl StoreFailure {
             Cause::Unreachable => {
                 "see that endpoint is the store's address, and that the network lets the worker reach it"
             }
+            Cause::Vending => {
+                "see in the catalog that the worker's principal may read and write the table, and that the keys which it \
+                 vends are for the table's folder, to read, write, delete and list"
+            }
             Cause::Busy => "the store asks for fewer requests, or has a fault of its own; the worker goes on by itself",
         };
         Some(hint.to_owned())
@@ -139,14 +166,19 @@ pub(super) fn failed(what: &str, location: &str, error: &object_store::Error) ->
 
 /// What the server said.
 #[derive(Default)]
-struct Answer {
+pub(super) struct Answer {
     status: Option<String>,
-    code: Option<String>,
+    pub(super) code: Option<String>,
     message: Option<String>,
     region: Option<String>,
 }
 
 impl Answer {
+    /// Of the document that it consists of.
+    pub(super) fn of_document(text: &str) -> Self {
+        Self { status: None, ..Self::find(text) }
+    }
+
     fn find(text: &str) -> Self {
         let element = |name: &str| {
             let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -208,6 +240,18 @@ fn cause(error: &object_store::Error, text: &str, answer: &Answer, transport: Op
         (_, Some(_)) => Cause::Unreachable,
         _ => Cause::Other,
     }
+}
+
+/// A failure that we have seen ourselves, within the client.
+fn known(error: &object_store::Error) -> Option<&StoreFailure> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(failure) = error.downcast_ref::<StoreFailure>() {
+            return Some(failure);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// What became of the connection, where it was not the server that refused.

@@ -8,8 +8,10 @@ mod location;
 mod object;
 mod options;
 mod profile;
+mod renewing;
 mod requests;
 mod upload;
+mod vault;
 
 use std::sync::Arc;
 
@@ -17,12 +19,14 @@ use bytes::Bytes;
 use iceberg::Result;
 use iceberg::io::{FileIO, FileIOBuilder};
 
+use failure::StoreFailure;
 use local::LocalStorageFactory;
 use object::{ObjectStorage, ObjectStorageFactory};
 
 pub(crate) use failure::carried_by;
 pub use options::StoreOptions;
 pub use requests::StoreRequests;
+pub(crate) use vault::{Address, Key, Vault, Vended, Vendor, choose};
 
 /// Where files are kept.
 #[derive(Debug, Clone)]
@@ -42,6 +46,25 @@ impl Files {
         location::parse(url).map(|_| Self::Objects(ObjectStorage::new(options.clone())))
     }
 
+    /// What keeps the files below a URL, with the keys that a catalog vends.
+    pub(crate) fn vended(url: &str, options: &StoreOptions) -> Result<Self> {
+        let bucket = location::parse(url).map(|(bucket, _)| bucket);
+        let checked = match bucket {
+            Some(bucket) => options.check_vended(bucket.service),
+            None => Err(StoreFailure::setting("keys that a catalog vends are for s3://bucket/prefix")),
+        };
+        checked.map_err(|failure| failure.during("open", url))?;
+        Ok(Self::Objects(ObjectStorage::vended(options.clone())))
+    }
+
+    /// The keys that a catalog vends, where it does.
+    pub(crate) fn vault(&self) -> Option<Arc<Vault>> {
+        match self {
+            Self::Local => None,
+            Self::Objects(storage) => storage.vault(),
+        }
+    }
+
     /// As the Iceberg library wants it.
     pub(crate) fn file_io(&self) -> FileIO {
         match self {
@@ -55,6 +78,14 @@ impl Files {
         match self {
             Self::Local => local::probe(root).await,
             Self::Objects(storage) => storage.probe(root).await,
+        }
+    }
+
+    /// The same in the folder of a table, where a catalog vends the keys for it.
+    pub(crate) async fn probe_table(&self, folder: &str) -> Result<()> {
+        match self {
+            Self::Local => Ok(()),
+            Self::Objects(storage) => storage.probe_table(folder).await,
         }
     }
 

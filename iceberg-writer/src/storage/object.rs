@@ -23,6 +23,7 @@ use super::failure::{Cause, StoreFailure, carried_by, failed};
 use super::location::{self, Bucket};
 use super::options::{Patience, StoreOptions};
 use super::upload::ObjectWrite;
+use super::vault::{Address, Vault};
 use crate::deadline;
 
 /// What the probe's object holds.
@@ -60,7 +61,17 @@ pub(crate) struct ObjectStorage {
 #[derive(Debug)]
 struct Stores {
     options: StoreOptions,
-    opened: Mutex<HashMap<Bucket, Arc<dyn ObjectStore>>>,
+    opened: Mutex<HashMap<Opened, Arc<dyn ObjectStore>>>,
+    /// Where a catalog vends the keys.
+    vault: Option<Arc<Vault>>,
+}
+
+/// What a client is for.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Opened {
+    bucket: Bucket,
+    /// The prefix of the locations that a vended key is for, of which loan (by its address), and where the store is then.
+    vended: Option<(String, usize, Address)>,
 }
 
 /// An object, as it is asked for.
@@ -88,7 +99,17 @@ fn is_missing(error: &IcebergError) -> bool {
 
 impl ObjectStorage {
     pub(super) fn new(options: StoreOptions) -> Self {
-        Self { stores: Some(Arc::new(Stores { options, opened: Mutex::default() })) }
+        Self { stores: Some(Arc::new(Stores { options, opened: Mutex::default(), vault: None })) }
+    }
+
+    /// With the keys that a catalog vends, and no others.
+    pub(super) fn vended(options: StoreOptions) -> Self {
+        let vault = Some(Arc::default());
+        Self { stores: Some(Arc::new(Stores { options, opened: Mutex::default(), vault })) }
+    }
+
+    pub(super) fn vault(&self) -> Option<Arc<Vault>> {
+        self.stores.as_ref()?.vault.clone()
     }
 
     async fn object(&self, location: &str) -> Result<Object> {
@@ -96,35 +117,32 @@ impl ObjectStorage {
             IcebergError::new(IcebergKind::DataInvalid, format!("{location:?} is not in an object store"))
         })?;
         let key = location::key(key).map_err(|error| failed("find", location, &error))?;
-        Ok(Object { store: self.store(bucket).await?, key })
-    }
-
-    /// The client of a bucket, made when it is first needed.
-    async fn store(&self, bucket: Bucket) -> Result<Arc<dyn ObjectStore>> {
         let Some(stores) = &self.stores else {
             let message = "settings of object stores are not part of what is serialized";
             return Err(IcebergError::new(IcebergKind::FeatureUnsupported, message));
         };
-        let opened = || stores.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = opened().get(&bucket) {
-            return Ok(Arc::clone(store));
-        }
-        let store = stores.options.connect(&bucket, Patience::Steady).await?;
-        Ok(Arc::clone(opened().entry(bucket).or_insert(store)))
+        Ok(Object { store: stores.store(bucket, location, Patience::Steady).await?, key })
     }
 
     /// Puts, gets and deletes an object, so that whatever is wrong with a warehouse is said before anything depends on it.
     ///
     /// It is named as a table's data file is: there are stores for Iceberg tables alone, which refuse other names.
     pub(super) async fn probe(&self, root: &str) -> Result<()> {
+        self.probe_at(format!("{root}/lakemirror/probe-{}/data/probe.parquet", Uuid::now_v7().simple())).await
+    }
+
+    /// The same in the folder of a table.
+    pub(super) async fn probe_table(&self, folder: &str) -> Result<()> {
+        self.probe_at(format!("{folder}/data/probe-{}/probe.parquet", Uuid::now_v7().simple())).await
+    }
+
+    async fn probe_at(&self, location: String) -> Result<()> {
         let Some(stores) = &self.stores else { return Ok(()) };
-        let location = format!("{root}/lakemirror/probe-{}/data/probe.parquet", Uuid::now_v7().simple());
-        let (bucket, key) = location::parse(root).zip(location::parse(&location)).map_or_else(
-            || Err(IcebergError::new(IcebergKind::DataInvalid, format!("{root:?} is not in an object store"))),
-            |((bucket, _), (_, key))| Ok((bucket, key)),
-        )?;
+        let (bucket, key) = location::parse(&location).ok_or_else(|| {
+            IcebergError::new(IcebergKind::DataInvalid, format!("{location:?} is not in an object store"))
+        })?;
         let key = location::key(key).map_err(|error| failed("find", &location, &error))?;
-        let store = stores.options.connect(&bucket, Patience::Short).await?;
+        let store = stores.store(bucket, &location, Patience::Short).await?;
         let put = within("write", &location, store.put(&key, PROBE.into())).await;
         put.map_err(|error| match is_missing(&error) {
             // A server that has no such path is no such store.
@@ -159,6 +177,37 @@ impl ObjectStorage {
         let list = within("list", folder, store.list_with_delimiter(Some(&key))).await?;
         let names = list.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned));
         Ok(names.collect())
+    }
+}
+
+impl Stores {
+    /// The client of a bucket for a location, made when it is first needed; for one who waits, each time.
+    async fn store(&self, bucket: Bucket, location: &str, patience: Patience) -> Result<Arc<dyn ObjectStore>> {
+        let fail = |failure: StoreFailure| failure.during("open", location);
+        let loan = match &self.vault {
+            None => None,
+            Some(vault) => {
+                let loan = vault.find(location).map_err(fail)?;
+                let vended = loan.held(location).map_err(fail)?;
+                Some((loan, vended.prefix, vended.address))
+            }
+        };
+        let vended = loan.as_ref().map(|(loan, prefix, said)| (prefix.clone(), Arc::as_ptr(loan).addr(), said.clone()));
+        let wanted = Opened { bucket, vended };
+        let opened = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = opened().get(&wanted).filter(|_| patience == Patience::Steady) {
+            return Ok(Arc::clone(store));
+        }
+        let store = match loan {
+            None => self.options.connect(&wanted.bucket, patience).await?,
+            Some((loan, prefix, said)) => {
+                self.options.borrow(&wanted.bucket, loan, prefix, &said, patience).await.map_err(fail)?
+            }
+        };
+        if patience == Patience::Short {
+            return Ok(store);
+        }
+        Ok(Arc::clone(opened().entry(wanted).or_insert(store)))
     }
 }
 

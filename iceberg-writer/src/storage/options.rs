@@ -3,6 +3,7 @@
 //! No secret is a setting: a setting names the file that has it, which is read when a client is made, so that a changed one
 //! counts from the next session on. Without a key in the settings the service's own places are looked at, in its own order:
 //! its environment variables, the profile (S3), a web identity or workload identity, the machine's or container's role.
+//! Where a catalog vends the keys ([`super::vault`]), none of that counts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use super::failure::StoreFailure;
 use super::location::{Bucket, Service};
 use super::profile::{self, Profile};
+use super::renewing::{Borrowed, RenewingConnector};
 use super::requests::CountingConnector;
+use super::vault::{Address, Loan};
 
 /// The longest that one try of a request may take, and the time for all of them; less than [`crate::deadline::STORAGE`],
 /// so that an error says what the last try met.
@@ -29,6 +32,8 @@ const SHORT_TRIES: Duration = Duration::from_secs(3);
 /// The pauses between tries: doubled, each drawn between the first and three times the former.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// What S3 calls the region of those that have none.
+const NO_REGION: &str = "us-east-1";
 
 /// How an object store is reached. What is not set comes from the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,7 +65,7 @@ pub struct StoreOptions {
 }
 
 /// How long a client tries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// Until a passing fault has passed.
     Steady,
@@ -96,6 +101,63 @@ impl StoreOptions {
         match connected.await {
             Ok(connected) => connected.map_err(|failure| failure.during("open", &url)),
             Err(panic) => Err(StoreFailure::setting(panic.to_string()).during("open", &url)),
+        }
+    }
+
+    /// Sees that nothing is set that a key which a catalog vends would have no use for.
+    pub(super) fn check_vended(&self, service: Service) -> Result<(), StoreFailure> {
+        if service != Service::Amazon {
+            return Err(StoreFailure::setting("keys that a catalog vends are understood of S3 alone"));
+        }
+        let keys = [
+            ("access_key_id", self.access_key_id.is_some()),
+            ("secret_access_key_file", self.secret_access_key_file.is_some()),
+            ("session_token_file", self.session_token_file.is_some()),
+            ("profile", self.profile.is_some()),
+        ];
+        match keys.iter().find(|(_, set)| *set) {
+            None => self.check(service),
+            Some((name, _)) => {
+                Err(StoreFailure::setting(format!("{name} is set, and the catalog is to vend the store's keys")))
+            }
+        }
+    }
+
+    /// A client of a bucket for what a key is for that a catalog vends. What is set here counts before what the catalog
+    /// says of the store; nothing comes from the environment.
+    pub(super) async fn borrow(
+        &self,
+        bucket: &Bucket,
+        loan: Arc<Loan>,
+        prefix: String,
+        said: &Address,
+        patience: Patience,
+    ) -> Result<Arc<dyn ObjectStore>, StoreFailure> {
+        let options = Self {
+            endpoint: self.endpoint.clone().or_else(|| said.endpoint.clone()),
+            region: self.region.clone().or_else(|| said.region.clone()),
+            path_style: self.path_style.or(said.path_style),
+            ..self.clone()
+        };
+        options.check_vended(bucket.service)?;
+        let bucket = bucket.clone();
+        // Certificates are read from files.
+        let built = tokio::task::spawn_blocking(move || {
+            let region = options.region.clone().unwrap_or_else(|| NO_REGION.to_owned());
+            let borrowed = Borrowed { loan, prefix, region: region.clone() };
+            let builder = options.client().into_iter().fold(AmazonS3Builder::new(), |builder, (key, value)| {
+                builder.with_config(AmazonS3ConfigKey::Client(key), value)
+            });
+            options
+                .addressed(builder.with_region(region), &bucket)
+                .with_credentials(Arc::new(borrowed.clone()))
+                .with_retry(patience.retry())
+                .with_http_connector(RenewingConnector(borrowed))
+                .build()
+        });
+        match built.await {
+            Ok(built) => Ok(Arc::new(built.map_err(|error| StoreFailure::setting(error.to_string()))?)),
+            Err(panic) => Err(StoreFailure::setting(panic.to_string())),
         }
     }
 
@@ -178,6 +240,13 @@ impl StoreOptions {
         } else if let Some(key) = self.profile_key(&builder)? {
             builder = builder.with_credentials(key.provider());
         }
+        let built =
+            self.addressed(builder, bucket).with_retry(patience.retry()).with_http_connector(CountingConnector).build();
+        Ok(Arc::new(built.map_err(|error| StoreFailure::setting(error.to_string()))?))
+    }
+
+    /// What is to be a client of a bucket, told where that is.
+    fn addressed(&self, mut builder: AmazonS3Builder, bucket: &Bucket) -> AmazonS3Builder {
         if let Some(endpoint) = &self.endpoint {
             let in_host = self.path_style == Some(false);
             // The client wants the bucket in the endpoint then.
@@ -190,12 +259,7 @@ impl StoreOptions {
         if let Some(path_style) = self.path_style {
             builder = builder.with_virtual_hosted_style_request(!path_style);
         }
-        let built = builder
-            .with_bucket_name(&bucket.authority)
-            .with_retry(patience.retry())
-            .with_http_connector(CountingConnector)
-            .build();
-        Ok(Arc::new(built.map_err(|error| StoreFailure::setting(error.to_string()))?))
+        builder.with_bucket_name(&bucket.authority)
     }
 
     /// The key of a profile: of the one that is named, here or in the environment, or of the default one when nothing else
@@ -285,6 +349,15 @@ mod tests {
         assert!(refused(both, Service::Amazon).contains("both"));
         let half = StoreOptions { secret_access_key_file: Some("/s".into()), ..StoreOptions::default() };
         assert!(refused(half, Service::Amazon).contains("access_key_id"));
+    }
+
+    #[test]
+    fn a_vended_key_is_the_only_one() {
+        let options = StoreOptions { region: Some("r".to_owned()), ..StoreOptions::default() };
+        assert!(options.check_vended(Service::Amazon).is_ok());
+        assert!(options.check_vended(Service::Google).unwrap_err().to_string().contains("S3 alone"));
+        let with_key = StoreOptions { access_key_id: Some("k".to_owned()), ..options };
+        assert!(with_key.check_vended(Service::Amazon).unwrap_err().to_string().contains("access_key_id"));
     }
 
     #[tokio::test]

@@ -134,6 +134,8 @@ pub(super) fn options() -> CatalogOptions {
         scope: text(&SCOPE),
         sigv4_region: text(&SIGV4_REGION),
         sigv4_service: text(&SIGV4_SERVICE),
+        // Queries read the store too, and have no part in what the engine is given.
+        vended_credentials: false,
     }
 }
 

@@ -47,6 +47,7 @@ mod worker_toast;
 mod worker_truncate;
 mod worker_types;
 mod worker_vectors;
+mod worker_vended;
 mod worker_versions;
 
 use std::time::Duration;

@@ -12,17 +12,17 @@ use crate::mirror::Mirror;
 use crate::{CATCH_UP, TEST_LIMIT};
 
 /// A server, prepared as the README says.
-async fn source() -> Result<Postgres> {
+pub(crate) async fn source() -> Result<Postgres> {
     let postgres = Postgres::builder().start().await?;
     Source::prepare(&postgres).await?;
     Ok(postgres)
 }
 
 /// The bank, and a worker that keeps it in another catalog.
-struct Bank {
-    postgres: Postgres,
-    workload: Workload,
-    config: WorkerConfig,
+pub(crate) struct Bank {
+    pub(crate) postgres: Postgres,
+    pub(crate) workload: Workload,
+    pub(crate) config: WorkerConfig,
     oracle: Oracle,
 }
 
@@ -44,7 +44,12 @@ impl Bank {
         Ok(Self { postgres, workload, config, oracle })
     }
 
-    async fn new(seed: u64, catalog: &OtherCatalog, store: Option<&Seaweed>, postgres: Postgres) -> Result<Self> {
+    pub(crate) async fn new(
+        seed: u64,
+        catalog: &OtherCatalog,
+        store: Option<&Seaweed>,
+        postgres: Postgres,
+    ) -> Result<Self> {
         let workload = Workload::create(&postgres, seed).await?;
         Source::publish(&postgres, Workload::TABLES).await?;
         let mut config = WorkerConfig::new(&postgres, "one", Workload::TABLES)?.in_catalog(catalog)?;
@@ -57,7 +62,7 @@ impl Bank {
         Ok(Self { postgres, workload, config, oracle })
     }
 
-    async fn equal(&self) -> Result<()> {
+    pub(crate) async fn equal(&self) -> Result<()> {
         self.oracle.assert_equal(&self.postgres, Workload::TABLES, CATCH_UP).await?;
         self.oracle.assert_invariant(Workload::INVARIANT, &Workload::TOTAL.to_string(), crate::ALL).await?;
         let pending = "SELECT count(pending) + count(pending_attempt) + count(left_out) FROM lake_catalog.mirrors";
@@ -66,7 +71,7 @@ impl Bank {
     }
 
     /// Kills workers at all moments, each with what `before` does to the catalog.
-    async fn survive(&mut self, rounds: u64, mut before: impl AsyncFnMut(u64) -> Result<()>) -> Result<()> {
+    pub(crate) async fn survive(&mut self, rounds: u64, mut before: impl AsyncFnMut(u64) -> Result<()>) -> Result<()> {
         let running = self.workload.start(&self.postgres, 3);
         for round in 0..rounds {
             let worker = Worker::spawn(&self.config)?;
@@ -193,7 +198,7 @@ async fn columns_histories_and_new_copies_are_followed_in_a_rest_catalog() -> Re
 }
 
 /// Columns that come, change and go, new copies, and a history, of a table of a thousand rows.
-async fn follow_all(mirror: &mut Mirror) -> Result<()> {
+pub(crate) async fn follow_all(mirror: &mut Mirror) -> Result<()> {
     ensure!(mirror.equal().await? == 1000);
     mirror
         .after("UPDATE t SET a = 'b' WHERE id <= 10; DELETE FROM t WHERE id > 990; INSERT INTO t VALUES (2000, 'new')")

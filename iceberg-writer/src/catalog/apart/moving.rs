@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::{Progress, Step, Work};
 use crate::catalog::foreign::{Foreign, Ours, foreign_commits};
 use crate::catalog::mirror::MirrorCatalog;
+use crate::catalog::prepare::not_made;
 use crate::catalog::tables::{Found, Move, Moved, TableCatalog};
 use crate::commit::{Batch, Garbage, MetadataBy, plan};
 use crate::error::{Error, ErrorKind, Result};
@@ -102,12 +103,11 @@ impl MirrorCatalog {
             tables.create(prepared).await?;
             found = tables.load(&spec.namespace, &spec.name).await?;
         }
-        let found = found.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unavailable,
-                format!("the catalog has not got {} a moment after it was made", prepared.full_name()),
-            )
-        })?;
+        let found = found.ok_or_else(|| not_made(prepared))?;
+        if self.warehouse.is_vended() && found.metadata.location() != prepared.metadata().location() {
+            // The keys are for another folder now, and so are other readers' of this one.
+            return Err(prepared.foreign_change("was dropped and made again by someone else while it was copied"));
+        }
         found.may_be_replaced(spec)?;
         let there = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
         let onto = prepared.onto(&there)?;

@@ -17,6 +17,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
 /// The largest answer: metadata of a table with as many snapshots and columns as we have ever heard of.
 const MOST_BYTES: usize = 64 << 20;
+/// What is said with each request, so that an answer with a table has the keys for its files; others have none.
+const DELEGATION: (&str, &str) = ("X-Iceberg-Access-Delegation", "vended-credentials");
 /// What of an answer that is no JSON is quoted.
 const QUOTED: usize = 200;
 
@@ -92,10 +94,12 @@ pub(super) struct Client {
     http: reqwest::Client,
     base: String,
     auth: Auth,
+    asks_for_keys: bool,
 }
 
 impl Client {
-    pub(super) fn new(uri: &str, auth: RestAuth) -> Result<Self> {
+    /// Sends requests to the server at an address, which is asked for the keys of tables' files, or is not.
+    pub(super) fn new(uri: &str, auth: RestAuth, asks_for_keys: bool) -> Result<Self> {
         let invalid = |error: String| {
             Error::invalid(format!("catalog.uri {uri:?} can't be used: {error}"))
                 .with_hint("give it as https://host/path, without /v1")
@@ -114,7 +118,7 @@ impl Client {
             .map_err(|error| invalid(error.to_string()))?;
         let base = format!("{uri}/v1");
         let auth = Auth::new(auth, &base);
-        Ok(Self { http, base, auth })
+        Ok(Self { http, base, auth, asks_for_keys })
     }
 
     /// Sends a request; again, once, with a new token when the server takes the old one for expired.
@@ -149,6 +153,9 @@ impl Client {
         }
         let not_sent = |error: reqwest::Error| Failure::NotSent(unreachable_server(error));
         let mut request = self.http.request(method.clone(), &url);
+        if self.asks_for_keys {
+            request = request.header(DELEGATION.0, DELEGATION.1);
+        }
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key.to_string());
         }

@@ -10,10 +10,13 @@
 
 mod auth;
 mod client;
+mod server;
 mod shapes;
 mod sigv4;
+mod vending;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -21,17 +24,18 @@ use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use reqwest::Method;
 use serde_json::json;
-use tokio::sync::OnceCell;
 use tracing::info;
 
 use super::tables::{Found, Move, Moved, TableCatalog};
 use crate::commit::{Commit, MetadataBy, Updates};
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Vault, Vendor};
 use crate::table::LakeTable;
 
 pub use auth::RestAuth;
 use client::{Client, Reply};
-use shapes::{Configuration, LoadedTable};
+use server::Server;
+use shapes::LoadedTable;
 
 /// Where a REST catalog is, and who we are to it.
 #[derive(Debug, Clone)]
@@ -42,95 +46,50 @@ pub struct RestSettings {
     pub warehouse: Option<String>,
     /// How requests are authorized.
     pub auth: RestAuth,
+    /// It gives out the store's keys, for each table's folder with the table, and there are no others. The warehouse is one
+    /// that was opened with [`Warehouse::vended`](crate::Warehouse::vended).
+    pub vended_credentials: bool,
 }
 
-/// The request by which several tables move together, as servers list it.
-const TRANSACTION: &str = "POST /v1/{prefix}/transactions/commit";
 /// What [`TableUpdate`]s call the schema, partition spec or order that was added last.
 const LAST_ADDED: i32 = -1;
 
 /// A REST catalog.
 pub(super) struct RestCatalog {
-    client: Client,
-    warehouse: Option<String>,
+    server: Arc<Server>,
     identity: String,
-    /// What the server said of itself: the prefix of its paths.
-    prefix: OnceCell<String>,
-    /// It moves several tables together, as far as is known.
-    together: AtomicBool,
-    /// It says so itself.
-    surely_together: AtomicBool,
+    /// Where the keys go that it vends.
+    vault: Option<Arc<Vault>>,
 }
 
 impl RestCatalog {
-    /// The catalog at an address. No connection is made yet.
-    pub(super) fn new(settings: RestSettings) -> Result<Self> {
-        let RestSettings { uri, warehouse, auth } = settings;
+    /// The catalog at an address. No connection is made yet. What it vends is put into the vault, if there is one.
+    pub(super) fn new(settings: RestSettings, vault: Option<Arc<Vault>>) -> Result<Self> {
+        let RestSettings { uri, warehouse, auth, vended_credentials } = settings;
         let uri = uri.trim_end_matches('/').to_owned();
         let identity = format!("REST catalog {uri}, warehouse {:?}", warehouse.as_deref().unwrap_or_default());
-        let client = Client::new(&uri, auth)?;
-        Ok(Self {
-            client,
-            warehouse,
-            identity,
-            prefix: OnceCell::new(),
-            together: AtomicBool::new(true),
-            surely_together: AtomicBool::new(false),
-        })
+        let server = Arc::new(Server::new(Client::new(&uri, auth, vended_credentials)?, warehouse));
+        Ok(Self { server, identity, vault })
     }
 
-    /// The path of a request, under the prefix that the server asked for.
-    async fn path(&self, segments: &[&str]) -> Result<String> {
-        let prefix = self.prefix.get_or_try_init(|| self.configure()).await?;
-        let encoded = segments.iter().map(|segment| client::encoded(segment));
-        Ok(prefix
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .chain(encoded)
-            .collect::<Vec<_>>()
-            .join("/"))
-    }
-
-    async fn table_path(&self, namespace: &str, name: &str) -> Result<String> {
-        self.path(&["namespaces", namespace, "tables", name]).await
-    }
-
-    async fn configure(&self) -> Result<String> {
-        let query: Vec<(&str, &str)> =
-            self.warehouse.iter().map(|warehouse| ("warehouse", warehouse.as_str())).collect();
-        let reply =
-            self.client.send(Method::GET, "config", &query, None, None).await.map_err(client::Failure::into_error)?;
-        if !reply.is_success() {
-            let hint =
-                "see that catalog.uri is the server's address without /v1, and catalog.warehouse one that it has";
-            return Err(reply.into_error("ask the catalog for its configuration", hint));
-        }
-        let configuration: Configuration = reply.parse("the catalog's configuration")?;
-        if let Some(endpoints) = &configuration.endpoints {
-            let together = endpoints.iter().any(|endpoint| endpoint == TRANSACTION);
-            self.surely_together.store(together, Ordering::Relaxed);
-            if !together {
-                info!("the catalog moves one table at a time");
-                self.together.store(false, Ordering::Relaxed);
-            }
-        }
-        Ok(configuration.value("prefix").unwrap_or_default())
-    }
-
-    async fn request(&self, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Reply> {
-        self.client.send(method, path, &[], body, None).await.map_err(client::Failure::into_error)
+    /// Takes what a table's answer has besides the table: the keys for its files.
+    async fn enter(&self, namespace: &str, name: &str, loaded: &LoadedTable) -> Result<()> {
+        let Some(vault) = &self.vault else { return Ok(()) };
+        let vended = self.server.vended(namespace, name, loaded).await?;
+        let vendor = Arc::clone(&self.server) as Arc<dyn Vendor>;
+        vault.enter((namespace, name), loaded.metadata.location(), vended, &vendor);
+        Ok(())
     }
 
     /// Whether it is the table that a server has not got, rather than the namespaces, for it is just starting, say.
     async fn is_absent(&self, namespace: &str) -> Result<bool> {
-        let path = self.path(&["namespaces", namespace]).await?;
-        let reply = self.request(Method::GET, &path, None).await?;
+        let path = self.server.path(&["namespaces", namespace]).await?;
+        let reply = self.server.request(Method::GET, &path, None).await?;
         if reply.is_success() {
             return Ok(true);
         }
-        let path = self.path(&["namespaces"]).await?;
-        let all = self.request(Method::GET, &path, None).await?;
+        let path = self.server.path(&["namespaces"]).await?;
+        let all = self.server.request(Method::GET, &path, None).await?;
         if all.is_success() && reply.status.as_u16() == 404 {
             return Ok(true);
         }
@@ -141,9 +100,9 @@ impl RestCatalog {
     }
 
     async fn make_namespace(&self, namespace: &str) -> Result<()> {
-        let path = self.path(&["namespaces"]).await?;
+        let path = self.server.path(&["namespaces"]).await?;
         let body = json!({"namespace": [namespace], "properties": {}});
-        let reply = self.request(Method::POST, &path, Some(body)).await?;
+        let reply = self.server.request(Method::POST, &path, Some(body)).await?;
         match reply.status.as_u16() {
             200..300 | 409 => Ok(()),
             _ => Err(reply.into_error(&format!("make the namespace {namespace}"), MAY_WRITE)),
@@ -151,8 +110,8 @@ impl RestCatalog {
     }
 
     async fn has_namespace(&self, namespace: &str) -> Result<bool> {
-        let path = self.path(&["namespaces", namespace]).await?;
-        let reply = self.request(Method::GET, &path, None).await?;
+        let path = self.server.path(&["namespaces", namespace]).await?;
+        let reply = self.server.request(Method::GET, &path, None).await?;
         match reply.status.as_u16() {
             200..300 => Ok(true),
             404 => Ok(false),
@@ -162,9 +121,9 @@ impl RestCatalog {
 
     async fn move_one(&self, step: &Move<'_>, updates: &Updates) -> Result<Moved> {
         let spec = step.base.spec();
-        let path = self.table_path(&spec.namespace, &spec.name).await?;
+        let path = self.server.table_path(&spec.namespace, &spec.name).await?;
         let body = json!({"requirements": &updates.requirements, "updates": &updates.updates});
-        let reply = match self.client.send(Method::POST, &path, &[], Some(body), Some(updates.key)).await {
+        let reply = match self.server.client.send(Method::POST, &path, &[], Some(body), Some(updates.key)).await {
             Ok(reply) => reply,
             Err(failure) => return Ok(failure.into_moved()),
         };
@@ -179,7 +138,7 @@ impl RestCatalog {
     }
 
     async fn move_all(&self, moves: &[(&Move<'_>, &Updates)]) -> Result<Moved> {
-        let path = self.path(&["transactions", "commit"]).await?;
+        let path = self.server.path(&["transactions", "commit"]).await?;
         if !self.moves_together() {
             return Ok(Moved::Conflict);
         }
@@ -197,15 +156,15 @@ impl RestCatalog {
         let body = json!({"table-changes": changes});
         // The same tables planned again are another request.
         let key = moves.first().map(|(_, updates)| updates.key);
-        let reply = match self.client.send(Method::POST, &path, &[], Some(body), key).await {
+        let reply = match self.server.client.send(Method::POST, &path, &[], Some(body), key).await {
             Ok(reply) => reply,
             Err(failure) => return Ok(failure.into_moved()),
         };
         let status = reply.status.as_u16();
         if matches!(status, 404 | 405 | 406 | 501) && !reply.says("NoSuch") {
             info!(status, "the catalog moves one table at a time");
-            self.together.store(false, Ordering::Relaxed);
-            self.surely_together.store(false, Ordering::Relaxed);
+            self.server.together.store(false, Ordering::Relaxed);
+            self.server.surely_together.store(false, Ordering::Relaxed);
             return Ok(Moved::Conflict);
         }
         if !reply.is_success() {
@@ -264,11 +223,11 @@ impl TableCatalog for RestCatalog {
     }
 
     fn moves_together(&self) -> bool {
-        self.together.load(Ordering::Relaxed)
+        self.server.together.load(Ordering::Relaxed)
     }
 
     fn always_moved_together(&self) -> bool {
-        self.surely_together.load(Ordering::Relaxed)
+        self.server.surely_together.load(Ordering::Relaxed)
     }
 
     async fn location(&self, namespace: &str, name: &str) -> Result<Option<String>> {
@@ -276,10 +235,14 @@ impl TableCatalog for RestCatalog {
     }
 
     async fn load(&self, namespace: &str, name: &str) -> Result<Option<Found>> {
-        let path = self.table_path(namespace, name).await?;
-        let reply = self.request(Method::GET, &path, None).await?;
+        let path = self.server.table_path(namespace, name).await?;
+        let reply = self.server.request(Method::GET, &path, None).await?;
         match reply.status.as_u16() {
-            200..300 => Ok(Some(reply.parse::<LoadedTable>("a table of the catalog")?.into())),
+            200..300 => {
+                let loaded = reply.parse::<LoadedTable>("a table of the catalog")?;
+                self.enter(namespace, name, &loaded).await?;
+                Ok(Some(loaded.into()))
+            }
             404 if self.is_absent(namespace).await? => Ok(None),
             _ => Err(reply.into_error(&format!("load {namespace}.{name}"), MAY_WRITE)),
         }
@@ -295,17 +258,20 @@ impl TableCatalog for RestCatalog {
     async fn create(&self, prepared: &LakeTable) -> Result<()> {
         let spec = prepared.spec();
         self.prepare(&spec.namespace).await?;
-        // As it is to be, with our columns' numbers.
-        let path = self.table_path(&spec.namespace, &spec.name).await?;
-        let body = json!({"requirements": [TableRequirement::NotExist], "updates": creation(prepared.metadata())});
-        let reply = self.request(Method::POST, &path, Some(body)).await?;
-        match reply.status.as_u16() {
-            200..300 | 409 => return Ok(()),
-            400 | 404..407 | 422 | 501 => {}
-            _ => return Err(reply.into_error(&format!("make the table {}", prepared.full_name()), MAY_WRITE)),
+        // As it is to be, with our columns' numbers. Where keys are vended, a server has to know the table's folder as it
+        // knows that of any table: SeaweedFS vends keys for the folder that it would have chosen, of a table made so.
+        if self.vault.is_none() {
+            let path = self.server.table_path(&spec.namespace, &spec.name).await?;
+            let body = json!({"requirements": [TableRequirement::NotExist], "updates": creation(prepared.metadata())});
+            let reply = self.server.request(Method::POST, &path, Some(body)).await?;
+            match reply.status.as_u16() {
+                200..300 | 409 => return Ok(()),
+                400 | 404..407 | 422 | 501 => {}
+                _ => return Err(reply.into_error(&format!("make the table {}", prepared.full_name()), MAY_WRITE)),
+            }
         }
         // Else as the server makes tables: the next commit sets it right.
-        let path = self.path(&["namespaces", &spec.namespace, "tables"]).await?;
+        let path = self.server.path(&["namespaces", &spec.namespace, "tables"]).await?;
         let metadata = prepared.metadata();
         let body = json!({
             "name": spec.name,
@@ -314,7 +280,7 @@ impl TableCatalog for RestCatalog {
             "stage-create": false,
             "properties": metadata.properties(),
         });
-        let reply = self.request(Method::POST, &path, Some(body)).await?;
+        let reply = self.server.request(Method::POST, &path, Some(body)).await?;
         match reply.status.as_u16() {
             200..300 | 409 => Ok(()),
             _ => Err(reply.into_error(&format!("make the table {}", prepared.full_name()), MAY_WRITE)),
@@ -339,10 +305,14 @@ impl TableCatalog for RestCatalog {
     }
 
     async fn drop_entry(&self, namespace: &str, name: &str) -> Result<()> {
-        let path = self.table_path(namespace, name).await?;
+        let path = self.server.table_path(namespace, name).await?;
         let query = [("purgeRequested", "false")];
-        let reply =
-            self.client.send(Method::DELETE, &path, &query, None, None).await.map_err(client::Failure::into_error)?;
+        let reply = self
+            .server
+            .client
+            .send(Method::DELETE, &path, &query, None, None)
+            .await
+            .map_err(client::Failure::into_error)?;
         match reply.status.as_u16() {
             200..300 | 404 => Ok(()),
             _ => Err(reply.into_error(&format!("drop {namespace}.{name}"), MAY_WRITE)),
@@ -350,8 +320,8 @@ impl TableCatalog for RestCatalog {
     }
 
     async fn ensure(&self) -> Result<()> {
-        let path = self.path(&["namespaces"]).await?;
-        let reply = self.request(Method::GET, &path, None).await?;
+        let path = self.server.path(&["namespaces"]).await?;
+        let reply = self.server.request(Method::GET, &path, None).await?;
         if reply.is_success() {
             return Ok(());
         }

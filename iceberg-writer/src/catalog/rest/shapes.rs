@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use iceberg::spec::TableMetadata;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// What a server says of itself.
 #[derive(Deserialize)]
@@ -29,6 +30,12 @@ impl Configuration {
 pub(super) struct LoadedTable {
     pub(super) metadata_location: Option<String>,
     pub(super) metadata: TableMetadata,
+    /// What is to be known to reach its files. It may hold secrets, so it is taken as it comes, whatever it is: an error of
+    /// the parser's would quote it.
+    #[serde(default)]
+    pub(super) config: Value,
+    #[serde(default)]
+    pub(super) storage_credentials: Value,
 }
 
 /// What went wrong.
