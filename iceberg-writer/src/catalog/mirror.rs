@@ -177,9 +177,7 @@ impl MirrorCatalog {
             Tables::Apart(tables) if tables.metadata_by() == MetadataBy::Server => {
                 let Some(found) = tables.load(&spec.namespace, &spec.name).await? else { return Ok(false) };
                 let table = LakeTable::read_undescribed(&self.warehouse, spec.clone(), found).await?;
-                // One that was made for its copy's sake is not the copy yet.
-                let made = !self.warehouse.is_vended() && table.uuid() == uuid;
-                Ok(made || table.location() == location || table.metadata().location() == location)
+                Ok(table.uuid() == uuid || table.metadata().location() == location)
             }
             _ => {
                 let current = self.metadata_location(spec).await?;
