@@ -181,6 +181,10 @@ async fn files_without_a_row_that_counts_are_left_out_and_every_answer_is_the_he
         client.batch_execute("ALTER TABLE t ADD COLUMN added int; INSERT INTO t (id, added) VALUES (99999, 7)").await?;
         client.batch_execute("UPDATE t SET d = '2024-01-01' WHERE id % 500 = 0").await?;
         client.batch_execute(FLUSH).await?;
+        eventually("lake.t has the new column", CATCH_UP, async || {
+            Ok(client.batch_execute("SELECT added FROM lake.t LIMIT 1").await.ok())
+        })
+        .await?;
         compare(&client, true).await?;
         client.batch_execute("SET lake.freshness = 'committed'").await?;
         compare(&client, true).await?;
