@@ -3,11 +3,11 @@
 //! The directories it may read are fixed when it opens. A table in another one makes a new instance; the old one lives
 //! on under the rows that are still read from it.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use lake_engine::{Engine, Settings};
+use lake_engine::{Engine, Settings, SpillDirectory};
 use pgrx::prelude::*;
 
 use crate::{settings, store};
@@ -16,27 +16,22 @@ thread_local! {
     static ENGINE: RefCell<Option<Rc<Engine>>> = const { RefCell::new(None) };
     /// Whether the engine is closed at the end of this backend.
     static CLOSES: Cell<bool> = const { Cell::new(false) };
-    /// This backend's own directory to spill to.
-    static SPILL: OnceCell<String> = const { OnceCell::new() };
+    /// This backend's own directories to spill to: one, and another where the setting has changed.
+    static SPILL: RefCell<Vec<SpillDirectory>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A directory in the system's temporary one that only this process's user can enter. It must be new: a name that
-/// somebody could guess might have been made by somebody.
-fn own_directory() -> std::io::Result<String> {
-    use std::os::unix::fs::DirBuilderExt;
-    SPILL.with(|spill| {
-        if let Some(directory) = spill.get() {
-            return Ok(directory.clone());
+/// Where to spill to: outside of the data directory, in `lake.temp_directory` or in the system's.
+fn spill_directory() -> Result<String, lake_engine::Error> {
+    let parent = settings::temp_directory().map_or_else(std::env::temp_dir, PathBuf::from);
+    let shown = |directory: &SpillDirectory| directory.path().to_string_lossy().into_owned();
+    SPILL.with_borrow_mut(|known| {
+        if let Some(known) = known.iter().find(|known| known.parent() == parent) {
+            return Ok(shown(known));
         }
-        let mut attempt = 0;
-        loop {
-            let path = std::env::temp_dir().join(format!("lake_query.{}.{attempt}", std::process::id()));
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => attempt += 1,
-                Err(error) => return Err(error),
-                Ok(()) => return Ok(spill.get_or_init(|| path.to_string_lossy().into_owned()).clone()),
-            }
-        }
+        let made = SpillDirectory::create(&parent)?;
+        let path = shown(&made);
+        known.push(made);
+        Ok(path)
     })
 }
 
@@ -71,10 +66,7 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
             directories.push(directory);
         }
     }
-    let spill = match settings::temp_directory() {
-        Some(set) => set,
-        None => own_directory().map_err(|error| lake_engine::Error::spill(&error))?,
-    };
+    let spill = spill_directory()?;
     let mut store = remote.map(store::of).transpose()?;
     ENGINE.with_borrow_mut(|engine| {
         if let Some(open) = engine {
@@ -118,10 +110,5 @@ pub(crate) fn engine<'a>(files: impl Iterator<Item = &'a str>) -> Result<Rc<Engi
 unsafe extern "C-unwind" fn close(_code: i32, _arg: pg_sys::Datum) {
     // The thread-local may be gone already; then so is the engine.
     let _ = ENGINE.try_with(|engine| engine.try_borrow_mut().map(|mut engine| engine.take()));
-    let _ = SPILL.try_with(|spill| {
-        if let Some(directory) = spill.get() {
-            // Nobody is left to tell; what stays is an empty directory.
-            let _ = std::fs::remove_dir_all(directory);
-        }
-    });
+    let _ = SPILL.try_with(|spill| spill.try_borrow_mut().map(|mut spill| spill.clear()));
 }

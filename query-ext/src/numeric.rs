@@ -22,24 +22,39 @@ pub(crate) fn numerics(count: usize) -> Room {
     unsafe { Room::of(count * Numeric::MOST_BYTES) }
 }
 
+/// The digits of a number whose lowest one is to be filled up with so many zeros, lowest first; and how many they are.
+macro_rules! digits_of {
+    ($kind:ty, $magnitude:ident, $filled:ident, $digits:ident) => {{
+        // The digits behind the point begin at the point; the lowest one may be cut short, and is filled up.
+        let (mut next, mut rest): ($kind, $kind) = match $filled {
+            0 => ($magnitude % 10_000, $magnitude / 10_000),
+            1 => ($magnitude % 1000 * 10, $magnitude / 1000),
+            2 => ($magnitude % 100 * 100, $magnitude / 100),
+            _ => ($magnitude % 10 * 1000, $magnitude / 10),
+        };
+        let mut count = 0;
+        loop {
+            $digits[count] = u16::try_from(next).unwrap_or_default();
+            count += 1;
+            if rest == 0 {
+                break count;
+            }
+            (next, rest) = (rest % 10_000, rest / 10_000);
+        }
+    }};
+}
+
 /// `value / 10^scale`, shown with `scale` digits.
 pub(crate) fn numeric(room: &mut Room, value: i128, scale: u8) -> pg_sys::Datum {
     let magnitude = value.unsigned_abs();
     let behind = u32::from(scale).div_ceil(4);
-    let power = 10u128.pow(behind * 4 - u32::from(scale));
-    // The digits behind the point begin at the point; the lowest one may be cut short, and is filled up.
-    let cut = 10_000 / power;
-    let (mut next, mut rest) = (magnitude % cut * power, magnitude / cut);
+    let filled = behind * 4 - u32::from(scale);
     let mut digits = [0u16; Numeric::MOST_DIGITS + 1];
-    let mut count = 0;
-    loop {
-        digits[count] = u16::try_from(next).unwrap_or_default();
-        count += 1;
-        if rest == 0 {
-            break;
-        }
-        (next, rest) = (rest % 10_000, rest / 10_000);
-    }
+    // Most have eighteen decimal digits at most, and wide division takes longer than all else here.
+    let count = match u64::try_from(magnitude) {
+        Ok(magnitude) => digits_of!(u64, magnitude, filled, digits),
+        Err(_) => digits_of!(u128, magnitude, filled, digits),
+    };
     let trailing = digits[..count].iter().take_while(|digit| **digit == 0).count();
     let shown = u16::from(scale) << 7;
     if trailing == count {

@@ -43,6 +43,7 @@ impl Room {
     }
 
     /// A datum of variable length out of these parts.
+    #[inline]
     pub(crate) fn varlena(&mut self, parts: &[&[u8]]) -> pg_sys::Datum {
         let bytes = HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
         let room = Self::rounded(bytes);

@@ -148,6 +148,7 @@ impl Vector {
     ///
     /// # Safety
     /// The chunk must be alive and `row` less than its rows.
+    #[inline]
     pub unsafe fn is_null(&self, row: usize) -> bool {
         // SAFETY: a validity mask, when there is one, has a bit for each row.
         !self.validity.is_null() && unsafe { *self.validity.add(row / 64) } & (1 << (row % 64)) == 0
@@ -157,6 +158,7 @@ impl Vector {
     ///
     /// # Safety
     /// As [`Self::is_null`]; `T` must be the type that the column's [`ColumnKind`] names, and the row not NULL.
+    #[inline]
     pub unsafe fn value<T: Copy>(&self, row: usize) -> T {
         // SAFETY: per the contract the data is an array of T. DuckDB aligns to 8 bytes, i128 wants 16.
         unsafe { self.data.cast::<T>().add(row).read_unaligned() }
@@ -166,6 +168,7 @@ impl Vector {
     ///
     /// # Safety
     /// As [`Self::value`]; the bytes live as long as the chunk.
+    #[inline]
     pub unsafe fn bytes<'chunk>(&self, row: usize) -> &'chunk [u8] {
         // SAFETY: text and blobs are duckdb_string_t: up to 12 bytes within it, more behind its pointer.
         unsafe {

@@ -24,6 +24,7 @@ mod instance;
 mod rows;
 mod scan;
 mod slot;
+mod spill;
 mod store;
 mod watchdog;
 
@@ -33,4 +34,5 @@ pub use error::{Error, ErrorKind};
 pub use instance::{Engine, Settings};
 pub use rows::{Delivery, Rows};
 pub use scan::{PinnedScan, ScanColumn, ScanFile, ScanTable};
+pub use spill::SpillDirectory;
 pub use store::ObjectStore;

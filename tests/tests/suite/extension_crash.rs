@@ -36,6 +36,37 @@ async fn killed_twice_under_load_the_engine_comes_back_and_nothing_is_lost() -> 
 }
 
 #[tokio::test]
+async fn what_a_killed_backend_has_spilled_goes_with_the_next_query() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = server().await?;
+        let spill = postgres.scratch().directory("spill")?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)").await?;
+        postgres.batch(&format!("ALTER SYSTEM SET lake.temp_directory = '{}'", spill.display())).await?;
+        postgres.reload().await?;
+        mirror(&postgres, &["t"]).await?;
+        let theirs = |pid: &str| spill.join(format!("lake_query.{pid}.0"));
+        let query = "SELECT sum(id) FROM lake.t";
+        let ask = async || -> Result<(tokio_postgres::Client, String)> {
+            let client = postgres.client().await?;
+            client.batch_execute(query).await?;
+            let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+            Ok((client, pid.to_string()))
+        };
+        let (_client, killed) = ask().await?;
+        let left = theirs(&killed);
+        ensure!(left.is_dir(), "no directory of its own");
+        std::fs::write(left.join("spilled"), b"rows")?;
+        postgres.kill_backend(killed.parse()?)?;
+        let (client, next) = eventually("the server is back", CATCH_UP, async || Ok(ask().await.ok())).await?;
+        ensure!(!left.exists() && theirs(&next).is_dir(), "what was left is there still");
+        // A session that ends by itself takes its own along.
+        drop(client);
+        eventually("the directory goes", CATCH_UP, async || Ok((!theirs(&next).exists()).then_some(()))).await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_fast_shutdown_takes_two_seconds_at_most_and_the_engine_goes_on_after_it() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let mut postgres = server().await?;
