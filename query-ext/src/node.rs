@@ -150,8 +150,25 @@ unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
     }
 }
 
-#[pg_guard]
+/// The next row. One that is converted already is handed out here, without the guard against panics that a call out of Rust
+/// has: it costs as much as the row, and nothing here can panic.
 unsafe extern "C-unwind" fn execute(node: *mut pg_sys::CustomScanState) -> *mut pg_sys::TupleTableSlot {
+    // SAFETY: called by the executor with a begun state; a batch has rows only while DuckDB answers.
+    unsafe {
+        let state = &mut (*node).ss;
+        let scan = &mut *(*node.cast::<LakeScanState>()).scan;
+        if scan.batch.next < scan.batch.rows && state.ps.qual.is_null() && state.ps.ps_ProjInfo.is_null() {
+            // Nothing is done to the rows.
+            clear(state.ss_ScanTupleSlot);
+            place(scan, state.ss_ScanTupleSlot);
+            return state.ss_ScanTupleSlot;
+        }
+        execute_guarded(node)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn execute_guarded(node: *mut pg_sys::CustomScanState) -> *mut pg_sys::TupleTableSlot {
     // SAFETY: called by the executor with a begun state.
     unsafe {
         let scan = &mut *(*node.cast::<LakeScanState>()).scan;
@@ -162,7 +179,6 @@ unsafe extern "C-unwind" fn execute(node: *mut pg_sys::CustomScanState) -> *mut 
             return heap_row(scan.heap, (*node).ss.ps.ps_ResultTupleSlot);
         }
         if (*node).ss.ps.qual.is_null() && (*node).ss.ps.ps_ProjInfo.is_null() {
-            // Nothing is done to the rows.
             return row(&raw mut (*node).ss);
         }
         pg_sys::ExecScan(&raw mut (*node).ss, Some(next_row), Some(recheck))
@@ -229,22 +245,35 @@ unsafe fn row(node: *mut pg_sys::ScanState) -> *mut pg_sys::TupleTableSlot {
                 return slot;
             }
         }
-        let Batch { values, nulls, rows, next, .. } = &mut scan.batch;
-        let columns = usize::try_from((*(*slot).tts_tupleDescriptor).natts).unwrap_or(0);
-        if columns != scan.plan.outputs.len() {
-            std::slice::from_raw_parts_mut((*slot).tts_isnull, columns).fill(true);
+        place(scan, slot);
+        slot
+    }
+}
+
+/// Puts the next row of the batch into a slot that is empty.
+///
+/// # Safety
+/// The batch has a row, and the slot is virtual with a place for each output.
+unsafe fn place(scan: &mut Scan, slot: *mut pg_sys::TupleTableSlot) {
+    let Batch { values, nulls, rows, next, .. } = &mut scan.batch;
+    // SAFETY: a batch has `rows` values and as many flags for each output.
+    unsafe {
+        let all = (*(*slot).tts_tupleDescriptor).natts;
+        if usize::try_from(all) != Ok(scan.plan.outputs.len()) {
+            (*slot).tts_isnull.write_bytes(1, usize::try_from(all).unwrap_or(0));
         }
-        for (index, output) in scan.plan.outputs.iter().enumerate() {
-            *(*slot).tts_values.add(output.place) = values[index * *rows + *next];
-            *(*slot).tts_isnull.add(output.place) = nulls[index * *rows + *next];
+        let (mut value, mut null) = (values.as_ptr().add(*next), nulls.as_ptr().add(*next));
+        for output in &scan.plan.outputs {
+            *(*slot).tts_values.add(output.place) = *value;
+            *(*slot).tts_isnull.add(output.place) = *null;
+            (value, null) = (value.wrapping_add(*rows), null.wrapping_add(*rows));
         }
         *next += 1;
         // As ExecStoreVirtualTuple, without the cost of a call out of Rust for each row.
         #[expect(clippy::cast_possible_truncation, reason = "a flag of the lowest bits")]
         let empty = pg_sys::TTS_FLAG_EMPTY as u16;
         (*slot).tts_flags &= !empty;
-        (*slot).tts_nvalid = i16::try_from(columns).unwrap_or(i16::MAX);
-        slot
+        (*slot).tts_nvalid = i16::try_from(all).unwrap_or(i16::MAX);
     }
 }
 

@@ -104,6 +104,9 @@ pub struct Chunk {
     rows: usize,
 }
 
+// SAFETY: a fetched chunk is memory of its own; what it shares with others is counted atomically.
+unsafe impl Send for Chunk {}
+
 impl Chunk {
     pub(crate) fn new(raw: ffi::duckdb_data_chunk) -> Self {
         // SAFETY: a live chunk, owned from here on.

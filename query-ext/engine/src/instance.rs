@@ -183,7 +183,8 @@ impl Engine {
         delivery: Delivery,
         scans: Vec<Arc<PinnedScan>>,
     ) -> Result<Rows, Error> {
-        Rows::begin(connection, Arc::clone(&self.watchdog), self.settings.cancelled, sql, delivery, scans)
+        let Settings { cancelled, threads, .. } = self.settings;
+        Rows::begin(connection, Arc::clone(&self.watchdog), cancelled, sql, delivery, threads, scans)
     }
 }
 
@@ -230,12 +231,12 @@ pub(crate) fn quote(text: &str) -> String {
 }
 
 /// All signals blocked on this thread, until dropped.
-struct SignalsBlocked {
+pub(crate) struct SignalsBlocked {
     before: libc::sigset_t,
 }
 
 impl SignalsBlocked {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: both sets are plain memory that the calls fill.
         unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();

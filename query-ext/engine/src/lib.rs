@@ -11,10 +11,12 @@
 //!   fixed at opening, and the configuration is locked; another set of directories needs another [`Engine`].
 //! * **A pinned table lives as long as the rows read from it.** [`Rows`] owns the [`PinnedScan`]s its SQL names; a slot's number
 //!   is never given out twice, so SQL that outlives its slot fails instead of reading another table.
-//! * **A cancel is never lost.** While DuckDB has the thread, a watchdog asks the caller's `cancelled` every few
+//! * **A cancel is never lost.** While the caller waits for DuckDB (its own call, or the thread that fetches a long result ahead: `ahead`), a
+//!   watchdog asks the caller's `cancelled` every few
 //!   milliseconds and interrupts the connection (`watchdog`).
 
 mod account;
+mod ahead;
 mod chunk;
 mod deleted;
 mod error;

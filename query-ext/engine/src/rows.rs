@@ -7,6 +7,7 @@ use std::time::Duration;
 use libduckdb_sys as ffi;
 
 use crate::account::{Lent, Peak};
+use crate::ahead::{Ahead, Source};
 use crate::chunk::{Chunk, ColumnKind};
 use crate::error::{Error, ErrorKind};
 use crate::scan::PinnedScan;
@@ -14,6 +15,10 @@ use crate::watchdog::Watchdog;
 
 /// How long the main thread sleeps when DuckDB's other threads have all the work.
 const IDLE: Duration = Duration::from_micros(200);
+
+/// Chunks that are fetched by the caller's thread, before one is started that fetches the rest ahead: most results end before, and a
+/// thread is not started for them.
+const FETCHED_HERE: u32 = 4;
 
 /// When rows are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +31,29 @@ pub enum Delivery {
 
 /// The rows of a query, a chunk at a time.
 pub struct Rows {
-    result: ffi::duckdb_result,
+    // Fields drop in order: what follows must outlive the thread, and then the result.
+    ahead: Option<Ahead>,
+    result: Fetching,
     kinds: Vec<ColumnKind>,
-    // Fields drop in order: what follows must outlive the result.
     prepared: Prepared,
     connection: Lent,
     watchdog: Arc<Watchdog>,
     _scans: Vec<Arc<PinnedScan>>,
+}
+
+/// The result and how far it is fetched; it destroys itself.
+struct Fetching {
+    source: Source,
+    /// Chunks to be fetched by the caller's thread before another one does it; `None`: all of them.
+    here: Option<u32>,
+    ended: bool,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        // SAFETY: made in `Rows::begin`, destroyed only here.
+        unsafe { ffi::duckdb_destroy_result(&raw mut self.source.0) };
+    }
 }
 
 /// A prepared statement that destroys itself.
@@ -68,6 +89,7 @@ impl Rows {
         cancelled: fn() -> bool,
         sql: &str,
         delivery: Delivery,
+        threads: u32,
         scans: Vec<Arc<PinnedScan>>,
     ) -> Result<Self, Error> {
         let text = CString::new(sql).map_err(|_| Error::new(ErrorKind::Query, "NUL in the SQL text"))?;
@@ -113,8 +135,10 @@ impl Rows {
             result
         };
         drop(call);
-        let mut rows = Self { result, kinds: Vec::new(), prepared, connection, watchdog, _scans: scans };
-        rows.kinds = ColumnKind::of_result(&mut rows.result)?;
+        let ahead = threads > 1 && delivery == Delivery::Streaming;
+        let result = Fetching { source: Source(result), here: ahead.then_some(FETCHED_HERE), ended: false };
+        let mut rows = Self { ahead: None, result, kinds: Vec::new(), prepared, connection, watchdog, _scans: scans };
+        rows.kinds = ColumnKind::of_result(&mut rows.result.source.0)?;
         Ok(rows)
     }
 
@@ -125,7 +149,7 @@ impl Rows {
 
     /// What the query took, when it has come to its end and was asked to tell ([`crate::Engine::observe`]).
     pub fn peak(&self) -> Option<Peak> {
-        self.connection.peak()
+        self.result.ended.then(|| self.connection.peak()).flatten()
     }
 
     /// The next rows; `None` after the last.
@@ -134,25 +158,29 @@ impl Rows {
     /// [`ErrorKind::Query`], [`ErrorKind::OutOfMemory`] or [`ErrorKind::Cancelled`].
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>, Error> {
         debug_assert!(!self.prepared.0.is_null(), "prepared before the result was made");
-        let call = self.watchdog.enter(self.connection.raw());
-        // SAFETY: the result is live. A null chunk means end or error, which the result's error text tells apart.
-        let outcome = unsafe {
-            let chunk = ffi::duckdb_fetch_chunk(self.result);
-            if chunk.is_null() {
-                let error = ffi::duckdb_result_error(&raw mut self.result);
-                if error.is_null() || *error == 0 { Ok(None) } else { Err(Error::of_duckdb(ErrorKind::Query, error)) }
-            } else {
-                Ok(Some(Chunk::new(chunk)))
-            }
+        if self.result.ended {
+            return Ok(None);
+        }
+        if self.ahead.is_none() && self.result.here == Some(0) {
+            // SAFETY: the result and the connection outlive the thread; from here on only it fetches.
+            let started = unsafe { Ahead::start(self.result.source, self.connection.raw()) };
+            // Without a thread they come as well.
+            self.result.here = None;
+            self.ahead = started.ok();
+        }
+        let wait = || self.watchdog.enter(self.connection.raw());
+        let fetched = if let Some(ahead) = &self.ahead {
+            ahead.next(wait)
+        } else {
+            let _call = wait();
+            self.result.here = self.result.here.map(|left| left.saturating_sub(1));
+            // SAFETY: the result is live, and no thread was started.
+            unsafe { self.result.source.fetch() }
         };
-        drop(call);
-        outcome
-    }
-}
-
-impl Drop for Rows {
-    fn drop(&mut self) {
-        // SAFETY: made in `begin`, destroyed only here.
-        unsafe { ffi::duckdb_destroy_result(&raw mut self.result) };
+        self.result.ended = matches!(fetched, Ok(None));
+        if !matches!(fetched, Ok(Some(_))) {
+            self.ahead = None;
+        }
+        fetched
     }
 }

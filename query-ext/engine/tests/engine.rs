@@ -256,6 +256,93 @@ fn a_cancel_acts_while_computing_and_while_streaming() {
     assert_eq!(numbers(&engine, "SELECT CAST(7 AS BIGINT)", &[]), [7]);
 }
 
+/// Threads of this process that fetch ahead. Tests of this file run side by side, so only their end is sure.
+fn fetching() -> usize {
+    let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
+        // One that has ended meanwhile has no name.
+        std::fs::read_to_string(task.unwrap().path().join("comm")).ok()
+    });
+    names.filter(|name| name.trim() == "lake fetch").count()
+}
+
+/// A result far longer than what lies ready.
+const LONG: &str = "SELECT range FROM range(3000000)";
+
+#[test]
+fn a_long_result_is_whole_and_its_errors_come_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path(), never);
+    let mut all = numbers(&engine, LONG, &[]);
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..3_000_000));
+    // Fetched again after its end it stays at its end.
+    let mut rows = engine.query(LONG, Delivery::Streaming, Vec::new()).unwrap();
+    while rows.next_chunk().unwrap().is_some() {}
+    assert!(rows.next_chunk().unwrap().is_none());
+    let late =
+        failure(&engine, "SELECT CASE WHEN range = 2999999 THEN error('late') ELSE range END FROM range(3000000)");
+    assert_eq!((late.kind(), late.to_string().as_str()), (ErrorKind::Query, "Invalid Input Error: late"));
+}
+
+/// Ten chunks at once, and the last row after so many were looked at. DuckDB hands rows out when it has a megabyte of them, or all: that is
+/// one chunk of so many columns.
+fn ten_chunks_and_a_last_row(of: u64) -> String {
+    let wide = (0..100).map(|column| format!("range + {column}")).collect::<Vec<_>>().join(", ");
+    format!("SELECT {wide} FROM range({of}) WHERE range < 10 * 2048 OR range = {}", of - 1)
+}
+
+#[test]
+fn rows_that_nobody_wants_any_more_end_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path(), never);
+    let endless = ten_chunks_and_a_last_row(10_000_000_000);
+    for chunks in [0, 1, 4, 5, 6] {
+        // Also on the connection that keeps account, which the next query gets again.
+        let mut rows = engine.observe(&endless, Delivery::Streaming, Vec::new()).unwrap();
+        for _ in 0..chunks {
+            rows.next_chunk().unwrap().unwrap();
+        }
+        if chunks > 4 {
+            assert!(fetching() > 0, "the rest is fetched ahead");
+            // Until it has nothing to hand over, and is at work.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // What a query takes is told at its end.
+        assert_eq!(rows.peak(), None);
+        let begin = Instant::now();
+        drop(rows);
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?} after {chunks}", begin.elapsed());
+        let mut rows = engine.observe("SELECT 7", Delivery::Streaming, Vec::new()).unwrap();
+        assert_eq!(rows.next_chunk().unwrap().unwrap().rows(), 1);
+        assert!(rows.next_chunk().unwrap().is_none());
+        assert!(rows.peak().is_some());
+    }
+}
+
+static IDLE_CANCEL: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn a_cancel_between_two_fetches_does_not_end_the_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path(), || IDLE_CANCEL.load(Ordering::SeqCst));
+    // Work for a few tenths of a second.
+    let slow = ten_chunks_and_a_last_row(200_000_000);
+    let mut rows = engine.query(&slow, Delivery::Streaming, Vec::new()).unwrap();
+    let mut count = 0;
+    for _ in 0..6 {
+        count += rows.next_chunk().unwrap().unwrap().rows();
+    }
+    // The thread that fetches ahead is at work, and the caller in no call.
+    std::thread::sleep(Duration::from_millis(50));
+    IDLE_CANCEL.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(50));
+    IDLE_CANCEL.store(false, Ordering::SeqCst);
+    while let Some(chunk) = rows.next_chunk().unwrap() {
+        count += chunk.rows();
+    }
+    assert_eq!(count, 10 * 2048 + 1);
+}
+
 #[test]
 fn errors_have_their_kind_and_memory_its_limit() {
     let directory = tempfile::tempdir().unwrap();
