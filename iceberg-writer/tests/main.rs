@@ -16,6 +16,11 @@ macro_rules! on_each_place {
             async fn in_s3() {
                 Box::pin(super::$name(crate::server::Kind::InS3)).await;
             }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn in_azure() {
+                Box::pin(super::$name(crate::server::Kind::InAzure)).await;
+            }
         }
     )+};
 }

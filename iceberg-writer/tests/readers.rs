@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::server::Lake;
 
 async fn ask(lake: &Lake, command: &str, more: Value) -> Value {
-    let mut request = json!({"command": command, "s3": lake.s3()});
+    let mut request = json!({"command": command, "s3": lake.s3(), "azure": lake.azure()});
     request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Python::server("oracle/scan_table.py").ask(&request).await.unwrap()
 }

@@ -12,8 +12,9 @@ use iceberg_writer::{
     Batch, Catalog, CommitReceipt, LakeTable, Lsn, MirrorCatalog, Outcome, RestAuth, RestSettings, Retention,
     StoreOptions, Swept, TableChange, Warehouse,
 };
-use lake_tests::{Key, Seaweed};
+use lake_tests::{Azurite, Key, Seaweed};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
@@ -130,6 +131,8 @@ pub(crate) enum Kind {
     Beside,
     /// There too, and their files in an object store.
     InS3,
+    /// There too, and their files in Azure's store.
+    InAzure,
     /// In a JDBC catalog in another one.
     OtherDatabase,
     /// In a REST catalog that does as it is told.
@@ -144,12 +147,14 @@ pub(crate) enum Kind {
     Hadoop,
     /// The same, in an object store.
     HadoopInS3,
+    /// The same, in Azure's.
+    HadoopInAzure,
 }
 
 impl Kind {
     /// A batch's tables move together or not at all.
     pub(crate) fn is_atomic(self) -> bool {
-        !matches!(self, Self::StrictRest | Self::Hadoop | Self::HadoopInS3)
+        !(self == Self::StrictRest || self.is_hadoop())
     }
 
     /// In SeaweedFS's catalog.
@@ -159,12 +164,12 @@ impl Kind {
 
     /// Tables are found by their folders.
     pub(crate) fn is_hadoop(self) -> bool {
-        matches!(self, Self::Hadoop | Self::HadoopInS3)
+        matches!(self, Self::Hadoop | Self::HadoopInS3 | Self::HadoopInAzure)
     }
 
     /// A table copied anew is another one, and the server has no part in metadata files.
     pub(crate) fn is_jdbc(self) -> bool {
-        matches!(self, Self::Beside | Self::InS3 | Self::OtherDatabase)
+        matches!(self, Self::Beside | Self::InS3 | Self::InAzure | Self::OtherDatabase)
     }
 
     /// The number of the first schema that we wrote.
@@ -178,6 +183,7 @@ macro_rules! of_every_catalog {
     ($($name:ident),* $(,)?) => {
         of_every_catalog!(@ beside, Beside, $($name),*);
         of_every_catalog!(@ in_s3, InS3, $($name),*);
+        of_every_catalog!(@ in_azure, InAzure, $($name),*);
         of_every_catalog!(@ other_database, OtherDatabase, $($name),*);
         of_every_catalog!(@ rest, Rest, $($name),*);
         of_every_catalog!(@ strict_rest, StrictRest, $($name),*);
@@ -185,6 +191,7 @@ macro_rules! of_every_catalog {
         of_every_catalog!(@ vended, Vended, $($name),*);
         of_every_catalog!(@ hadoop, Hadoop, $($name),*);
         of_every_catalog!(@ hadoop_in_s3, HadoopInS3, $($name),*);
+        of_every_catalog!(@ hadoop_in_azure, HadoopInAzure, $($name),*);
     };
     (@ $kind:ident, $variant:ident, $($name:ident),*) => {
         mod $kind {
@@ -226,6 +233,7 @@ pub(crate) struct Lake {
     pub(crate) folder: TempDir,
     pub(crate) server: Arc<Server>,
     pub(crate) store: Option<Arc<Seaweed>>,
+    azure: Option<Arc<Azurite>>,
 }
 
 impl Lake {
@@ -246,7 +254,12 @@ impl Lake {
             other = Some((name, client));
         }
         let folder = tempfile::tempdir().unwrap();
+        let mut azure = None;
         let (store, url) = match kind {
+            Kind::InAzure | Kind::HadoopInAzure => {
+                azure = Some(Azurite::shared().await.unwrap());
+                (None, format!("abfss://{}/{}/{database}", Azurite::AUTHORITY, std::process::id()))
+            }
             Kind::InS3 | Kind::HadoopInS3 => {
                 let url = format!("s3://{}/{}/{database}", Seaweed::BUCKET, std::process::id());
                 (Some(Seaweed::shared().await.unwrap()), url)
@@ -267,7 +280,11 @@ impl Lake {
             }
             _ => (None, format!("file://{}/warehouse", folder.path().display())),
         };
-        let options = store.as_deref().map_or_else(StoreOptions::default, options);
+        let options = match (&store, &azure) {
+            (Some(store), _) => options(store),
+            (None, Some(azure)) => options_of_azure(azure),
+            (None, None) => StoreOptions::default(),
+        };
         let warehouse = match kind {
             Kind::Vended => {
                 Warehouse::vended(&url, &StoreOptions { allow_http: true, ..StoreOptions::default() }).unwrap()
@@ -300,7 +317,8 @@ impl Lake {
         let other_name = other.as_ref().map(|(name, _): &(String, Client)| &**name);
         let catalog = catalog(kind, source, socket, other_name, rest_settings.as_ref(), &warehouse);
         catalog.ensure().await.unwrap();
-        let lake = Self { catalog, kind, rest, rest_settings, other, warehouse, sql, database, folder, server, store };
+        let lake =
+            Self { catalog, kind, rest, rest_settings, other, warehouse, sql, database, folder, server, store, azure };
         lake.add_mirror(MIRROR).await;
         lake
     }
@@ -326,7 +344,7 @@ impl Lake {
     /// The catalog by way of a proxy, if its commits go to a Postgres server.
     pub(crate) fn catalog_at(&self, socket_folder: &Path) -> MirrorCatalog {
         let source = match self.kind {
-            Kind::Beside | Kind::InS3 => socket_folder,
+            Kind::Beside | Kind::InS3 | Kind::InAzure => socket_folder,
             _ => self.server.socket_folder(),
         };
         let other = self.other.as_ref().map(|(name, _)| &**name);
@@ -396,25 +414,45 @@ impl Lake {
         })
     }
 
+    /// The same of Azure's.
+    pub(crate) fn azure(&self) -> serde_json::Value {
+        self.azure.as_ref().map_or(serde_json::Value::Null, |azure| {
+            let (Key { id, secret }, endpoint) = (Azurite::ACCOUNT, azure.endpoint());
+            let connection =
+                format!("DefaultEndpointsProtocol=http;AccountName={id};AccountKey={secret};BlobEndpoint={endpoint};");
+            serde_json::json!({ "connection": connection })
+        })
+    }
+
+    /// The bucket, past the writer, and its URL; `None`: the warehouse is a folder.
+    fn bucket(&self) -> Option<(Box<dyn ObjectStore>, String)> {
+        let (scheme, rest) = self.warehouse.url().split_once("://")?;
+        let name = rest.split('/').next()?;
+        let bucket: Box<dyn ObjectStore> = match (&self.store, &self.azure) {
+            (Some(store), _) => Box::new(client_of(store, name)),
+            (None, Some(azure)) => Box::new(client_of_azure(azure)),
+            (None, None) => return None,
+        };
+        Some((bucket, format!("{scheme}://{name}/")))
+    }
+
     /// A file of the warehouse.
     pub(crate) async fn read(&self, location: &str) -> Vec<u8> {
-        match &self.store {
+        match self.bucket() {
             None => std::fs::read(location.trim_start_matches("file://")).unwrap(),
-            Some(store) => {
-                let (bucket, key) = location.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-                client_of(store, bucket).get(&key.into()).await.unwrap().bytes().await.unwrap().to_vec()
+            Some((bucket, url)) => {
+                let key = location.strip_prefix(&url).unwrap();
+                bucket.get(&key.into()).await.unwrap().bytes().await.unwrap().to_vec()
             }
         }
     }
 
     /// All files of the warehouse.
     pub(crate) async fn files(&self) -> Vec<String> {
-        if let Some(store) = &self.store {
-            let url = self.warehouse.url().strip_prefix("s3://").unwrap();
-            let (name, prefix) = url.split_once('/').unwrap_or((url, ""));
-            let bucket = format!("s3://{name}/");
-            let objects = client_of(store, name).list(Some(&prefix.into())).try_collect::<Vec<_>>().await.unwrap();
-            let mut files: Vec<String> = objects.iter().map(|object| format!("{bucket}{}", object.location)).collect();
+        if let Some((bucket, url)) = self.bucket() {
+            let prefix = self.warehouse.url().strip_prefix(&url).unwrap_or_default();
+            let objects = bucket.list(Some(&prefix.into())).try_collect::<Vec<_>>().await.unwrap();
+            let mut files: Vec<String> = objects.iter().map(|object| format!("{url}{}", object.location)).collect();
             files.sort();
             return files;
         }
@@ -441,6 +479,27 @@ pub(crate) fn options(store: &Seaweed) -> StoreOptions {
         allow_http: true,
         ..StoreOptions::default()
     }
+}
+
+/// How the writer reaches the test's Azure.
+pub(crate) fn options_of_azure(azure: &Azurite) -> StoreOptions {
+    StoreOptions {
+        endpoint: Some(azure.endpoint()),
+        account_key_file: Some(azure.key_file().unwrap()),
+        allow_http: true,
+        ..StoreOptions::default()
+    }
+}
+
+fn client_of_azure(azure: &Azurite) -> MicrosoftAzure {
+    MicrosoftAzureBuilder::new()
+        .with_endpoint(azure.endpoint())
+        .with_container_name(Azurite::CONTAINER)
+        .with_account(Azurite::ACCOUNT.id)
+        .with_access_key(Azurite::ACCOUNT.secret)
+        .with_allow_http(true)
+        .build()
+        .unwrap()
 }
 
 /// The plain bucket, past the writer.

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use iceberg_writer::{Catalog, DataFileWriter, ErrorKind, Format, Retry, StoreOptions, Warehouse};
-use lake_tests::{Key, Seaweed};
+use lake_tests::{Azurite, Key, Seaweed};
 use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
 use crate::pairs::{append, data_file, ids, rows, spec};
-use crate::server::{Kind, Lake, batch, client, commit, options};
+use crate::server::{Kind, Lake, batch, client, commit, options, options_of_azure};
 
 /// Opens a warehouse that is not to be had; the error, and how long it took to say so.
 async fn refused(url: &str, options: &StoreOptions) -> (iceberg_writer::Error, Duration) {
@@ -57,6 +57,36 @@ async fn what_is_wrong_with_a_store_is_said_with_its_remedy() {
     let (error, _) = refused(&url, &StoreOptions { allow_http: false, ..options.clone() }).await;
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Invalid, Retry::Never));
     assert!(error.to_string().contains("allow_http"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_azure_is_said_with_its_remedy() {
+    let azure = Azurite::shared().await.unwrap();
+    let options = options_of_azure(&azure);
+    let url = format!("abfss://{}/wrong", Azurite::AUTHORITY);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // "not the key", as a key is written.
+    std::fs::write(file.path(), "bm90IHRoZSBrZXk=").unwrap();
+    let other_key = StoreOptions { account_key_file: Some(file.path().to_owned()), ..options.clone() };
+    let elsewhere = StoreOptions { endpoint: Some("http://127.0.0.1:9/account".to_owned()), ..options.clone() };
+    let no_container = url.replace(Azurite::CONTAINER, "none");
+    let cases = [
+        (&no_container, options.clone(), "create the"),
+        (&url, other_key, "credentials"),
+        (&url, elsewhere, "endpoint"),
+    ];
+    for (url, options, remedy) in cases {
+        let (error, took) = refused(url, &options).await;
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(remedy), "{error}, hint: {hint}");
+        assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
+        assert!(took < Duration::from_secs(15), "{took:?} for {error}");
+        let said = format!("{error} {error:?} {hint}");
+        assert!(!said.contains(Azurite::ACCOUNT.secret) && !said.contains("bm90"), "{said}");
+    }
+    let (error, _) = refused("az://plain/wrong", &options).await;
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Invalid, Retry::Never));
+    assert!(error.hint().unwrap().contains("abfss://container@account"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 """What other Iceberg readers see in a table, every value as text. Requests have a `command`, and where the table is in an
-object store, `s3`:
+object store, `s3` or `azure`:
 
   scan       METADATA's rows by both readers, sorted by the column `order`
   lineage    the column id, and each row's number and last commit, as DuckDB has them
@@ -15,6 +15,7 @@ import uuid
 
 import duckdb
 import pyarrow
+from adlfs import AzureBlobFileSystem
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import StaticTable
 
@@ -38,13 +39,17 @@ def text(value):
     raise TypeError(type(value))
 
 
-def store(s3):
+def store(request):
     """What PyIceberg is told of the object store."""
+    s3, azure = request["s3"], request["azure"]
+    if azure:
+        return {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "adls.connection-string": azure["connection"]}
     names = {"endpoint": "s3.endpoint", "key": "s3.access-key-id", "secret": "s3.secret-access-key", "region": "s3.region"}
     return {name: s3[key] for key, name in names.items()} if s3 else {}
 
 
-def duckdb_session(s3):
+def duckdb_session(request):
+    s3, azure = request["s3"], request["azure"]
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     for name in ("httpfs", "avro", "iceberg"):
         folder = os.path.dirname(__import__(f"duckdb_extension_{name}").__file__)
@@ -57,12 +62,15 @@ def duckdb_session(s3):
             f"CREATE SECRET (TYPE s3, KEY_ID '{s3['key']}', SECRET '{s3['secret']}', REGION '{s3['region']}', "
             f"ENDPOINT '{host}', URL_STYLE 'path', USE_SSL false)"
         )
+    if azure:
+        # Its own extension reads such URLs by a protocol that the emulator has not.
+        connection.register_filesystem(AzureBlobFileSystem(connection_string=azure["connection"]))
     return connection
 
 
-def duckdb_rows(metadata, order, s3):
-    connection = duckdb_session(s3)
-    scan = f"iceberg_scan('{metadata}')"
+def duckdb_rows(request):
+    connection, order = duckdb_session(request), request["order"]
+    scan = f"iceberg_scan('{request['metadata']}')"
     types = [row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
     rows = connection.execute(f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM (SELECT * FROM {scan} ORDER BY "{order}")')
     return {"types": types, "rows": [list(row) for row in rows.fetchall()]}
@@ -71,24 +79,23 @@ def duckdb_rows(metadata, order, s3):
 def lineage(request):
     columns = "id, _row_id, _last_updated_sequence_number"
     scan = f"iceberg_scan('{request['metadata']}')"
-    return duckdb_session(request["s3"]).execute(f"SELECT {columns} FROM {scan} ORDER BY id").fetchall()
+    return duckdb_session(request).execute(f"SELECT {columns} FROM {scan} ORDER BY id").fetchall()
 
 
-def pyiceberg_rows(metadata, order, s3):
-    table = StaticTable.from_metadata(metadata, store(s3))
-    rows = table.scan().to_arrow().sort_by(order)
+def pyiceberg_rows(request):
+    table = StaticTable.from_metadata(request["metadata"], store(request))
+    rows = table.scan().to_arrow().sort_by(request["order"])
     types = [str(field.field_type) for field in table.schema().fields]
     return {"types": types, "rows": [[text(value) for value in row.values()] for row in rows.to_pylist()]}
 
 
 def scan(request):
-    where = request["metadata"], request["order"], request["s3"]
-    return {"duckdb": duckdb_rows(*where), "pyiceberg": pyiceberg_rows(*where)}
+    return {"duckdb": duckdb_rows(request), "pyiceberg": pyiceberg_rows(request)}
 
 
 def append(request):
     catalog = SqlCatalog(
-        "lake", uri=request["uri"], warehouse=request["warehouse"], init_catalog_tables="false", **store(request["s3"])
+        "lake", uri=request["uri"], warehouse=request["warehouse"], init_catalog_tables="false", **store(request)
     )
     with contextlib.closing(catalog):
         table = catalog.load_table(request["table"])

@@ -13,6 +13,7 @@
 //! directories of killed runs are swept by the next one.
 
 mod account;
+mod azurite;
 mod catalog;
 mod deadline;
 mod oracle;
@@ -31,6 +32,7 @@ pub mod regress;
 pub mod soak;
 
 pub use account::Account;
+pub use azurite::Azurite;
 pub use catalog::OtherCatalog;
 pub use deadline::{bounded, eventually};
 pub use oracle::{Kinds, Oracle, PartitionFiles, Partitions};
