@@ -416,12 +416,7 @@ impl Lake {
 
     /// The same of Azure's.
     pub(crate) fn azure(&self) -> serde_json::Value {
-        self.azure.as_ref().map_or(serde_json::Value::Null, |azure| {
-            let (Key { id, secret }, endpoint) = (Azurite::ACCOUNT, azure.endpoint());
-            let connection =
-                format!("DefaultEndpointsProtocol=http;AccountName={id};AccountKey={secret};BlobEndpoint={endpoint};");
-            serde_json::json!({ "connection": connection })
-        })
+        self.azure.as_ref().map_or(serde_json::Value::Null, |azure| azure.reader())
     }
 
     /// The bucket, past the writer, and its URL; `None`: the warehouse is a folder.

@@ -38,6 +38,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 import sqlalchemy
+from adlfs import AzureBlobFileSystem
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import load_file_io
@@ -308,6 +309,8 @@ def compare_schema(iceberg, columns):
 
 def store(request):
     """What PyIceberg is told of the object store."""
+    if azure := request.get("azure"):
+        return {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "adls.connection-string": azure["connection"]}
     s3 = request.get("s3")
     names = {"endpoint": "s3.endpoint", "key": "s3.access-key-id", "secret": "s3.secret-access-key", "region": "s3.region"}
     return {name: s3[key] for key, name in names.items()} if s3 else {}
@@ -326,6 +329,9 @@ def duckdb_session(request):
             f"CREATE SECRET (TYPE s3, KEY_ID {literal(s3['key'])}, SECRET {literal(s3['secret'])}, REGION {literal(s3['region'])}, "
             f"ENDPOINT {literal(address.netloc)}, URL_STYLE 'path', USE_SSL {str(address.scheme == 'https').lower()})"
         )
+    if azure := request.get("azure"):
+        # Its own extension reads such URLs by a protocol that the emulator has not.
+        session.register_filesystem(AzureBlobFileSystem(connection_string=azure["connection"]))
     return session
 
 

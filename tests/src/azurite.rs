@@ -79,6 +79,14 @@ impl Azurite {
         format!("http://127.0.0.1:{}/{}", self.port, Self::ACCOUNT.id)
     }
 
+    /// What foreign readers are told of it.
+    pub fn reader(&self) -> serde_json::Value {
+        let (Key { id, secret }, endpoint) = (Self::ACCOUNT, self.endpoint());
+        let connection =
+            format!("DefaultEndpointsProtocol=http;AccountName={id};AccountKey={secret};BlobEndpoint={endpoint};");
+        serde_json::json!({ "connection": connection })
+    }
+
     /// A file with the account's key, as the worker wants it.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::azurite::Azurite;
 use crate::catalog::OtherCatalog;
 use crate::deadline::eventually;
 use crate::postgres::Postgres;
@@ -47,6 +48,7 @@ pub struct Oracle {
     port: u16,
     python: Python,
     s3: Option<Value>,
+    azure: Option<Value>,
     catalog: Option<Value>,
 }
 
@@ -54,7 +56,8 @@ impl Oracle {
     /// An oracle of the server's database `postgres`.
     pub fn new(postgres: &Postgres) -> Self {
         let python = Python::server("oracle/read_lake.py");
-        Self { host: postgres.socket_dir().to_owned(), port: postgres.port(), python, s3: None, catalog: None }
+        let (host, port) = (postgres.socket_dir().to_owned(), postgres.port());
+        Self { host, port, python, s3: None, azure: None, catalog: None }
     }
 
     /// The same of a lake in this store.
@@ -62,6 +65,13 @@ impl Oracle {
     pub fn in_store(mut self, store: &Seaweed) -> Self {
         let Key { id, secret } = Seaweed::ADMIN;
         self.s3 = Some(json!({ "endpoint": store.endpoint(), "key": id, "secret": secret, "region": Seaweed::REGION }));
+        self
+    }
+
+    /// The same of a lake in this store.
+    #[must_use]
+    pub fn in_azure(mut self, store: &Azurite) -> Self {
+        self.azure = Some(store.reader());
         self
     }
 
@@ -80,7 +90,7 @@ impl Oracle {
     async fn ask(&self, command: &str, more: Value) -> Result<Value> {
         let mut request = json!({
             "command": command, "host": self.host, "port": self.port, "database": "postgres", "user": "postgres",
-            "catalog_schema": "lake_catalog", "catalog_name": "lake", "s3": self.s3, "catalog": self.catalog,
+            "catalog_schema": "lake_catalog", "catalog_name": "lake", "s3": self.s3, "azure": self.azure, "catalog": self.catalog,
         });
         if let (Value::Object(request), Value::Object(more)) = (&mut request, more) {
             request.extend(more);

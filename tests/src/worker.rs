@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::account::Account;
+use crate::azurite::Azurite;
 use crate::catalog::OtherCatalog;
 use crate::deadline::eventually;
 use crate::postgres::{Postgres, free_port};
@@ -147,6 +148,15 @@ impl WorkerConfig {
             Seaweed::ADMIN.id,
             store.secret_file(Seaweed::ADMIN)?
         );
+        Ok(self)
+    }
+
+    /// With the warehouse in this store.
+    pub fn in_azure(mut self, store: &Azurite) -> Result<Self> {
+        let unique = self.directory.strip_prefix("/").unwrap_or(&self.directory).display().to_string();
+        self.url = Some(format!("abfss://{}/{}", Azurite::AUTHORITY, unique.replace('/', "-")));
+        self.store =
+            format!("endpoint = {:?}\naccount_key_file = {:?}\nallow_http = true", store.endpoint(), store.key_file()?);
         Ok(self)
     }
 

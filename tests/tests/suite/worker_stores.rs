@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lake_tests::{Oracle, Postgres, Seaweed, Source, Worker, WorkerConfig, Workload, bounded, eventually, exit_code};
+use lake_tests::{
+    Azurite, Oracle, Postgres, Seaweed, Source, Worker, WorkerConfig, Workload, bounded, eventually, exit_code,
+};
 
 use crate::mirror::Mirror;
 use crate::worker_refusals::refused;
@@ -25,28 +27,54 @@ async fn mirror(store: &Seaweed, schema: &str, tables: &[&'static str]) -> Resul
 async fn a_mirror_in_s3_is_copied_followed_killed_truncated_and_altered() -> Result<()> {
     bounded(TEST_LIMIT, async {
         let store = Seaweed::start().await?;
-        // Large enough for files of several parts.
-        let schema = "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, pad text);
-             INSERT INTO t SELECT i, now(), md5(random()::text) || md5(random()::text) FROM generate_series(1, 200000) i;
-             CREATE TABLE bag (v int); ALTER TABLE bag REPLICA IDENTITY FULL; INSERT INTO bag SELECT 7 FROM generate_series(1, 50)";
-        let mut mirror = mirror(&store, schema, &["public.t", "public.bag"]).await?;
-        ensure!(mirror.equal().await? == 200_050);
-        mirror.after("UPDATE t SET pad = 'new' WHERE id % 100 = 0; DELETE FROM t WHERE id % 1000 = 1; INSERT INTO bag VALUES (8)").await?;
-        // Its index is read back from the store.
-        mirror.restart().await?;
-        mirror.after("UPDATE t SET id = -id WHERE id BETWEEN 500 AND 600; DELETE FROM bag WHERE v = 8").await?;
-        mirror.after("ALTER TABLE t ADD COLUMN more numeric(20, 2); UPDATE t SET more = id WHERE id < 2000; ALTER TABLE t DROP COLUMN at; UPDATE t SET pad = 'behind' WHERE id = 3").await?;
-        mirror.after("TRUNCATE t; INSERT INTO t SELECT i, 'again', i FROM generate_series(1, 1000) i").await?;
-        mirror.kill().await?;
-        mirror.postgres.batch("UPDATE t SET more = NULL WHERE id > 10; TRUNCATE bag").await?;
-        mirror.spawn()?;
-        ensure!(mirror.equal().await? == 1000);
+        let mut mirror = mirror(&store, SCHEMA, TABLES).await?;
+        all_that_happens_to(&mut mirror).await?;
         let url = mirror.config.url.clone().unwrap_or_default();
         let strays = mirror.oracle.strays(&url).await?;
         ensure!(strays.is_empty(), "left behind: {strays:?}");
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_mirror_in_azure_is_copied_followed_killed_truncated_and_altered() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let store = tokio::task::spawn_blocking(Azurite::start).await??;
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres.batch(SCHEMA).await?;
+        Source::publish(&postgres, TABLES).await?;
+        let config = WorkerConfig::new(&postgres, "one", TABLES)?.in_azure(&store)?;
+        let mut mirror = Mirror::of(postgres, config, TABLES).await?;
+        mirror.oracle = mirror.oracle.in_azure(&store);
+        all_that_happens_to(&mut mirror).await
+    })
+    .await
+}
+
+/// Large enough for files of several parts.
+const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, at timestamptz, pad text);
+    INSERT INTO t SELECT i, now(), md5(random()::text) || md5(random()::text) FROM generate_series(1, 200000) i;
+    CREATE TABLE bag (v int); ALTER TABLE bag REPLICA IDENTITY FULL; INSERT INTO bag SELECT 7 FROM generate_series(1, 50)";
+const TABLES: &[&str] = &["public.t", "public.bag"];
+
+/// A copy, changes of all kinds, a restart and a kill, with the oracle's word after each.
+async fn all_that_happens_to(mirror: &mut Mirror) -> Result<()> {
+    ensure!(mirror.equal().await? == 200_050);
+    mirror
+        .after("UPDATE t SET pad = 'new' WHERE id % 100 = 0; DELETE FROM t WHERE id % 1000 = 1; INSERT INTO bag VALUES (8)")
+        .await?;
+    // Its index is read back from the store.
+    mirror.restart().await?;
+    mirror.after("UPDATE t SET id = -id WHERE id BETWEEN 500 AND 600; DELETE FROM bag WHERE v = 8").await?;
+    mirror.after("ALTER TABLE t ADD COLUMN more numeric(20, 2); UPDATE t SET more = id WHERE id < 2000; ALTER TABLE t DROP COLUMN at; UPDATE t SET pad = 'behind' WHERE id = 3").await?;
+    mirror.after("TRUNCATE t; INSERT INTO t SELECT i, 'again', i FROM generate_series(1, 1000) i").await?;
+    mirror.kill().await?;
+    mirror.postgres.batch("UPDATE t SET more = NULL WHERE id > 10; TRUNCATE bag").await?;
+    mirror.spawn()?;
+    ensure!(mirror.equal().await? == 1000);
+    Ok(())
 }
 
 #[tokio::test]
