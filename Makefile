@@ -57,9 +57,9 @@ test-matrix: build ## the worker's tests on Postgres 16 and 18, and the extensio
 	@tests/matrix.sh all
 
 .PHONY: test-readers
-test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the lake (fetches 500 MB the first time)
+test-readers: build ## what DuckDB, PyIceberg, ClickHouse and Spark make of the lake, and Iceberg's own REST server of the worker (fetches 600 MB the first time)
 	@tests/readers.sh
-	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover
+	RUST_BACKTRACE=0 cargo test --release --workspace $(CARGO_FLAGS) --test suite -- --ignored worker_readers worker_takeover worker_java_catalog
 
 .PHONY: test-regress
 test-regress: install ## PostgreSQL's own regression queries on mirrored tables, accelerated (fetches their SQL the first time)

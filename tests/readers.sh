@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the readers of the readers' matrix that the other tests do not need (1.5 GB), for `make test-readers`: ClickHouse
-# and Spark, with the Python readers once more, in .deps/readers, and Iceberg's runtime
-# for Spark. Needs what tests/setup.sh installs. Safe to run again.
+# and Spark, with the Python readers once more, in .deps/readers, Iceberg's runtime
+# for Spark, and Iceberg's own REST server. Needs what tests/setup.sh installs. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ quietly() {
 mkdir -p "$DEPS"
 exec 9>"$DEPS/readers.lock"
 flock 9
-want=$(cat tests/readers.sh tests/oracle/spark.py tests/requirements.txt | sha256sum | cut -d' ' -f1)
+want=$(cat tests/readers.sh tests/oracle/spark.py tests/java_catalog/ivy.xml tests/requirements.txt | sha256sum | cut -d' ' -f1)
 if [[ -f $HOME_OF_READERS/stamp && $(<"$HOME_OF_READERS/stamp") == "$want" ]] && command -v java >/dev/null; then
     exit 0
 fi
@@ -40,4 +40,10 @@ say "ClickHouse and Spark (2-3 minutes)"
 quietly python3 -m venv --clear "$HOME_OF_READERS/venv"
 quietly "$HOME_OF_READERS/venv/bin/pip" install --disable-pip-version-check --no-input --requirement tests/requirements.txt "${PACKAGES[@]}"
 quietly "$HOME_OF_READERS/venv/bin/python" tests/oracle/spark.py fetch
+say "Iceberg's REST server (less than 1 minute)"
+rm -rf "$HOME_OF_READERS/java_catalog"
+# Spark brings Ivy.
+quietly java -jar "$HOME_OF_READERS"/venv/lib/python3*/site-packages/pyspark/jars/ivy-*.jar -m2compatible \
+    -cache "$HOME_OF_READERS/ivy/cache" -ivy tests/java_catalog/ivy.xml -types jar bundle \
+    -retrieve "$HOME_OF_READERS/java_catalog/[artifact]-[revision](-[classifier]).[ext]"
 echo "$want" >"$HOME_OF_READERS/stamp"

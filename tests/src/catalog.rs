@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::account::Account;
+use crate::java_catalog::JavaCatalog;
 use crate::postgres::Postgres;
 use crate::seaweed::{Key, Seaweed};
 use crate::source::Source;
@@ -37,6 +38,12 @@ impl OtherCatalog {
                 "credential": format!("{id}:{secret}"),
             }),
         })
+    }
+
+    /// Iceberg's own REST catalog, which takes whatever credential there is.
+    pub fn java(server: &JavaCatalog) -> Self {
+        let (uri, credential) = (server.endpoint(), "worker:secret");
+        Self { reader: json!({"type": "rest", "uri": uri, "warehouse": "lake", "credential": credential}) }
     }
 
     /// None but the files of a worker's warehouse.

@@ -26,6 +26,7 @@ mod worker_handoff;
 mod worker_history;
 mod worker_identity;
 mod worker_isolation;
+mod worker_java_catalog;
 mod worker_kinds;
 mod worker_layout;
 mod worker_maintenance;
