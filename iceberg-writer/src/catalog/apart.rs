@@ -156,6 +156,10 @@ impl MirrorCatalog {
                 Ok(Round::Again(error)) | Err(error) => error,
             };
             if error.retry() != Retry::Never && Instant::now() < give_up_at {
+                if error.kind() == ErrorKind::Storage {
+                    let hint = error.hint().unwrap_or_default();
+                    warn!(attempt = %work.batch.attempt, %error, hint, "the warehouse is in a commit's way, trying again");
+                }
                 backoff.wait().await;
                 continue;
             }

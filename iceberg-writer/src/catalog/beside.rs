@@ -127,6 +127,10 @@ impl MirrorCatalog {
                 }
                 return Err(error);
             }
+            if error.kind() == ErrorKind::Storage {
+                let hint = error.hint().unwrap_or_default();
+                warn!(attempt = %batch.attempt, %error, hint, "the warehouse is in a commit's way, trying again");
+            }
             backoff.wait().await;
         }
     }

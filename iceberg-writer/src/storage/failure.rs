@@ -23,6 +23,8 @@ pub(crate) enum Cause {
     /// There is no such object.
     NoObject,
     NoBucket,
+    /// The machine does not let the worker at a file.
+    Forbidden,
     /// The credentials are known and not allowed to.
     Denied,
     BadCredentials,
@@ -84,6 +86,11 @@ impl StoreFailure {
         Self { cause: Cause::Unreachable, detail: detail.into() }
     }
 
+    /// A file or a folder that the worker is not let at.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self { cause: Cause::Forbidden, detail: detail.into() }
+    }
+
     /// A setting that cannot be used.
     pub(super) fn setting(detail: impl Into<String>) -> Self {
         Self { cause: Cause::Setting, detail: detail.into() }
@@ -129,6 +136,9 @@ impl StoreFailure {
             Cause::Setting => "the README lists the settings of stores",
             Cause::NoObject | Cause::Other => return None,
             Cause::NoBucket => "create the bucket, or correct its name in the warehouse's URL",
+            Cause::Forbidden => {
+                "let the worker's operating system user own the warehouse's folder and all that is in it"
+            }
             Cause::Denied => "allow the credentials to get, put, delete and list objects below the warehouse's URL",
             Cause::BadCredentials => "the store does not know the key, or the secret is not the key's: correct both",
             Cause::NoCredentials => {

@@ -20,6 +20,7 @@ use iceberg::{Error as IcebergError, ErrorKind as IcebergKind, Result};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::failure::StoreFailure;
 use crate::deadline;
 
 /// What names a file that is still being written.
@@ -59,8 +60,12 @@ async fn blocking<T: Send + 'static>(
     let owned = path.clone();
     let task = tokio::task::spawn_blocking(move || call(&owned));
     let fail = |error: io::Error| {
-        // A missing file or a forbidden folder stays so; a full or a failing disk may recover.
-        let lasting = matches!(error.kind(), IoKind::NotFound | IoKind::PermissionDenied | IoKind::UnexpectedEof);
+        if error.kind() == IoKind::PermissionDenied {
+            // Until somebody has followed the hint, as it is with a bucket.
+            return StoreFailure::forbidden(error.to_string()).during(what, &path.display().to_string());
+        }
+        // A missing file stays so; a full or a failing disk may recover.
+        let lasting = matches!(error.kind(), IoKind::NotFound | IoKind::UnexpectedEof);
         let kind = if lasting { IcebergKind::DataInvalid } else { IcebergKind::Unexpected };
         IcebergError::new(kind, format!("{what} {}: {error}", path.display())).with_retryable(!lasting)
     };

@@ -1,8 +1,10 @@
 //! The standalone worker with its warehouse in an object store: the same promises, and what only such a store has.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lake_tests::{
     Azurite, Oracle, Postgres, Seaweed, Source, Worker, WorkerConfig, Workload, bounded, eventually, exit_code,
 };
@@ -130,6 +132,34 @@ async fn an_outage_of_the_store_is_waited_for() -> Result<()> {
         // What it says meanwhile helps who is on call.
         let said = mirror.worker()?.output();
         ensure!(said.contains("see that endpoint is the store's address"), "{said}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_folder_that_the_worker_may_not_write_to_any_more_is_waited_for() -> Result<()> {
+    bounded(TEST_LIMIT, async {
+        let postgres = Postgres::builder().start().await?;
+        Source::prepare(&postgres).await?;
+        postgres.batch("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await?;
+        Source::publish(&postgres, &["public.t"]).await?;
+        let config = WorkerConfig::new(&postgres, "one", &["public.t"])?;
+        let mut mirror = Mirror::of(postgres, config, &["public.t"]).await?;
+        mirror.equal().await?;
+        let location = "SELECT metadata_location FROM lake_catalog.iceberg_tables";
+        let location = mirror.postgres.value(location).await?;
+        let metadata = Path::new(location.trim_start_matches("file://")).parent().context("a folder")?.to_owned();
+        let allow = |mode| std::fs::set_permissions(&metadata, std::fs::Permissions::from_mode(mode));
+        allow(0o500)?;
+        mirror.postgres.batch("INSERT INTO t VALUES (2)").await?;
+        eventually("the worker says what is in its way", CATCH_UP, async || {
+            Ok(mirror.worker()?.output().contains("own the warehouse's folder").then_some(()))
+        })
+        .await?;
+        ensure!(mirror.worker()?.runs()?, "the worker has ended");
+        allow(0o700)?;
+        ensure!(mirror.equal().await? == 2);
         Ok(())
     })
     .await
