@@ -50,7 +50,7 @@ pub(crate) enum Answer {
     /// Not begun.
     None,
     /// DuckDB.
-    Lake(Rows),
+    Lake(Box<Rows>),
     /// The plan against the source.
     Heap,
 }
@@ -337,7 +337,7 @@ unsafe fn lake(scan: &mut Scan, node: *mut pg_sys::CustomScanState) -> Result<()
             freshness: scan.snapshot.freshness().word(),
             wait_ms: u64::try_from(pinned.waited.as_millis()).unwrap_or(u64::MAX),
         };
-        scan.answer = Answer::Lake(rows);
+        scan.answer = Answer::Lake(Box::new(rows));
         scan.batch = Batch::default();
         fetch(scan).map_err(Failure::Engine)
     }

@@ -119,6 +119,16 @@ impl Chunk {
         self.rows
     }
 
+    /// Bytes of the texts of a column.
+    ///
+    /// # Safety
+    /// It is one of texts or blobs.
+    pub(crate) unsafe fn text_bytes(&self, column: usize) -> usize {
+        let vector = self.column(column);
+        // SAFETY: per the contract; the rows are the chunk's, and no NULL is read.
+        unsafe { (0..self.rows).filter(|row| !vector.is_null(*row)).map(|row| vector.bytes(row).len()).sum() }
+    }
+
     /// A column's memory.
     pub fn column(&self, index: usize) -> Vector {
         // SAFETY: the chunk is live, and fetched chunks are flat.

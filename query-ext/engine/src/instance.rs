@@ -20,7 +20,7 @@ use crate::{deleted, fresh, functions};
 pub struct Settings {
     /// Memory limit in megabytes.
     pub memory_mb: u32,
-    /// Threads that a query may use, this one included.
+    /// Threads that a query may use, this one included. With more than one, a long result is fetched ahead by another.
     pub threads: u32,
     /// Where queries spill.
     pub temp_directory: String,

@@ -32,7 +32,7 @@ pub enum Delivery {
 /// The rows of a query, a chunk at a time.
 pub struct Rows {
     // Fields drop in order: what follows must outlive the thread, and then the result.
-    ahead: Option<Ahead>,
+    pub(crate) ahead: Option<Ahead>,
     result: Fetching,
     kinds: Vec<ColumnKind>,
     prepared: Prepared,
@@ -162,8 +162,10 @@ impl Rows {
             return Ok(None);
         }
         if self.ahead.is_none() && self.result.here == Some(0) {
+            let is_text = |kind: &ColumnKind| matches!(kind, ColumnKind::Text | ColumnKind::Blob);
+            let texts = (0..self.kinds.len()).filter(|column| is_text(&self.kinds[*column])).collect();
             // SAFETY: the result and the connection outlive the thread; from here on only it fetches.
-            let started = unsafe { Ahead::start(self.result.source, self.connection.raw()) };
+            let started = unsafe { Ahead::start(self.result.source, texts, self.connection.raw()) };
             // Without a thread they come as well.
             self.result.here = None;
             self.ahead = started.ok();

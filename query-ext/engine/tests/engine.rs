@@ -256,13 +256,20 @@ fn a_cancel_acts_while_computing_and_while_streaming() {
     assert_eq!(numbers(&engine, "SELECT CAST(7 AS BIGINT)", &[]), [7]);
 }
 
-/// Threads of this process that fetch ahead. Tests of this file run side by side, so only their end is sure.
+/// Threads of this process that fetch ahead, each seen to have all signals blocked that can be.
 fn fetching() -> usize {
-    let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
         // One that has ended meanwhile has no name.
-        std::fs::read_to_string(task.unwrap().path().join("comm")).ok()
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).ok()?;
+        status.contains("Name:\tlake fetch\n").then_some(status)
     });
-    names.filter(|name| name.trim() == "lake fetch").count()
+    let blocked = |status: String| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap().to_owned();
+        let mask = u64::from_str_radix(&mask, 16).unwrap();
+        // SIGINT, SIGUSR1, SIGALRM, SIGTERM: what Postgres sends.
+        assert!([2, 10, 14, 15].iter().all(|signal| mask & (1 << (signal - 1)) != 0), "{mask:x}");
+    };
+    threads.map(blocked).count()
 }
 
 /// A result far longer than what lies ready.

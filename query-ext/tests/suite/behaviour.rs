@@ -430,23 +430,27 @@ async fn cancel(server: &Server) {
     assert!(begin.elapsed() < Duration::from_millis(1300), "{:?}", begin.elapsed());
     // While rows stream.
     let begin = Instant::now();
-    fails(&client, "SET statement_timeout = '300ms'; SELECT a.id, repeat(b.s, 200) FROM lake.t1 a, lake.t1 b", "57014")
-        .await;
+    let streaming = "SELECT a.id, repeat(b.s, 200) FROM lake.t1 a, lake.t1 b";
+    fails(&client, &format!("SET statement_timeout = '300ms'; {streaming}"), "57014").await;
     assert!(begin.elapsed() < Duration::from_millis(1300), "{:?}", begin.elapsed());
     client.batch_execute("RESET statement_timeout").await.unwrap();
     assert_eq!(ask(&client, "SELECT count(*) FROM lake.t2").await.unwrap(), "900");
     let pid = ask(&client, "SELECT pg_backend_pid()").await.unwrap();
     threads_are_deaf(&pid);
-    // Terminated in the middle of a query.
+    // Terminated in the middle of a query, and while rows stream.
     let other = server.connect("postgres").await;
-    let running = tokio::spawn(async move { client.simple_query(slow).await.map(|_| ()) });
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let begin = Instant::now();
-    ask(&other, &format!("SELECT pg_terminate_backend({pid})")).await.unwrap();
-    assert!(running.await.unwrap().is_err());
-    while ask(&other, &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")).await.unwrap() != "0" {
-        assert!(begin.elapsed() < Duration::from_secs(1), "still there after {:?}", begin.elapsed());
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    for query in [slow, streaming] {
+        let client = server.connect("postgres").await;
+        let pid = ask(&client, "SELECT pg_backend_pid()").await.unwrap();
+        let running = tokio::spawn(async move { client.simple_query(query).await.map(|_| ()) });
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let begin = Instant::now();
+        ask(&other, &format!("SELECT pg_terminate_backend({pid})")).await.unwrap();
+        assert!(running.await.unwrap().is_err());
+        while ask(&other, &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")).await.unwrap() != "0" {
+            assert!(begin.elapsed() < Duration::from_secs(1), "still there after {:?}", begin.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
